@@ -1,0 +1,36 @@
+# make run, make test, make docs and make lab each install into .venv first, if it is absent.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run test docs lab readme venv clean
+
+run: venv  ## the main experiment with its defaults, then its table
+	$(BIN)/papermill nbs/ttt_reset.ipynb $(ARGS)
+	$(BIN)/python -m golf.runs ttt_reset
+
+test: venv  ## every notebook cell and every test
+	$(BIN)/python -m pytest -q $(ARGS)
+
+docs: venv  ## the site, in _docs/
+	$(BIN)/python docs/notebooks.py
+	$(BIN)/python -m sphinx -q -W --keep-going -E -c docs -d _proc/doctrees _proc/site _proc/html
+	rm -rf _docs && mv _proc/html _docs
+	@echo "open _docs/index.html"
+
+lab: venv  ## JupyterLab in the notebooks
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+readme: venv  ## README.md from nbs/index.ipynb
+	$(BIN)/python docs/readme.py
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (torch is large: a few minutes)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+clean:  ## what can be made again, .venv apart
+	rm -rf _proc _docs .pytest_cache .ruff_cache .hypothesis

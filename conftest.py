@@ -1,0 +1,161 @@
+"""Notebook cells as tests: `pytest` runs each code cell of `nbs/` in its notebook's own namespace."""
+
+import configparser
+import gc
+import os
+import re
+import sys
+import traceback
+from contextlib import chdir
+from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["IN_TEST"] = "1"  # the last cell of a notebook then exports nothing
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
+from traitlets.config import Config
+
+ROOT = Path(__file__).parent
+DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
+
+
+def known_flags() -> set[str]:
+    """The words that keep a cell out of the tests, from `settings.ini`."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "settings.ini")
+    return set(settings["DEFAULT"]["tst_flags"].split())
+
+
+def pytest_addoption(parser):
+    text = f"also run cells with these flags, of: {' '.join(sorted(known_flags()))}"
+    parser.addoption("--flags", default="", metavar="WORDS", help=text)
+
+
+def pytest_configure(config):
+    unknown = set(config.getoption("--flags").split()) - known_flags()
+    if unknown:
+        raise pytest.UsageError(f"--flags: {' '.join(unknown)} is none of {known_flags()}")
+
+
+def pytest_collect_file(file_path, parent):
+    hidden = file_path.name.startswith(("_", ".")) or ".ipynb_checkpoints" in file_path.parts
+    if file_path.suffix == ".ipynb" and not hidden:
+        return Notebook.from_parent(parent, path=file_path)
+
+
+class Shell(InteractiveShell):
+    """IPython without a history, which leaves the report of an error to pytest."""
+
+    def __init__(self):
+        super().__init__(config=Config(HistoryManager={"enabled": False}))
+        InteractiveShell._instance = self
+        select_figure_formats(self, {"png"})
+
+    def showtraceback(self, *args, **kwargs):
+        pass
+
+    def showsyntaxerror(self, *args, **kwargs):
+        pass
+
+
+class Notebook(pytest.File):
+    """A notebook: its cells share one shell, which lives while they are tested."""
+
+    def collect(self):
+        heading = ""
+        for number, cell in enumerate(nbformat.read(self.path, as_version=4).cells):
+            if cell.cell_type == "markdown":
+                titles = re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
+                heading = titles[0] if titles else heading
+            elif cell.cell_type == "code" and cell.source.strip():
+                name = f"cell {number}: {heading}"
+                yield Cell.from_parent(self, name=name, source=cell.source)
+
+    def setup(self):
+        self.main = sys.modules["__main__"]
+        self.shell, self.failed, self.ran = Shell(), None, set()
+        self.cells = list(self.collect())
+
+    def teardown(self):
+        self.shell.reset(new_session=False)
+        self.shell = None
+        sys.modules["__main__"] = self.main
+        gc.collect()
+
+    def run(self, cell):
+        """Run a cell; results are formatted as on a page and figures are drawn."""
+        self.failed = cell  # until it has ended well
+        self.ran.add(cell.name)
+        with chdir(self.path.parent):
+            result = self.shell.run_cell(cell.source)
+            error = result.error_before_exec or result.error_in_exec
+            if error is None:
+                draw_figures()
+        if error is None or isinstance(error, pytest.skip.Exception):
+            self.failed = None
+        if error is not None:
+            raise error
+
+
+def draw_figures():
+    """Draw and close every figure that a cell left open, as a page would."""
+    if "matplotlib.pyplot" in sys.modules:
+        from matplotlib import pyplot
+
+        figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+        pyplot.close("all")
+        for figure in figures:
+            figure.canvas.draw()
+
+
+class Cell(pytest.Item):
+    """One code cell."""
+
+    def __init__(self, *, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+
+    def reason_to_skip(self) -> str:
+        """Why this cell is no test: a flag, or `eval: false`."""
+        found = {}
+        for line in self.source.splitlines():
+            if not (match := DIRECTIVE.match(line.strip())):
+                break
+            found[match[1]] = match[2].strip().lower()
+        if found.get("eval") == "false":
+            return "eval: false"
+        flags = known_flags() - set(self.config.getoption("--flags").split())
+        return " ".join(sorted(flags & found.keys()))
+
+    def runtest(self):
+        notebook = self.parent
+        if reason := self.reason_to_skip():
+            pytest.skip(reason)
+        if notebook.failed is not None:
+            pytest.skip(f"{notebook.failed.name} failed")
+        for cell in notebook.cells:  # what this cell stands on, when it is run alone
+            if cell.name == self.name:
+                break
+            if cell.name not in notebook.ran and not cell.reason_to_skip():
+                notebook.run(cell)
+        notebook.run(self)
+
+    def repr_failure(self, info):
+        error, cell = info.value, self.parent.failed or self
+        report = traceback.TracebackException.from_exception(error)
+        frames = report.stack
+        own = [i for i, frame in enumerate(frames) if frame.filename.startswith("<ipython-input")]
+        line = frames[own[0]].lineno if own else getattr(error, "lineno", None)
+        report.stack = traceback.StackSummary.from_list(frames[own[0] :] if own else [])
+        numbered = [
+            f"{'-->' if i == line else '   '} {i:3} {text}"
+            for i, text in enumerate(cell.source.splitlines(), 1)
+        ]
+        title = f"{self.path.relative_to(ROOT)}, {cell.name}"
+        return "\n".join([title, "", *numbered, "", *"".join(report.format()).splitlines()])
+
+    def reportinfo(self):
+        return self.path, None, self.name

@@ -1,0 +1,331 @@
+"""The notebook reader of the site: from `nbs/` through nbdev to pages that Sphinx understands.
+
+nbdev executes what documentation needs and links names (`_proc/*.ipynb`); this module puts each
+definition's text, signature and folded source back in its place, turns Quarto's few notations into
+MyST, and writes `_proc/site/` with a table of contents made from the files' names.
+"""
+
+import ast
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "nbs"
+GROUPS = {  # the first number of each group of chapters
+    0: "Foundations",
+    10: "Counting",
+    20: "The network",
+    30: "Adapting",
+    39: "Runs",
+    50: "As published",
+}
+EXPERIMENTS = "Experiments"
+
+DIRECTIVE = re.compile(r"#\s*\|\s*([\w-]+):?\s*(.*)")
+CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)([^}]*)\}[ \t]*\n(?:#+ (.+)\n+)?", re.MULTILINE)
+LINK = re.compile(
+    r"(?<!!)\[([^\]]*)\]\((?!\w+://|#|mailto:)/?([\w./-]+?)\.(?:html|ipynb)(#[^)]*)?\)"
+)
+SIGNATURE = re.compile(r"```python\n.*?\n```\n*", re.DOTALL)
+
+
+# Which chapters there are
+
+
+def page(path: Path) -> str:
+    """The page a notebook becomes, under the name nbdev links to: `20_model.ipynb` -> `model`."""
+    return re.sub(r"^\d+[a-z]?_", "", path.stem)
+
+
+def group(path: Path) -> str:
+    """The caption under which a notebook stands, from the number in front of its name."""
+    number = re.match(r"\d+", path.name)
+    if not number:
+        return EXPERIMENTS
+    return GROUPS[max(first for first in GROUPS if first <= int(number[0]))]
+
+
+def chapters(folder: Path = NOTEBOOKS) -> dict[str, list[Path]]:
+    """The notebooks of each group in reading order, the index left out; empty groups too."""
+    paths = [
+        p for p in sorted(folder.glob("*.ipynb")) if p.stem != "index" and p.name[0] not in "_."
+    ]
+    return {
+        name: [p for p in paths if group(p) == name] for name in [*GROUPS.values(), EXPERIMENTS]
+    }
+
+
+def title(path: Path) -> tuple[str, str]:
+    """Title and one-sentence description of a notebook, from its first cell."""
+    first = nbformat.read(path, as_version=4).cells[0].source
+    name = re.search(r"^# (.+)$", first, re.MULTILINE)
+    lead = re.findall(r"^> ?(.*)$", first, re.MULTILINE)
+    return (name[1] if name else path.stem), " ".join(lead)
+
+
+def chapter_table(folder: str = "") -> str:
+    """A Markdown table of all chapters by group, with links to the notebooks in `folder`."""
+    lines = ["| | chapter | |", "|---|---|---|"]
+    for name, paths in chapters().items():
+        for path in paths:
+            heading, lead = title(path)
+            lines.append(f"| {name} | [{heading}]({folder}{path.name}) | {lead} |")
+            name = ""
+    return "\n".join(lines)
+
+
+# What stands in a cell
+
+
+def directives(source: str) -> tuple[dict[str, str], str]:
+    """The `#|` lines at the top of a code cell as a dictionary, and the code below them."""
+    found, lines = {}, source.strip("\n").splitlines()
+    while lines and (match := DIRECTIVE.match(lines[0].strip())):
+        found[match[1]] = match[2].strip()
+        lines.pop(0)
+    return found, "\n".join(lines).strip("\n")
+
+
+def definitions(source: str) -> dict[str, ast.AST]:
+    """The functions and classes a cell defines, patched methods as `Class.method`."""
+    found = {}
+    for node in ast.parse(source).body if "%" not in source[:1] else []:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            marks = [ast.unparse(d) for d in node.decorator_list]
+            if any(mark.startswith("patch") for mark in marks) and node.args.args:
+                owner = ast.unparse(node.args.args[0].annotation)
+                found[f"{owner}.{node.name}"] = node
+            else:
+                found[node.name] = node
+    return found
+
+
+def only_imports(source: str) -> bool:
+    """Whether a cell holds nothing but imports."""
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source).body)
+
+
+def parameters_of(arguments: ast.arguments) -> list[str]:
+    """The parameters of a signature as text, `self` left out, the bare `*` and `/` kept."""
+    named = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(named) - len(arguments.defaults)) + arguments.defaults
+    texts = []
+    for i, (argument, default) in enumerate(zip(named, defaults, strict=True)):
+        texts.append(with_default(argument, default))
+        if i + 1 == len(arguments.posonlyargs):
+            texts.append("/")
+    if arguments.vararg or arguments.kwonlyargs:
+        texts.append("*" + (ast.unparse(arguments.vararg) if arguments.vararg else ""))
+    texts += map(with_default, arguments.kwonlyargs, arguments.kw_defaults)
+    if arguments.kwarg:
+        texts.append("**" + ast.unparse(arguments.kwarg))
+    return texts[1:] if named and named[0].arg == "self" else texts
+
+
+def with_default(argument: ast.arg, default: ast.expr | None) -> str:
+    """One parameter as it is written."""
+    equals = " = " if argument.annotation else "="
+    return ast.unparse(argument) + (equals + ast.unparse(default) if default else "")
+
+
+def signature(name: str, node: ast.AST) -> str:
+    """How a definition is called, from its source: on one line if it fits, else one line each."""
+    if isinstance(node, ast.ClassDef):
+        methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        if "__init__" in methods:
+            texts = parameters_of(methods["__init__"].args)
+        else:
+            texts = [ast.unparse(n) for n in fields]
+        word, ending = "class", ""
+    else:
+        texts = parameters_of(node.args)
+        word, ending = "def", f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    if word == "class" and not texts:
+        return f"class {name}"
+    line = f"{word} {name}({', '.join(texts)}){ending}"
+    if len(line) <= 84:
+        return line
+    return "\n".join([f"{word} {name}(", *[f"    {text}," for text in texts], f"){ending}"])
+
+
+# From Quarto's notation to MyST's
+
+
+def callout(match: re.Match) -> str:
+    """The first lines of a Quarto callout as those of an admonition."""
+    heading = re.search(r'title="([^"]*)"', match[2])
+    words = heading[1] if heading else match[3] or match[1].title()
+    dropdown = " dropdown" if 'collapse="true"' in match[2] else ""
+    return f":::{{admonition}} {words}\n:class: {match[1]}{dropdown}\n\n"
+
+
+def markdown(text: str, labels: set[str]) -> str:
+    """Page text in MyST: callouts, links between chapters and to definitions, figures."""
+
+    def link(match: re.Match) -> str:
+        words, target, anchor = match[1], page(Path(match[2])), (match[3] or "")[1:]
+        label = f"{target}.{anchor}".lower()
+        if anchor and label in labels:
+            return f"[{words}](#{label})"
+        known = {page(p) for p in NOTEBOOKS.glob("*.ipynb")}
+        return f"[{words}]({target}.ipynb)" if target in known else words
+
+    text = LINK.sub(link, CALLOUT.sub(callout, text))
+    text = re.sub(r"(?<=\))\{(?:target|style|\.)[^}]*\}", "", text)
+    text = re.sub(r"\$\$\s*\{#([\w-]+)\}", r"$$ (\1)", text)
+    return text.replace("](../figures/", "](figures/").replace('src="../figures/', 'src="figures/')
+
+
+def api(name: str, node: ast.AST, shown: str, labels: set[str]) -> str:
+    """The entry of one definition: heading, signature, and the text nbdev's `show_doc` gives it."""
+    text = SIGNATURE.sub("", shown, count=1)
+    text = re.sub(r"^(---|\[source\].*|#+ .*)$", "", text, flags=re.MULTILINE)
+    lines = [
+        f"### `{name}`",
+        "```python\n" + signature(name, node) + "\n```",
+        markdown(text.strip(), labels),
+    ]
+    return "\n\n".join(lines)
+
+
+# From two notebooks to one page
+
+
+class Page:
+    """A notebook as its author wrote it beside the one nbdev made of it."""
+
+    def __init__(self, path: Path, processed: Path):
+        self.name = page(path)
+        self.heading, self.lead = title(path)
+        self.source = nbformat.read(path, as_version=4)
+        cells = nbformat.read(processed, as_version=4).cells
+        self.kept = {cell.id: cell for cell in cells}
+        self.shown, self.targets = {}, set()
+        for cell in cells:
+            if cell.cell_type == "code" and (
+                call := re.search(r"^show_doc\((.+?)[,)]", cell.source, re.MULTILINE)
+            ):
+                data = [output.get("data", {}) for output in cell.outputs]
+                text = "".join("".join(d.get("text/markdown", "")) for d in data)
+                if text:
+                    self.shown[call[1]] = text
+
+    def labels(self) -> set[str]:
+        """The names by which other pages can link to this one's definitions."""
+        return {f"{self.name}.{name}".lower() for name in self.shown}
+
+    def cells(self, labels: set[str]) -> list:
+        """The cells of the page."""
+        lead = f"\n\n:::{{container}} lead\n{markdown(self.lead, labels)}\n:::" if self.lead else ""
+        found = [new_markdown_cell(f"# {self.heading}{lead}")]
+        for cell in self.source.cells:
+            options, code = directives(cell.source) if cell.cell_type == "code" else ({}, "")
+            if "export" in options or "exports" in options:
+                found += self.exported(code, labels)
+            elif cell.id in self.kept:
+                found += self.plain(self.kept[cell.id], labels)
+        return found
+
+    def exported(self, code: str, labels: set[str]) -> list:
+        """A cell of the module: its public names documented, its source behind a fold."""
+        if not code or only_imports(code):
+            return []
+        named = definitions(code)
+        public = [name for name in named if name in self.shown]
+        texts = [self.label(n) + api(n, named[n], self.shown[n], labels) for n in public]
+        source = new_code_cell(code)
+        if public:
+            source.metadata = {"tags": ["hide-input"], "mystnb": fold("Source")}
+        return [new_markdown_cell(text) for text in texts] + [source]
+
+    def label(self, name: str) -> str:
+        """The line that makes a definition a target, once where names differ only by case."""
+        label = f"{self.name}.{name}".lower()
+        if label in self.targets:
+            return ""
+        self.targets.add(label)
+        return f"({label})=\n"
+
+    def plain(self, cell, labels: set[str]) -> list:
+        """Text, or a cell that shows something."""
+        if cell.cell_type == "markdown":
+            text = re.sub(r"<!-- WARNING: THIS FILE WAS AUTOGENERATED.*?-->", "", cell.source)
+            text = text.replace("<!-- chapters -->", chapter_table())
+            return [new_markdown_cell(markdown(text, labels))] if text.strip() else []
+        if cell.cell_type != "code":
+            return []
+        options, code = directives(cell.source)
+        if options.get("include") == "false" or (not code and not cell.outputs):
+            return []
+        if options.get("output") == "asis":
+            texts = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell.outputs]
+            return [new_markdown_cell(markdown(text, labels)) for text in texts if text]
+        made = new_code_cell(code, outputs=[clean(o, labels) for o in cell.outputs])
+        tags = {"remove-input": options.get("echo") == "false" or not code}
+        tags |= {"hide-input": options.get("code-fold") == "true"}
+        tags |= {"remove-output": options.get("output") == "false"}
+        made.metadata = {"tags": [tag for tag, on in tags.items() if on]}
+        if tags["hide-input"]:
+            made.metadata["mystnb"] = fold(options.get("code-summary", "Code").strip("\"'"))
+        return [made]
+
+
+def fold(words: str) -> dict:
+    """Words on the closed and on the open fold of a cell."""
+    return {"code_prompt_show": words, "code_prompt_hide": words}
+
+
+def clean(output, labels: set[str]):
+    """A stored output without counters, its Markdown in MyST."""
+    if "execution_count" in output:
+        output.execution_count = None
+    if "text/markdown" in output.get("data", {}):
+        output.data["text/markdown"] = markdown("".join(output.data["text/markdown"]), labels)
+    return output
+
+
+def toctree(caption: str, paths: list[Path]) -> str:
+    """One group of the side bar."""
+    names = "\n".join(page(p) for p in paths)
+    return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n\n{names}\n```"
+
+
+def stage(processed: Path, target: Path) -> list[Path]:
+    """Write the pages of all processed notebooks to `target`; returns their paths."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    if (ROOT / "figures").exists():
+        shutil.copytree(ROOT / "figures", target / "figures")
+    paths = [p for p in sorted(NOTEBOOKS.glob("*.ipynb")) if (processed / p.name).exists()]
+    pages = [Page(p, processed / p.name) for p in paths]
+    labels = set().union(*[p.labels() for p in pages])
+    for each in pages:
+        cells = each.cells(labels)
+        if each.name == "index":
+            trees = [toctree(name, found) for name, found in chapters().items() if found]
+            cells.append(new_markdown_cell("\n\n".join(trees)))
+        made = nbformat.v4.new_notebook(cells=cells, metadata=each.source.metadata)
+        for number, cell in enumerate(made.cells):
+            cell.id = f"cell-{number}"
+        nbformat.write(made, target / f"{each.name}.ipynb")
+    return [target / f"{p.name}.ipynb" for p in pages]
+
+
+def main() -> None:
+    """Process all notebooks with nbdev and stage the site's pages."""
+    os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports"  # for nbdev's workers
+    from nbdev.serve import proc_nbs
+
+    os.chdir(ROOT)
+    made = stage(Path(proc_nbs(force=True)), ROOT / "_proc" / "site")
+    print(f"{len(made)} pages in _proc/site")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Papermill's command line with this package installed beside it: pseudo-terminal, pipes, errors."""
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from golf.engine import parse_command, run_key
+
+PAPERMILL = Path(sys.executable).with_name("papermill")
+CELLS = [
+    ('reset_every = 100  # chunks between resets\ncorpus = "stdlib"', ["parameters"]),
+    ('print("resets", reset_every)', []),
+]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of this package with one small notebook."""
+    folder = tmp_path / "a {b} project"  # papermill fills braces in paths
+    nodes = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source}
+        | {"outputs": [], "execution_count": None}
+        for i, (source, tags) in enumerate(CELLS)
+    ]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    notebook = {"cells": nodes, "metadata": {"kernelspec": kernel}}
+    (folder / "nbs").mkdir(parents=True)
+    (folder / "settings.ini").write_text("[DEFAULT]\nlib_name = golf\nnbs_path = nbs\n")
+    text = json.dumps(notebook | {"nbformat": 4, "nbformat_minor": 5})
+    (folder / "nbs" / "tiny.ipynb").write_text(text)
+    return folder
+
+
+def expected(project: Path, **overrides) -> Path:
+    """Where the executed copy of the small notebook belongs."""
+    key = run_key("tiny", {"reset_every": 100, "corpus": "stdlib"} | overrides)
+    return project / "runs" / "tiny" / key / "notebook.ipynb"
+
+
+def printed(path: Path) -> str:
+    """What the second cell of an executed notebook printed."""
+    cells = json.loads(path.read_text())["cells"]
+    return "".join("".join(o.get("text", "")) for o in cells[-1]["outputs"])
+
+
+def run(
+    project: Path, *arguments: str, program=(PAPERMILL,), **options
+) -> subprocess.CompletedProcess:
+    """Papermill without a terminal."""
+    options = {"stdin": subprocess.DEVNULL} | options
+    if "input" in options:
+        del options["stdin"]
+    environment = os.environ | {"JUPYTER_PLATFORM_DIRS": "1"}
+    options = {"cwd": project, "capture_output": True, "text": True, "env": environment} | options
+    return subprocess.run([*map(str, program), *arguments], check=False, timeout=120, **options)
+
+
+def run_on_terminal(project: Path, *arguments: str) -> tuple[int, str]:
+    """Papermill on a pseudo-terminal: exit status and everything it showed."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(project)
+        os.execv(PAPERMILL, ["papermill", *arguments])
+    shown = b""
+    while True:
+        try:
+            block = os.read(terminal, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not block:
+            break
+        shown += block
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode(errors="replace")
+
+
+def test_terminal(project):
+    code, shown = run_on_terminal(project, "nbs/tiny.ipynb", "-p", "reset_every", "50")
+    assert code == 0, shown
+    path = expected(project, reset_every=50)
+    assert "resets 50" in printed(path)
+    assert str(path.relative_to(project)) in shown.replace("\r\n", "")
+
+
+def test_redirected_from_another_folder(project, tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        streams = {"capture_output": False, "stdout": file, "stderr": file}
+        done = run(project / "nbs", "tiny.ipynb", "-p", "reset_every", "50", **streams)
+    assert done.returncode == 0, log.read_text()
+    assert "resets 50" in printed(expected(project, reset_every=50))
+    assert '"cells"' not in log.read_text()  # the notebook itself is not streamed
+
+
+def test_explicit_output(project):
+    done = run(project, "nbs/tiny.ipynb", "out.ipynb", "-p", "reset_every", "7")
+    assert done.returncode == 0, done.stderr
+    assert "resets 7" in printed(project / "out.ipynb")
+    assert not (project / "runs").exists()
+
+
+def test_piped_input_leaves_the_notebook_alone(project):
+    source = (project / "nbs" / "tiny.ipynb").read_bytes()
+    done = run(project, "nbs/tiny.ipynb", input="")
+    assert done.returncode == 0, done.stderr
+    assert (project / "nbs" / "tiny.ipynb").read_bytes() == source
+    assert "resets 100" in printed(expected(project))
+
+
+def test_as_a_module_and_as_the_named_engine(project):
+    program = (sys.executable, "-m", "papermill")
+    done = run(project, "nbs/tiny.ipynb", "--engine", "golf", program=program)
+    assert done.returncode == 0, done.stderr
+    assert "resets 100" in printed(expected(project))
+
+
+@pytest.mark.parametrize("output", [[], ["out.ipynb"]])
+def test_unknown_parameter(project, output):
+    done = run(project, "nbs/tiny.ipynb", *output, "-p", "reset_evry", "50")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "papermill: nbs/tiny.ipynb: unknown parameter 'reset_evry'; did you mean 'reset_every'? "
+        "(it has reset_every, corpus)\n"
+    )
+    assert not (project / "runs").exists()
+    assert not (project / "out.ipynb").exists()
+
+
+def test_other_projects_are_left_to_papermill(project):
+    (project / "settings.ini").write_text("[DEFAULT]\nlib_name = other\n")
+    code, shown = run_on_terminal(project, "nbs/tiny.ipynb")
+    assert code == 2
+    assert "Missing argument 'OUTPUT_PATH'" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["nbs/tiny.ipynb", "--help-notebook"]]
+)
+def test_questions_are_answered(project, arguments):
+    done = run(project, *arguments)
+    assert not (project / "runs").exists()
+    assert done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_options_are_papermills_own():
+    from papermill.cli import papermill
+
+    params = {p.name: p for p in papermill.params if p.name != "help"}
+    ours = parse_command([])
+    assert {"notebook_path", "output_path"} <= params.keys()
+    options = {name for name, p in params.items() if p.param_type_name == "option"}
+    assert options <= ours.keys()
+    assert ours.keys() <= options | {"notebook", "output", "help", "version"}
+    for name in options:
+        param = params[name]
+        option = next(o for o in param.opts if o.startswith("--"))
+        words = [] if param.is_flag else ["1"] * param.nargs
+        assert parse_command(["a.ipynb", option, *words, "b.ipynb"])["output"] == "b.ipynb", option
+        for other in param.opts + param.secondary_opts:
+            assert parse_command(["a.ipynb", other, *words, "b.ipynb"]), other
+
+
+def test_import_is_light():
+    code = "import sys, golf.engine; print(*(m for m in ('torch', 'numpy', 'papermill') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_papermill_is_the_one_beside_this_python():
+    assert PAPERMILL.exists()
+    assert shutil.which("papermill", path=PAPERMILL.parent)
