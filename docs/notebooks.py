@@ -22,7 +22,7 @@ GROUPS = {  # the first number of each group of chapters
     20: "The network",
     30: "Adapting",
     39: "Runs",
-    50: "As published",
+    45: "As published",
 }
 EXPERIMENTS = "Experiments"
 
@@ -96,8 +96,8 @@ def definitions(source: str) -> dict[str, ast.AST]:
     found = {}
     for node in ast.parse(source).body if "%" not in source[:1] else []:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            marks = [ast.unparse(d) for d in node.decorator_list]
-            if any(mark.startswith("patch") for mark in marks) and node.args.args:
+            patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
+            if patched and node.args.args and node.args.args[0].annotation:
                 owner = ast.unparse(node.args.args[0].annotation)
                 found[f"{owner}.{node.name}"] = node
             else:
@@ -188,7 +188,7 @@ def api(name: str, node: ast.AST, shown: str, labels: set[str]) -> str:
     text = re.sub(r"^(---|\[source\].*|#+ .*)$", "", text, flags=re.MULTILINE)
     lines = [
         f"### `{name}`",
-        "```python\n" + signature(name, node) + "\n```",
+        "```python\n" + signature(name.split(".")[-1], node) + "\n```",
         markdown(text.strip(), labels),
     ]
     return "\n\n".join(lines)

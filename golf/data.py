@@ -185,11 +185,14 @@ def train_tokenizer(
         raise GolfError(f"vocab_size={vocab_size} does not suit these texts: {reason}") from None
     return atomic_write(path, model.getvalue())
 
-# %% ../nbs/01_data.ipynb #274164c5
+# %% ../nbs/01_data.ipynb #cbcca308
 class Tokenizer(SentencePieceProcessor):
     """A `SentencePieceProcessor` that knows its `path` and reads well in a notebook."""
 
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.path.name if self.path else 'unnamed'}, {len(self):,} ids)"
 
     def _repr_markdown_(self) -> str:
         pieces = [self.id_to_piece(i) for i in range(260, len(self))]
@@ -251,8 +254,8 @@ def encode(
             ids[i] = first + [token for part in rest for token in sign + part]
     return ids
 
-# %% ../nbs/01_data.ipynb #68d76a88
-@dataclass(frozen=True, eq=False)
+# %% ../nbs/01_data.ipynb #40bf745d
+@dataclass(frozen=True, eq=False, repr=False)
 class ByteTable:
     """Bytes per token: three 1-D tensors of one entry per id.
 
@@ -267,6 +270,9 @@ class ByteTable:
 
     def __len__(self) -> int:
         return len(self.bytes)
+
+    def __repr__(self) -> str:
+        return f"ByteTable({len(self):,} ids)"
 
     def digestible(self) -> Any:
         return self.bytes, self.lead, self.boundary
@@ -450,7 +456,7 @@ def _texts(files: dict[Path, Callable], field: str) -> Iterator[tuple[Path, str,
             if text:
                 yield path, place, text
 
-# %% ../nbs/01_data.ipynb #1fa8b7e7
+# %% ../nbs/01_data.ipynb #0bc7cb91
 def _validation_share(texts: Iterator[str]) -> float:
     "The fraction to hold out: 8 %, or the lowest of all fractions where none is below that."
     lowest = 1.0
@@ -460,7 +466,7 @@ def _validation_share(texts: Iterator[str]) -> float:
             return VALIDATION_SHARE
     return lowest
 
-
+# %% ../nbs/01_data.ipynb #0e4776fe
 def text_documents(path: str | Path, *, field: str = "text") -> Iterator[Document]:
     """The documents of a text file or of all text files in a folder, in the order of their names.
 
@@ -645,8 +651,8 @@ def _build_corpus(
             raise GolfError(f"{name}: {counted} bytes of {split} tokens for {expected} of text")
     return manifest
 
-# %% ../nbs/01_data.ipynb #362ed961
-@dataclass(frozen=True, eq=False)
+# %% ../nbs/01_data.ipynb #d715eb2d
+@dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
     """Tokens to train and to validate on, and what is needed to read and to count them.
 
@@ -661,6 +667,9 @@ class Corpus:
     byte_table: ByteTable
     vocab_size: int
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name}: {len(self.train):,} + {len(self.val):,} tokens)"
 
     def digestible(self) -> Any:
         return self.fingerprint()

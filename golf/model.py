@@ -463,7 +463,7 @@ class SlidingWindow(Predictor):
         shape = asdict(self.model.config), str(self.model.compute_dtype)
         return type(self).__name__, weights, shape, self.window, self.stride, self.batch
 
-# %% ../nbs/20_model.ipynb #95c34f14
+# %% ../nbs/20_model.ipynb #9763022b
 @patch
 def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
     "One row per position of the chunk, from at least `window - stride` tokens where there are."
@@ -479,7 +479,7 @@ def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
 
     def logits(positions):
         with torch.no_grad():
-            return self.model.head(states[positions])
+            return self.model.head(states[positions.to(states.device)])
 
     return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
 

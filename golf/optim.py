@@ -6,8 +6,7 @@
 __all__ = ['COEFFICIENTS', 'newton_schulz_scalar', 'newton_schulz', 'Muon', 'muon_update', 'role', 'by_role', 'OptimConfig',
            'Optimisers', 'momentum', 'lr_scale', 'lr_scale_by_clock']
 
-# %% ../nbs/21_optim.ipynb #1f24444e
-import math
+# %% ../nbs/21_optim.ipynb #8d70916a
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ def newton_schulz_scalar(sigma: Tensor, steps: int = 5) -> Tensor:
         sigma = a * sigma + b * sigma**3 + c * sigma**5
     return sigma
 
-# %% ../nbs/21_optim.ipynb #c56d4457
+# %% ../nbs/21_optim.ipynb #bb1cc145
 def newton_schulz(g: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None) -> Tensor:
     """Nearly orthogonal matrices with the singular vectors of `g` [..., r, c]; same shape.
 
@@ -41,7 +40,7 @@ def newton_schulz(g: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = a * x + (b * square + c * (square @ square)) @ x
     return x.mT if tall else x
 
 # %% ../nbs/21_optim.ipynb #59fd2ffb

@@ -284,7 +284,7 @@ def test_kill_minus_nine_leaves_nothing_that_looks_finished(texts, tmp_path):
 
 def test_two_processes_at_once(texts, tmp_path):
     processes = [start(texts, "quick") for _ in range(2)]
-    counts = {process.communicate(timeout=120)[0] for process in processes}
+    counts = {process.communicate(timeout=500)[0] for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
     assert len(counts) == 1 and len(prepared(tmp_path)) == 1
 

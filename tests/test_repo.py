@@ -1,0 +1,239 @@
+"""What must agree across the repository: settings, pins, notebooks, package, README, test collector."""
+
+import ast
+import configparser
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import golf
+from golf.engine import notebook_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.name[0] not in "_.")
+EXPERIMENTS = [p for p in NOTEBOOKS if not p.name[0].isdigit() and p.stem != "index"]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def settings() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "settings.ini")
+    return parser["DEFAULT"]
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def code_of(path: Path) -> str:
+    """All code of a notebook, magics left out."""
+    cells = nbformat.read(path, as_version=4).cells
+    lines = [line for c in cells if c.cell_type == "code" for line in c.source.splitlines()]
+    return "\n".join(line for line in lines if not re.match(r"\s*[%!]", line))
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of all modules and members a notebook imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code_of(path))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def docs_module(name: str):
+    """A module of the `docs` folder, which is no package."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.pop(0)
+
+
+# Settings and pins
+
+
+def test_settings_and_pyproject_agree():
+    ours, theirs = settings(), pyproject()
+    project, nbdev = theirs["project"], theirs["tool"]["nbdev"]
+    assert golf.__version__ == ours["version"]
+    assert project["requires-python"] == f">={ours['min_python']}"
+    assert project["name"] == ours["lib_name"]
+    assert project["description"] == ours["description"]
+    assert project["license"].lower() == ours["license"]
+    assert nbdev["tst_flags"] == ours["tst_flags"]
+    assert nbdev["jupyter_hooks"] is ours.getboolean("jupyter_hooks")
+    assert nbdev["allowed_cell_metadata_keys"] == ours["allowed_cell_metadata_keys"].split()
+    assert project["entry-points"]["papermill.engine"] == {"golf": "golf.engine"}
+
+
+def test_every_direct_dependency_is_pinned():
+    project = pyproject()["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    direct = {re.match(r"[\w.-]+", text)[0].lower() for texts in lists for text in texts}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    assert direct <= {pin.split("==")[0].lower() for pin in pins}
+    assert "torch==2.13.0" in pins
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_experiments_have_one_literal_parameters_cell(path):
+    parameters = notebook_parameters(path)  # refuses two cells and anything but literals
+    assert parameters, "no cell is tagged `parameters`"
+    missing = [p.name for p in parameters if not p.help]
+    assert not missing, f"a comment behind each parameter is its help: {missing}"
+
+
+@each_notebook
+def test_clean_chapters_do_not_import_the_published_ones(path):
+    number = re.match(r"\d+", path.name)
+    module = re.search(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.MULTILINE)
+    if not number or int(number[0]) >= 50 or (module and module[1].split(".")[0] == "published"):
+        pytest.skip("may import golf.published")
+    assert not {name for name in imports_of(path) if name.startswith("golf.published")}
+
+
+@each_notebook
+def test_notebooks_show_no_errors_and_no_paths_of_a_machine(path):
+    folders = re.compile(r"(?<![\w.:/-])/(?:home|root|work|Users|tmp|var|mnt|opt)/[\w.-]+")
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        assert not folders.search(cell.source), f"cell {number}: {folders.search(cell.source)[0]}"
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", f"cell {number} shows an error"
+            data = output.get("data", {})
+            texts = [str(v) for k, v in data.items() if not k.startswith("image/png")]
+            text = "\n".join([*texts, str(output.get("text", ""))])
+            assert not folders.search(text), f"cell {number}: {folders.search(text)[0]}"
+
+
+@each_notebook
+def test_notebooks_open_with_a_title_and_one_sentence(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# .+\n\n> .+", first.source), (
+        "expected `# Title`, a blank line, `> one sentence`"
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A copy of notebooks and package after `nbdev_export` and `nbdev_clean`."""
+    folder = tmp_path_factory.mktemp("export")
+    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "models")
+    for name in ("nbs", "golf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("settings.ini", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+    environment["PYTHONPATH"] = str(folder)
+    for command in ("nbdev_export", "nbdev_clean"):
+        program = Path(sys.executable).with_name(command)
+        options = {"capture_output": True, "text": True, "env": environment}
+        done = subprocess.run([program], cwd=folder, check=False, **options)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("name", "ending"), [("golf", "*.py"), ("nbs", "*.ipynb")])
+def test_package_is_in_sync_and_notebooks_are_clean(exported, name, ending):
+    def files(folder):
+        found = (p for p in folder.rglob(ending) if ".ipynb_checkpoints" not in p.parts)
+        return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+    kept, made = files(ROOT / name), files(exported / name)
+    assert kept.keys() == made.keys()
+    hint = {"golf": "nbdev_export", "nbs": "nbdev_clean"}[name]
+    assert not [file for file in kept if kept[file] != made[file]], f"run {hint}"
+
+
+# README and site
+
+
+def test_readme_is_made_from_the_index():
+    text = docs_module("readme").readme()
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run make readme"
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / target).exists(), f"README.md links to {target}, which is absent"
+
+
+def test_every_notebook_is_a_chapter():
+    groups = docs_module("notebooks").chapters()
+    found = [path for paths in groups.values() for path in paths]
+    assert sorted(found) == [p for p in NOTEBOOKS if p.stem != "index"]
+    assert groups["Experiments"] == EXPERIMENTS
+
+
+def test_signatures_are_those_of_the_source():
+    module = docs_module("notebooks")
+    source = """
+@patch
+def learn(self: Model, chunk: Chunk, /, *rest, lr: float = 0.1, on=True, **more) -> None:
+    "Learn."
+
+class Config:
+    width: int = 64
+
+def many(a_long_name: int = 1, another_long_name: str = "text", *, a_third_name: float = 0.5): ...
+"""
+    named = module.definitions(source)
+    shown = {name: module.signature(name, node) for name, node in named.items()}
+    assert shown == {
+        "Model.learn": "def Model.learn(\n    chunk: Chunk,\n    /,\n    *rest,\n"
+        "    lr: float = 0.1,\n    on=True,\n    **more,\n) -> None",
+        "Config": "class Config(width: int = 64)",
+        "many": "def many(\n    a_long_name: int = 1,\n    another_long_name: str = 'text',\n"
+        "    *,\n    a_third_name: float = 0.5,\n)",
+    }
+
+
+# The collector of notebook cells
+
+
+def test_cells_are_tests(tmp_path):
+    cells = ["# Title\n\n> Lead.", "#| slow\n1 / 0", "#| eval: false\n1 / 0", "x = 1", "x / 0", "x"]
+    nodes = [nbformat.v4.new_markdown_cell(cells[0]), *map(nbformat.v4.new_code_cell, cells[1:])]
+    (tmp_path / "nbs").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes), tmp_path / "nbs" / "10_small.ipynb")
+    for name in ("conftest.py", "settings.ini"):
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def run(*arguments):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "nbs",
+            *arguments,
+        ]
+        options = {"cwd": tmp_path, "capture_output": True, "text": True}
+        return subprocess.run(command, check=False, **options).stdout
+
+    shown = run()
+    assert "1 failed, 1 passed, 3 skipped" in shown
+    assert "-->   1 x / 0" in shown
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "FAILED nbs/10_small.ipynb::cell 4: Title" in shown
+    assert "1 failed, 4 skipped" in run("--flags", "slow")
+    assert "1 passed, 4 deselected" in run("-k", "cell 3")
+    assert "1 failed, 4 deselected" in run("-k", "cell 4")  # with what it stands on

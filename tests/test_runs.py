@@ -1,0 +1,260 @@
+"""Records under kill and under several writers, and what must never enter them."""
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golf.files import GolfError
+from golf.runs import Run, cached, git_state, portable, read_record, records
+
+
+def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:
+    """Chunks whose scores tell which writer they came from."""
+    c = np.tile(np.arange(chunks), len(arms))
+    columns = {"stream": "original", "arm": np.repeat(arms, chunks), "chunk": c, "start": 8 * c}
+    return pd.DataFrame(columns | {"tokens": 8, "bytes": 20, "nll": level + 0.01 * c})
+
+
+def documents(level: float) -> pd.DataFrame:
+    """The same scores, by document."""
+    table = frame(level).rename(columns={"chunk": "document"})
+    return table.drop(columns="start")
+
+
+def save(root: Path, level: float) -> Path:
+    """One complete run whose record and tables all hold `level`."""
+    run = Run("demo", {"seed": 1}, root=root)
+    run.stage("adapted", level=level)
+    return run.save(frame(level), documents(level))
+
+
+def level_of(folder: Path) -> float:
+    """The level that record and both tables agree on."""
+    record = read_record(folder)
+    found = {record.stages["adapted"]["level"], record.chunks.nll[0], record.documents.nll[0]}
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def forked(work) -> int:
+    """Process id of a child that runs `work` and leaves without cleaning up."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return process
+
+
+def status(process: int) -> int:
+    """How a child ended: 0, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    constant = {"git_state": {"commit": None, "clean": None}, "code_digest": "", "versions": {}}
+    for name, value in constant.items():  # slow, and not what is tested here
+        monkeypatch.setattr(f"golf.runs.{name}", lambda *_, value=value: value)
+
+
+def killed_at(root: Path, step: int) -> bool:
+    """Save in a child that dies, by SIGKILL, before its file operation number `step`."""
+    done = iter(range(10**6))
+
+    def counting(real):
+        def wrapped(*arguments, **options):
+            if next(done) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return wrapped
+
+    def work():
+        for name in ("replace", "unlink", "fsync", "chmod"):
+            setattr(os, name, counting(getattr(os, name)))
+        save(root, 2.0)
+
+    return status(forked(work)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_kill_between_any_two_writes(tmp_path, before):
+    outcomes = []
+    for step in range(100):
+        root = tmp_path / str(step)
+        folder = save(root, 1.0).parent if before else Run("demo", {"seed": 1}, root=root).folder
+        if not killed_at(root, step):
+            assert level_of(folder) == 2.0
+            break
+        try:
+            outcomes.append(level_of(folder))
+        except GolfError as error:
+            assert "no complete record" in str(error)
+            outcomes.append(None)
+        assert len(records("demo", root=root)) == (outcomes[-1] is not None)
+        save(root, 3.0)  # the next run finds nothing in its way and leaves nothing behind
+        assert level_of(folder) == 3.0
+        assert {p.name for p in folder.iterdir()} == {
+            "record.json",
+            "chunks.parquet",
+            "documents.parquet",
+        }
+    assert len(outcomes) > 8
+    assert set(outcomes) <= {None, 1.0, 2.0}
+    if before:
+        assert 1.0 in outcomes  # an early kill leaves the old record whole
+
+
+def test_two_processes_save_the_same_run(tmp_path):
+    def work(level):
+        for _ in range(6):
+            save(tmp_path, level)
+
+    children = [forked(lambda level=level: work(level)) for level in (1.0, 2.0)]
+    assert [status(child) for child in children] == [0, 0]
+    folder = Run("demo", {"seed": 1}, root=tmp_path).folder
+    assert level_of(folder) in (1.0, 2.0)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_table_of_another_record_is_noticed(tmp_path):
+    folder = save(tmp_path / "a", 1.0).parent
+    other = save(tmp_path / "b", 2.0).parent
+    (folder / "chunks.parquet").write_bytes((other / "chunks.parquet").read_bytes())
+    with pytest.raises(GolfError, match="not the table"):
+        _ = read_record(folder).chunks
+    (folder / "chunks.parquet").unlink()
+    with pytest.raises(GolfError, match="expected beside its record"):
+        _ = read_record(folder).chunks
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', "\x00\xff"])
+def test_a_file_that_is_no_record(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(GolfError, match=r"record\.json"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_table_leaves_the_old_record(tmp_path, bad):
+    folder = save(tmp_path, 1.0).parent
+    with pytest.raises(GolfError, match="finite"):
+        save(tmp_path, bad)
+    assert level_of(folder) == 1.0
+
+
+def strings(value):
+    """All texts in a record, keys too."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_no_absolute_path_enters_a_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    parameters = {
+        "corpus": tmp_path / "texts",
+        "data_path": "../shared/fineweb10B",
+        "note": "made from ~/x/y.bin, /home/somebody/notes and file:///home/somebody/z",
+        "nested": [{"/home/somebody/key": "C:\\Users\\Somebody\\a.bin"}],
+    }
+    run = Run("demo", parameters, root=tmp_path)
+    run.configuration = {"folder": tmp_path, "loss": np.float64("nan"), "make": portable}
+    artifact = tmp_path / "model.golf"
+    artifact.write_bytes(b"weights")
+    run.artifact("model", artifact, code_bytes=1)
+    text = run.save(frame(1.0)).read_text()
+    for found in strings(json.loads(text)):
+        assert not any(Path(word).is_absolute() for word in found.split()), found
+    for word in (str(tmp_path), "somebody", "Somebody", "/home", "NaN"):
+        assert word not in text
+    assert read_record(run.folder).parameters["data_path"] == "fineweb10B"
+
+
+part = st.text("abcdefgh-_.0123456789", min_size=2, max_size=8).filter(lambda s: s.strip("."))
+
+
+@given(st.lists(part, min_size=1, max_size=5), part, st.sampled_from(["", " ", "=", "('", "a b: "]))
+def test_portable_keeps_the_last_component_only(folders, name, before):
+    text = before + "/" + "/".join([f"Q{f}" for f in folders] + [f"N{name}"])
+    found = portable(text)
+    assert "Q" not in found
+    assert found.endswith(f"N{name}")
+    assert portable(found) == found
+
+
+@given(st.text("abc ._-:,()", max_size=30))
+def test_portable_leaves_other_text_alone(text):
+    assert portable(text) == text
+
+
+def test_cached_is_made_once_by_many_processes(tmp_path):
+    def make(path):
+        time.sleep(0.2)
+        with open(tmp_path / "calls", "a") as file:
+            file.write("x")
+        path.write_bytes(b"weights")
+
+    children = [forked(lambda: cached("models", "key", make)) for _ in range(4)]
+    assert [status(child) for child in children] == [0] * 4
+    assert (tmp_path / "calls").read_text() == "x"
+    assert cached("models", "key", make).read_bytes() == b"weights"
+
+
+def test_cached_after_a_kill_or_an_error(tmp_path):
+    def die(path):
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(path):
+        path.write_bytes(b"half")
+        raise RuntimeError("interrupted")
+
+    assert status(forked(lambda: cached("models", "key", die))) == -signal.SIGKILL
+    with pytest.raises(RuntimeError):
+        cached("models", "key", fail)
+    made = cached("models", "key", lambda path: path.write_bytes(b"whole"))
+    assert made.read_bytes() == b"whole"
+
+
+def test_git_state(tmp_path):
+    import subprocess
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    assert git_state(tmp_path) == {"commit": None, "clean": None}
+    (tmp_path / "a.py").write_text("1")
+    git("add", "a.py")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    for folder in ("runs", "figures"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "new").write_text("written by the run itself")
+    assert git_state(tmp_path) == {"commit": commit, "clean": True}
+    (tmp_path / "a.py").write_text("2")
+    assert git_state(tmp_path) == {"commit": commit, "clean": False}
