@@ -97,12 +97,25 @@ def definitions(source: str) -> dict[str, ast.AST]:
     for node in ast.parse(source).body if "%" not in source[:1] else []:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
-            if patched and node.args.args and node.args.args[0].annotation:
-                owner = ast.unparse(node.args.args[0].annotation)
-                found[f"{owner}.{node.name}"] = node
-            else:
-                found[node.name] = node
+            first = [*node.args.posonlyargs, *node.args.args][:1] if patched else []
+            owner = f"{ast.unparse(first[0].annotation)}." if first and first[0].annotation else ""
+            found[owner + node.name] = node
     return found
+
+
+def segments(source: str) -> list[tuple[str | None, str]]:
+    """A cell cut before each definition that it documents: (name, code), comments going along."""
+    lines, cuts = source.splitlines(), []
+    for name, node in definitions(source).items():
+        first = min([node.lineno, *[d.lineno for d in node.decorator_list]]) - 1
+        while first and lines[first - 1].startswith("#"):
+            first -= 1
+        cuts.append((name, first))
+    if not cuts or cuts[0][1] > 0:
+        cuts.insert(0, (None, 0))
+    ends = [first for _, first in cuts[1:]] + [len(lines)]
+    parts = [(n, "\n".join(lines[a:b]).strip()) for (n, a), b in zip(cuts, ends, strict=True)]
+    return [(name, code) for name, code in parts if code]
 
 
 def only_imports(source: str) -> bool:
@@ -185,11 +198,12 @@ def markdown(text: str, labels: set[str]) -> str:
 def api(name: str, node: ast.AST, shown: str, labels: set[str]) -> str:
     """The entry of one definition: heading, signature, and the text nbdev's `show_doc` gives it."""
     text = SIGNATURE.sub("", shown, count=1)
-    text = re.sub(r"^(---|\[source\].*|#+ .*)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(---|\[source\].*|#+ .*)$", "", text, flags=re.MULTILINE).strip()
+    text = re.sub(r"\A\*(.+?)\*$", r"\1", text, count=1, flags=re.MULTILINE)
     lines = [
         f"### `{name}`",
         "```python\n" + signature(name.split(".")[-1], node) + "\n```",
-        markdown(text.strip(), labels),
+        markdown(text, labels),
     ]
     return "\n\n".join(lines)
 
@@ -236,13 +250,18 @@ class Page:
         """A cell of the module: its public names documented, its source behind a fold."""
         if not code or only_imports(code):
             return []
-        named = definitions(code)
-        public = [name for name in named if name in self.shown]
-        texts = [self.label(n) + api(n, named[n], self.shown[n], labels) for n in public]
-        source = new_code_cell(code)
-        if public:
-            source.metadata = {"tags": ["hide-input"], "mystnb": fold("Source")}
-        return [new_markdown_cell(text) for text in texts] + [source]
+        named, found, plain = definitions(code), [], []
+        for name, part in segments(code):
+            if name not in self.shown:
+                plain.append(part)
+                continue
+            found += code_cells(plain)
+            text = self.label(name) + api(name, named[name], self.shown[name], labels)
+            source = new_code_cell(
+                part, metadata={"tags": ["hide-input"], "mystnb": fold("Source")}
+            )
+            found += [new_markdown_cell(text), source]
+        return found + code_cells(plain)
 
     def label(self, name: str) -> str:
         """The line that makes a definition a target, once where names differ only by case."""
@@ -274,6 +293,13 @@ class Page:
         if tags["hide-input"]:
             made.metadata["mystnb"] = fold(options.get("code-summary", "Code").strip("\"'"))
         return [made]
+
+
+def code_cells(parts: list[str]) -> list:
+    """One code cell of the pieces gathered so far, which are taken; none if there are none."""
+    code = "\n\n\n".join(parts)
+    parts.clear()
+    return [new_code_cell(code)] if code else []
 
 
 def fold(words: str) -> dict:

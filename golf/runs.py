@@ -332,7 +332,7 @@ def _parameters(parameters: dict[str, Any]) -> dict[str, Any]:
             found[name] = Path(str(value)).name
     return found
 
-# %% ../nbs/40_runs.ipynb #cc8a8991
+# %% ../nbs/40_runs.ipynb #8f3e1c0e
 _COLUMNS = {
     "chunks": ["stream", "arm", "chunk", "start", "tokens", "bytes", "nll"],
     "documents": ["stream", "arm", "document", "tokens", "bytes", "nll"],
@@ -352,7 +352,7 @@ def _frame(comparison: Any, kind: str, name: str) -> pd.DataFrame:
         frames.append(table.reset_index(drop=True).assign(arm=arm, stream=name)[columns])
     return pd.concat(frames, ignore_index=True)
 
-
+# %% ../nbs/40_runs.ipynb #5bbef740
 def chunk_frame(comparison: Any, *, name: str = "original") -> pd.DataFrame:
     """Per stream, arm and chunk of a `Comparison`: start, tokens, bytes, NLL in nats."""
     return _frame(comparison, "chunks", name)
@@ -466,7 +466,7 @@ class Record(dict):
             return self[name]
         raise AttributeError(f"the record has no {name!r}{closest(name, self)}")
 
-# %% ../nbs/40_runs.ipynb #aa153e82
+# %% ../nbs/40_runs.ipynb #64717324
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
     path = record.folder / f"{kind}.parquet"
@@ -480,7 +480,7 @@ def _read_table(record: Record, kind: str) -> pd.DataFrame:
         raise GolfError(f"{path}: not the table that its record was saved with")
     return pd.read_parquet(io.BytesIO(data))
 
-
+# %% ../nbs/40_runs.ipynb #d4d4e6ec
 @patch(as_prop=True)
 def chunks(self: Record) -> pd.DataFrame:
     """Per stream, arm and chunk: start, tokens, bytes, NLL in nats; read when asked for."""
@@ -591,7 +591,7 @@ def find_record(
     keys = ", ".join(record["key"] for record in found)
     raise GolfError(f"{len(found)} runs of {notebook} have {asked}: {keys}; give more parameters")
 
-# %% ../nbs/40_runs.ipynb #736d02c2
+# %% ../nbs/40_runs.ipynb #0458ae77
 def baseline_of(chunks: pd.DataFrame, baseline: str | None = None) -> str:
     """The baseline's name: the one given, else the arm whose rows come first."""
     names = list(dict.fromkeys(chunks["arm"]))
@@ -602,7 +602,7 @@ def baseline_of(chunks: pd.DataFrame, baseline: str | None = None) -> str:
         raise GolfError(f"no arm is called {baseline!r}{hint} (there are {', '.join(names)})")
     return names[0] if baseline is None else baseline
 
-
+# %% ../nbs/40_runs.ipynb #5aab6ec1
 def paired_chunks(chunks: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Per stream, arm and chunk: tokens, bytes, `nats` (difference of sums) and `difference` (BPB).
 
@@ -698,7 +698,7 @@ def _thirds(bits: np.ndarray, size: np.ndarray, samples: int, level: float, seed
     low, high = np.quantile(values[0] - values[1], [tail, 1 - tail])
     return Interval(float(means[0] - means[1]), float(low), float(high), len(bits))
 
-# %% ../nbs/40_runs.ipynb #36ad3a2f
+# %% ../nbs/40_runs.ipynb #19b92bd4
 def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
     "The stream asked for, else the first."
     names = list(dict.fromkeys(chunks["stream"]))
@@ -706,7 +706,7 @@ def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
         raise GolfError(f"no stream is called {stream!r}{closest(stream, names)}")
     return names[0] if stream is None else stream
 
-
+# %% ../nbs/40_runs.ipynb #56cce8e4
 def drift(source: Record | pd.DataFrame, arm: str, *, baseline: str | None = None,
           stream: str | None = None, block: int | None = None, samples: int = 2000,
           level: float = 0.95, seed: int = 0) -> Drift:  # fmt: skip

@@ -264,7 +264,7 @@ def history(self: Trainer) -> pd.DataFrame:
     """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
     return pd.DataFrame(self.log)
 
-# %% ../nbs/25_train.ipynb #bd42ef48
+# %% ../nbs/25_train.ipynb #18477f95
 def export_model(
     model: GPT,
     *,
@@ -273,7 +273,7 @@ def export_model(
     meta: dict | None = None,
     embed_tokenizer: bool = False,
 ) -> bytes:
-    """The artifact of a model's present weights, int6 banks by default; `load_model` reads it.
+    """The artifact of a model's present weights, int6 matrices by default; `load_model` reads it.
 
     `embed_tokenizer` stores the tokenizer's file inside, so that the artifact stands alone.
     """
@@ -284,7 +284,7 @@ def export_model(
         content = Path(tokenizer).read_bytes()
         about["tokenizer"] = digest(content)
         extra = {"tokenizer": content} if embed_tokenizer else {}
-    return encode(state, plan or default_plan(state), meta=about, extra=extra)
+    return encode(state, plan or default_plan(state, small=16_384), meta=about, extra=extra)
 
 
 def load_model(data: bytes, *, compute_dtype: torch.dtype = torch.float32) -> GPT:
@@ -332,13 +332,13 @@ def fit(
     checkpoint.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/25_train.ipynb #23469670
+# %% ../nbs/25_train.ipynb #cba74f12
 def laptop(steps: int, **changes: Any) -> TrainConfig:
     """Settings for a run on a laptop: 4,096 tokens a step, the learning rate falling for half of it."""
     optim = OptimConfig(
         table_lr=0.02, scalar_lr=0.02, momentum=0.95, momentum_start=0.85, momentum_warmup=300
     )
-    settings = dict(batch_tokens=4096, warmdown=steps // 2, optim=optim)
+    settings = dict(batch_tokens=4096, warmdown=steps // 2, ema_decay=0.0, optim=optim)
     return TrainConfig(steps=steps, **{**settings, **changes})
 
 

@@ -160,7 +160,7 @@ def clip_local(grads_per_rank: Sequence[Sequence[Tensor]], limit: float) -> list
             mean.add_(grad, alpha=scale)
     return total
 
-# %% ../../nbs/50_pr473.ipynb #7d323720
+# %% ../../nbs/50_pr473.ipynb #46c082f8
 MODEL = GPTConfig(bigram_rows=3072, activation="relu2", rope_base=rope_base(2048))
 TRAIN = TrainConfig(
     steps=9000,
@@ -172,6 +172,7 @@ TRAIN = TrainConfig(
     ema_decay=0.997,
     seed=1337,
     compute_dtype="bfloat16",
+    validation_tokens=62_021_632,
     validate_every=4000,
     log_every=500,
 )

@@ -63,7 +63,7 @@ def recipe(name: str) -> Recipe:
         raise GolfError(f"recipe {name!r}: expected one of {sorted(HOMES)}{closest(name, HOMES)}")
     return importlib.import_module(HOMES[name]).RECIPES[name]
 
-# %% ../../nbs/49_published.ipynb #6e1216f7
+# %% ../../nbs/49_published.ipynb #a20ddf83
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Every setting of a recipe by its dotted name; functions by their own names."""
     flat: dict[str, Any] = {}
@@ -72,9 +72,12 @@ def settings(recipe: Recipe) -> dict[str, Any]:
             inner = value if isinstance(value, dict) else {"": value}
             flat |= {f"{part}.{name}.{k}".rstrip("."): v for k, v in inner.items()}
     flat["squeeze"] = recipe.squeeze
-    return {k: getattr(v, "__qualname__", v).split(".")[0] if callable(v) else v for k, v in flat.items()}
+    return {
+        k: getattr(v, "__qualname__", v).split(".")[0] if callable(v) else v
+        for k, v in flat.items()
+    }
 
-
+# %% ../../nbs/49_published.ipynb #02a36ed1
 @dataclass(frozen=True)
 class Differences:
     """The settings in which named recipes differ: `rows[setting] = values`, as a Markdown table."""

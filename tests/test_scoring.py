@@ -1,0 +1,227 @@
+"""What no chapter should teach: kills, several processes, damaged files."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golf import scoring
+from golf.dist import Dense
+from golf.files import GolfError, cache_dir
+from golf.ngram import NGram, Uniform
+from golf.scoring import Predictor, Scores, Stream, arm_key, compare, evaluate
+
+TOKENS = np.random.default_rng(0).integers(0, 40, 1500) % np.random.default_rng(1).integers(1, 40, 1500)
+STREAM = Stream(TOKENS, 64)
+
+
+class Counted(NGram):
+    "An n-gram that notes each time it learns."
+
+    def __init__(self, vocab_size, order=2):
+        NGram.__init__(self, vocab_size, order)
+        self._learnt = 0
+
+    def learn(self, chunk):
+        NGram.learn(self, chunk)
+        self._learnt += 1
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def stored() -> list[Path]:
+    return sorted(cache_dir("arms").iterdir())
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from golf.ngram import NGram, Uniform
+from golf.scoring import Stream, compare
+
+class Slow(NGram):
+    def learn(self, chunk):
+        print("learns", chunk.index, flush=True)
+        NGram.learn(self, chunk)
+        time.sleep(float(sys.argv[1]))
+
+tokens = np.random.default_rng(0).integers(0, 40, 1500)
+tokens = tokens % np.random.default_rng(1).integers(1, 40, 1500)
+arms = {"uniform": Uniform(40), "slow": Slow(40)}
+found = compare(arms, Stream(tokens, 64), baseline="uniform")
+print("loss", found["slow"].loss, flush=True)
+"""
+
+
+def script(tmp_path, seconds: float) -> subprocess.Popen:
+    path = tmp_path / "arms.py"
+    path.write_text(SCRIPT)
+    root = str(Path(scoring.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(path), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_kill_in_the_middle_of_an_arm_keeps_the_finished_one_only(tmp_path, how):
+    process = script(tmp_path, 0.2)
+    for line in process.stdout:
+        if line.startswith("learns 3"):
+            process.send_signal(how)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    [finished] = stored()
+    assert Scores.load(finished).loss == pytest.approx(np.log(40), rel=1e-6)
+    again, _ = script(tmp_path, 0).communicate(timeout=60)
+    assert again.startswith("learns 0\n") and len(stored()) == 2
+
+
+def test_another_process_finds_the_arms(tmp_path):
+    first, _ = script(tmp_path, 0).communicate(timeout=60)
+    second, _ = script(tmp_path, 0).communicate(timeout=60)
+    assert "learns 0" in first and "learns" not in second
+    assert first.splitlines()[-1] == second.splitlines()[-1]
+    (tmp_path / "arms.py").write_text(SCRIPT.replace("print(", "print('now', "))
+    assert len(stored()) == 2
+
+
+def test_an_edited_method_of_a_script_rescores(tmp_path):
+    script(tmp_path, 0).communicate(timeout=60)
+    global SCRIPT
+    kept, SCRIPT = SCRIPT, SCRIPT.replace("NGram.learn(self, chunk)", "pass")
+    try:
+        out, _ = script(tmp_path, 0).communicate(timeout=60)
+    finally:
+        SCRIPT = kept
+    assert "learns 0" in out and len(stored()) == 3
+
+
+def test_two_processes_at_once_agree(tmp_path):
+    both = [script(tmp_path, 0.01) for _ in range(2)]
+    lines = {process.communicate(timeout=60)[0].splitlines()[-1] for process in both}
+    assert len(lines) == 1 and len(stored()) == 2
+
+
+def test_one_new_arm_computes_only_itself():
+    arms = {"bigram": Counted(40), "unigram": Counted(40, 1)}
+    compare({"bigram": arms["bigram"]}, STREAM, baseline="bigram")
+    arms["bigram"]._learnt = 0
+    compare(arms, STREAM, baseline="bigram")
+    assert (arms["bigram"]._learnt, arms["unigram"]._learnt) == (0, STREAM.chunks)
+
+
+def test_an_edited_module_rescores(monkeypatch):
+    compare({"a": Counted(40)}, STREAM, baseline="a")
+    monkeypatch.setattr(scoring, "code_digest", lambda: "edited")
+    arm = Counted(40)
+    compare({"a": arm}, STREAM, baseline="a")
+    assert arm._learnt == STREAM.chunks
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_damaged_cache_entry_is_scored_again(damage):
+    first = compare({"a": NGram(40)}, STREAM, baseline="a")["a"]
+    [path] = stored()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(GolfError, match=path.name):
+        Scores.load(path)
+    second = compare({"a": NGram(40)}, STREAM, baseline="a")["a"]
+    assert second.nll.tolist() == first.nll.tolist() == Scores.load(path).nll.tolist()
+
+
+def test_a_state_travels_to_another_predictor_through_bytes():
+    whole, half, chunks = evaluate(NGram(40), STREAM).nll, NGram(40), list(STREAM)
+    for chunk in chunks[:9]:
+        half.predict(chunk)
+        half.observe(chunk)
+    other = NGram(40)
+    other.load(pickle.loads(pickle.dumps(half.state())))
+    for chunk in chunks[9:]:
+        nll = -other.predict(chunk).log_prob(chunk.targets).float()
+        other.observe(chunk)
+        assert nll.tolist() == whole[chunk.start : chunk.stop].tolist()
+
+
+def test_compare_restores_states_even_when_an_arm_fails():
+    class Fails(Counted):
+        def learn(self, chunk):
+            Counted.learn(self, chunk)
+            if chunk.index == 5:
+                raise KeyboardInterrupt
+
+    arm = Fails(40)
+    with pytest.raises(KeyboardInterrupt):
+        compare({"a": NGram(40), "b": arm}, STREAM, baseline="a")
+    assert arm.position == 0 and int(arm._totals[0].sum()) == 0 and len(stored()) == 1
+
+
+def test_arms_that_share_a_model_do_not_touch_each_other():
+    weight = torch.zeros(40)
+
+    class Shared(Predictor):
+        vocab_size = 40
+
+        def __init__(self, rate):
+            self.rate = rate
+
+        def distribution(self, chunk):
+            return Dense(weight.expand(len(chunk), -1).clone())
+
+        def learn(self, chunk):
+            weight.add_(self.rate * chunk.targets.bincount(minlength=40))
+
+        def get_state(self):
+            return {"weight": weight}
+
+        def set_state(self, state):
+            weight.copy_(state["weight"])
+
+    arms = {"still": Shared(0.0), "made": lambda: Shared(0.01), "moving": Shared(0.01)}
+    found = compare(arms, STREAM, baseline="still")
+    assert found["still"].loss == pytest.approx(np.log(40), rel=1e-6)
+    assert found["made"].nll.tolist() == found["moving"].nll.tolist()
+    assert found["moving"].loss < found["still"].loss and weight.abs().sum() == 0
+
+
+def test_names_of_arms_follow_what_decides_the_scores():
+    table = torch.arange(3)
+    base = arm_key(NGram(40), STREAM)
+    names = {
+        base,
+        arm_key(NGram(40, 1), STREAM),
+        arm_key(NGram(40, semantics="chunk"), STREAM),
+        arm_key(NGram(40), Stream(TOKENS, 65)),
+        arm_key(NGram(40), Stream(TOKENS, 64, limit=1000)),
+        arm_key(NGram(40), STREAM, table),
+        arm_key(lambda: NGram(40), STREAM),
+        arm_key(lambda: NGram(40, 1), STREAM),
+    }
+    assert len(names) == 8
+    assert arm_key(NGram(40), Stream(TOKENS, 64, name="other name")) == base
+
+
+def test_what_cannot_be_named_is_scored_each_time_and_said_once():
+    arms = {"a": lambda handle=object(): Uniform(40), "b": lambda handle=object(): Uniform(40)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compare(arms, STREAM, baseline="a")
+    assert len(caught) == 1 and "'a'" in str(caught[0].message) and not stored()
+
+
+def test_a_long_stream_keeps_memory_and_time_bounded():
+    tokens = np.random.default_rng(0).integers(0, 1024, 400_001)
+    begin = time.perf_counter()
+    found = evaluate(NGram(1024), Stream(tokens, 4096))
+    assert time.perf_counter() - begin < 30 and len(found.nll) == 400_000
