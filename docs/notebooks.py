@@ -6,9 +6,11 @@ MyST, and writes `_proc/site/` with a table of contents made from the files' nam
 """
 
 import ast
+import inspect
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -31,7 +33,6 @@ CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)([^}]*)\}[ \t]*\n(?:#+ (.+)\n+)?
 LINK = re.compile(
     r"(?<!!)\[([^\]]*)\]\((?!\w+://|#|mailto:)/?([\w./-]+?)\.(?:html|ipynb)(#[^)]*)?\)"
 )
-SIGNATURE = re.compile(r"```python\n.*?\n```\n*", re.DOTALL)
 
 
 # Which chapters there are
@@ -157,6 +158,9 @@ def signature(name: str, node: ast.AST) -> str:
             texts = [ast.unparse(n) for n in fields]
         word, ending = "class", ""
     else:
+        marks = " ".join(map(ast.unparse, node.decorator_list))
+        if "property" in marks or "as_prop" in marks:
+            return f"{name}: {ast.unparse(node.returns) if node.returns else 'Any'}"
         texts = parameters_of(node.args)
         word, ending = "def", f" -> {ast.unparse(node.returns)}" if node.returns else ""
     if word == "class" and not texts:
@@ -197,13 +201,10 @@ def markdown(text: str, labels: set[str]) -> str:
 
 def api(name: str, node: ast.AST, shown: str, labels: set[str]) -> str:
     """The entry of one definition: heading, signature, and the text nbdev's `show_doc` gives it."""
-    text = SIGNATURE.sub("", shown, count=1)
-    text = re.sub(r"^(---|\[source\].*|#+ .*)$", "", text, flags=re.MULTILINE).strip()
-    text = re.sub(r"\A\*(.+?)\*$", r"\1", text, count=1, flags=re.MULTILINE)
     lines = [
         f"### `{name}`",
         "```python\n" + signature(name.split(".")[-1], node) + "\n```",
-        markdown(text, labels),
+        markdown(shown, labels),
     ]
     return "\n\n".join(lines)
 
@@ -226,9 +227,7 @@ class Page:
                 call := re.search(r"^show_doc\((.+?)[,)]", cell.source, re.MULTILINE)
             ):
                 data = [output.get("data", {}) for output in cell.outputs]
-                text = "".join("".join(d.get("text/markdown", "")) for d in data)
-                if text:
-                    self.shown[call[1]] = text
+                self.shown[call[1]] = "".join("".join(d.get("text/markdown", "")) for d in data)
 
     def labels(self) -> set[str]:
         """The names by which other pages can link to this one's definitions."""
@@ -343,13 +342,42 @@ def stage(processed: Path, target: Path) -> list[Path]:
     return [target / f"{p.name}.ipynb" for p in pages]
 
 
-def main() -> None:
-    """Process all notebooks with nbdev and stage the site's pages."""
-    os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports"  # for nbdev's workers
+class Entry:
+    """What nbdev's `show_doc` shows here: the docstring; the signature is taken from the source."""
+
+    def __init__(self, symbol, **options):
+        self.text = inspect.getdoc(symbol) or ""
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+def process() -> Path:
+    """Let nbdev link all notebooks and document their names; returns the folder it fills.
+
+    All happens in this process. A cell that imports something among other things is not executed
+    for its import.
+    """
+    from nbdev import processors, showdoc
     from nbdev.serve import proc_nbs
 
+    nbdev_executes = processors._do_eval
+
+    def executes(cell) -> bool:
+        if not nbdev_executes(cell):
+            return False
+        exported = {name.strip(":") for name in cell.directives_} & {"export", "exports", "exporti"}
+        return bool(exported) or "show_doc(" in cell.source or only_imports(cell.source)
+
+    processors._do_eval, showdoc.BasicMarkdownRenderer = executes, Entry
+    warnings.filterwarnings("ignore", "Found cells containing imports")
     os.chdir(ROOT)
-    made = stage(Path(proc_nbs(force=True)), ROOT / "_proc" / "site")
+    return Path(proc_nbs(force=True, n_workers=0))
+
+
+def main() -> None:
+    """Process all notebooks with nbdev and stage the site's pages."""
+    made = stage(process(), ROOT / "_proc" / "site")
     print(f"{len(made)} pages in _proc/site")
 
 

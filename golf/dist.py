@@ -156,7 +156,7 @@ def chain_step(
     mixed = (seen + escape * lower) / (total - discount * distinct + escape)
     return torch.where(total > 0, mixed, lower)
 
-# %% ../nbs/02_dist.ipynb #4ed6bde9
+# %% ../nbs/02_dist.ipynb #b1412696
 class Counts(Distribution):
     """An interpolated count chain of K orders, shortest context first.
 
@@ -177,19 +177,24 @@ class Counts(Distribution):
         discount: float = 0.0,
         base: Distribution | None = None,
     ):
-        Distribution.__init__(self, total.shape[-1], vocab_size)
-        if not 0 <= discount <= 1:
-            raise GolfError(f"discount must lie in [0, 1], not {discount}")
+        _check_counts(total, distinct, discount)
+        Distribution.__init__(self, total.shape[1], vocab_size)
+        _same_size(self, [base] if base else [])
         self.count, self.discount, self.base = count, discount, base
         self.total, self.distinct = total.double(), distinct.double()
         self.escape = self.distinct if escape is None else escape.double().expand_as(self.total)
-        if total.ndim != 2 or distinct.shape != total.shape:
-            shapes = f"{tuple(total.shape)} and {tuple(distinct.shape)}"
-            raise GolfError(f"Counts needs total and distinct of one shape [K, n], not {shapes}")
-        _same_size(self, [base] if base else [])
         self.normalised = base is None or base.normalised
 
-# %% ../nbs/02_dist.ipynb #ab23a885
+# %% ../nbs/02_dist.ipynb #6534b4b9
+def _check_counts(total: Tensor, distinct: Tensor, discount: float) -> None:
+    "Raise for arguments of `Counts` that do not fit."
+    if not 0 <= discount <= 1:
+        raise GolfError(f"discount must lie in [0, 1], not {discount}")
+    if total.ndim != 2 or distinct.shape != total.shape:
+        shapes = f"{tuple(total.shape)} and {tuple(distinct.shape)}"
+        raise GolfError(f"Counts needs total and distinct of one shape [K, n], not {shapes}")
+
+
 def _same_size(whole: Distribution, parts: Sequence[Distribution]) -> None:
     "Raise unless all `parts` cover the same positions and vocabulary as the `whole`."
     for part in parts:
@@ -224,7 +229,7 @@ def _rows(self: Counts, positions: Tensor) -> Tensor:
     ids = torch.arange(self.vocab_size).expand(shape)
     return self._chain(lower, positions[:, None].expand(shape), ids)
 
-# %% ../nbs/02_dist.ipynb #709831e4
+# %% ../nbs/02_dist.ipynb #72764bd9
 def _weights(whole: Distribution, weights: Tensor | Sequence[float], parts: int) -> Tensor:
     "Weights [n, K] in float64 from [K] or [n, K]."
     weights = torch.as_tensor(weights, dtype=torch.float64).cpu()
@@ -233,7 +238,7 @@ def _weights(whole: Distribution, weights: Tensor | Sequence[float], parts: int)
         raise GolfError(f"{type(whole).__name__} needs {rule}, not {tuple(weights.shape)}")
     return weights.expand(whole.n, parts)
 
-
+# %% ../nbs/02_dist.ipynb #9e1abd65
 class Mixture(Distribution):
     """The mean of `parts` under `weights` [K] or [n, K], which must be >= 0 and sum to one.
 

@@ -400,6 +400,13 @@ def flops_per_token(self: GPT, *, context: int | None = None, training: bool = T
     attention = 2 * c.layers * c.width * (context or c.context) / 2  # q k and p v
     return (6 if training else 2) * (weights + attention)
 
+# %% ../nbs/20_model.ipynb #2b2b32dc
+@patch
+def digestible(self: GPT) -> tuple:
+    "What decides the numbers that come out, for `golf.files.digest`."
+    place = str(self.compute_dtype), str(self.embedding.weight.device)
+    return asdict(self.config), place, dict(self.state_dict())
+
 # %% ../nbs/20_model.ipynb #0538a7f6
 @patch
 def _repr_markdown_(self: GPT) -> str:
@@ -439,7 +446,7 @@ def windows(start: int, stop: int, window: int, stride: int) -> list[tuple[int, 
         position = end
     return found
 
-# %% ../nbs/20_model.ipynb #1481c0bc
+# %% ../nbs/20_model.ipynb #f78a2974
 class SlidingWindow(Predictor):
     """Predicts with overlapping windows of a fixed `model`; learns nothing.
 
@@ -459,9 +466,7 @@ class SlidingWindow(Predictor):
 
     def digestible(self) -> Any:
         "What decides the predictions: the weights, the shape, and how windows are laid."
-        weights = {n: p for n, p in self.model.state_dict().items()}
-        shape = asdict(self.model.config), str(self.model.compute_dtype)
-        return type(self).__name__, weights, shape, self.window, self.stride, self.batch
+        return type(self).__name__, self.model, self.window, self.stride, self.batch
 
 # %% ../nbs/20_model.ipynb #9763022b
 @patch

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Uniform', 'past_sums', 'gram_ids', 'ngram_counts', 'NGram']
 
-# %% ../nbs/10_ngram.ipynb #0a16358f
+# %% ../nbs/10_ngram.ipynb #af20a70d
 from typing import Any
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -62,7 +63,18 @@ def _frozen(groups: Tensor, sums: Tensor, chunk: Tensor) -> Tensor:
     first = torch.full((int(pair.max()) + 1,), torch.iinfo(torch.int64).max)
     return first.scatter_reduce(0, pair, sums, "amin")[pair]
 
-# %% ../nbs/10_ngram.ipynb #7b132b6a
+# %% ../nbs/10_ngram.ipynb #e66840c0
+def _count_order(gram: Tensor, context: Tensor, chunk: Tensor | None) -> Tensor:
+    "Counts, totals and kinds int64 [3, n] of one order, frozen at chunk starts if there are chunks."
+    ones = torch.ones_like(gram)
+    count = past_sums(gram, ones)
+    new = (count == 0) & (gram >= 0)
+    sums = [count, past_sums(context, ones), past_sums(context, new)]
+    if chunk is not None:
+        sums = [_frozen(g, s, chunk) for g, s in zip([gram, context, context], sums)]
+    return torch.stack(sums)
+
+# %% ../nbs/10_ngram.ipynb #fe44cf47
 def ngram_counts(
     tokens,
     vocab_size: int,
@@ -80,19 +92,11 @@ def ngram_counts(
     """
     tokens = torch.as_tensor(np.asarray(tokens).astype(np.int64))
     _check_counts(tokens, vocab_size, max_order, semantics, chunk_tokens)
-    ids, ones = gram_ids(tokens, vocab_size, max_order), torch.ones_like(tokens)
-    chunk = (torch.arange(len(tokens)) - 1).clamp_min(0) // (chunk_tokens or 1)
-    found = []
-    for k in range(1, max_order + 1):
-        gram, context = ids[k - 1], torch.zeros_like(tokens)
-        if k > 1:
-            context = torch.cat([torch.tensor([-1]), ids[k - 2][:-1]])
-        count = past_sums(gram, ones)
-        new = (count == 0) & (gram >= 0)
-        sums = [count, past_sums(context, ones), past_sums(context, new)]
-        if semantics == "chunk":
-            sums = [_frozen(g, s, chunk) for g, s in zip([gram, context, context], sums)]
-        found.append(torch.stack(sums))
+    grams, context, found = gram_ids(tokens, vocab_size, max_order), torch.zeros_like(tokens), []
+    chunk = (torch.arange(len(tokens)) - 1).clamp_min(0) // chunk_tokens if chunk_tokens else None
+    for gram in grams:
+        found.append(_count_order(gram, context, chunk))
+        context = torch.cat([torch.tensor([-1]), gram[:-1]])
     return tuple(torch.stack(found, dim=1).to(torch.int32))
 
 # %% ../nbs/10_ngram.ipynb #91848c8e

@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from .files import GolfError, atomic_write, project_root
 from .runs import Record, baseline_of, paired_chunks
 
-# %% ../nbs/41_plots.ipynb #a22b426d
+# %% ../nbs/41_plots.ipynb #0d78242a
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -47,7 +47,7 @@ _STYLE = {
 }
 GREY = "#4d4d4d"
 
-
+# %% ../nbs/41_plots.ipynb #bc17c12c
 @contextmanager
 def style() -> Iterator[None]:
     """Within the block matplotlib draws in this project's style, whatever the user's own is."""
@@ -56,14 +56,14 @@ def style() -> Iterator[None]:
         mpl.rcParams.update(sns.axes_style("ticks") | _STYLE)
         yield
 
-# %% ../nbs/41_plots.ipynb #7f2fa7f5
+# %% ../nbs/41_plots.ipynb #0ebee35f
 class Picture(Figure):
     """A matplotlib figure that notebooks show by itself, with this project's style and size."""
 
     def _repr_png_(self) -> bytes:
         return _bytes(self, "png", dpi=110)
 
-
+# %% ../nbs/41_plots.ipynb #f8da4206
 def _bytes(figure: Figure, kind: str, **options) -> bytes:
     "The file of a figure; the same bytes for the same figure, on the same matplotlib."
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
@@ -222,7 +222,7 @@ def _draw_difference(
         axes.annotate("reset", (resets[0], 0), xycoords=axes.get_xaxis_transform(), **place)
     axes.set_ylabel(f"bits per byte, minus “{base}”")
 
-# %% ../nbs/41_plots.ipynb #885e4cf1
+# %% ../nbs/41_plots.ipynb #414f4dfb
 def _name_zero(axes: Axes, color, text: str = "no adaptation") -> None:
     "The name of the zero line, just above its right end."
     place = {"xytext": (-2, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
@@ -230,7 +230,7 @@ def _name_zero(axes: Axes, color, text: str = "no adaptation") -> None:
         text, (1, 0), xycoords=axes.get_yaxis_transform(), color=color, fontsize=8, **place
     )
 
-
+# %% ../nbs/41_plots.ipynb #ff96bb2d
 @_styled
 def plot_difference(
     source: Record | pd.DataFrame,

@@ -66,7 +66,7 @@ class Chunk:
     def __repr__(self) -> str:
         return f"Chunk({self.index}: positions {self.start} to {self.stop})"
 
-# %% ../nbs/04_scoring.ipynb #e613027a
+# %% ../nbs/04_scoring.ipynb #f8e83695
 class Stream:
     """A token stream, scored in chunks of `chunk_tokens` positions; iterating yields `Chunk`s.
 
@@ -95,7 +95,7 @@ class Stream:
         self.positions = len(self.tokens) - 1
         self.chunks = -(-self.positions // self.chunk_tokens)
 
-
+# %% ../nbs/04_scoring.ipynb #64c9e5ff
 def _int64(tokens) -> np.ndarray:
     "Any vector of whole numbers as int64."
     tokens = np.asarray(tokens)
@@ -103,14 +103,14 @@ def _int64(tokens) -> np.ndarray:
         raise GolfError(f"tokens must be whole numbers, not {tokens.dtype}")
     return tokens.astype(np.int64)
 
-# %% ../nbs/04_scoring.ipynb #37e6e148
+# %% ../nbs/04_scoring.ipynb #61d10cfe
 class Bytes(Protocol):
     """What a byte table can do, such as `golf.data.ByteTable`."""
 
     def count(self, previous: Tensor, targets: Tensor) -> Tensor:
         "Bytes of text [n] that each of `targets` [n] stands for after its `previous` [n]."
 
-
+# %% ../nbs/04_scoring.ipynb #6a090088
 @patch
 def __iter__(self: Stream) -> Iterator[Chunk]:
     for index in range(self.chunks):
@@ -272,7 +272,7 @@ def _check_values(log_prob: Tensor, chunk: Chunk, distribution: Distribution) ->
         where = f"position {chunk.start + i} has log-probability {log_prob[i].item()}"
         raise GolfError(f"{where}: expected a number of at most 0")
 
-# %% ../nbs/04_scoring.ipynb #e623c956
+# %% ../nbs/04_scoring.ipynb #b281e3c7
 @dataclass(eq=False, repr=False)
 class Scores:
     """Per token of a stream: `nll` (float32, nats), `bytes` and `document` (int32), all [N].
@@ -288,35 +288,39 @@ class Scores:
     normalised: bool = True
     seconds: float = 0.0
 
-    @property
-    def chunk(self) -> np.ndarray:
-        "The chunk number [N] of every token."
-        return np.arange(len(self.nll)) // self.chunk_tokens
+# %% ../nbs/04_scoring.ipynb #94ef9bbb
+@patch(as_prop=True)
+def chunk(self: Scores) -> np.ndarray:
+    "The chunk number [N] of every token."
+    return np.arange(len(self.nll)) // self.chunk_tokens
 
-    @property
-    def loss(self) -> float:
-        "Mean nats per token."
-        return float(self.nll.mean(dtype=np.float64))
 
-    @property
-    def bpb(self) -> float:
-        "Bits per byte. Raises `GolfError` if the bytes are not known."
-        if self.bytes is None:
-            raise GolfError("bits per byte need a byte_table, given to the stream or to evaluate")
-        total = self.bytes.sum(dtype=np.int64)
-        return float(self.nll.sum(dtype=np.float64) / (math.log(2) * total)) if total else math.nan
+@patch(as_prop=True)
+def loss(self: Scores) -> float:
+    "Mean nats per token."
+    return float(self.nll.mean(dtype=np.float64))
 
-# %% ../nbs/04_scoring.ipynb #5befa6e0
+
+@patch(as_prop=True)
+def bpb(self: Scores) -> float:
+    "Bits per byte. Raises `GolfError` if the bytes are not known."
+    if self.bytes is None:
+        raise GolfError("bits per byte need a byte_table, given to the stream or to evaluate")
+    total = self.bytes.sum(dtype=np.int64)
+    return float(self.nll.sum(dtype=np.float64) / (math.log(2) * total)) if total else math.nan
+
+# %% ../nbs/04_scoring.ipynb #15fe8f1b
 def _scores(nll, stream: Stream, byte_table, normalised: bool, seconds: float) -> Scores:
     "Attach to the ledger what the stream says about its tokens."
-    tokens, table, sizes = stream.tokens, byte_table or stream.byte_table, None
+    tokens, sizes = stream.tokens, None
+    table = stream.byte_table if byte_table is None else byte_table
     if table is not None:
         sizes = table.count(tokens[:-1], tokens[1:]).cpu().numpy().astype(np.int32)
     document = (tokens == 1).cumsum(0)[1:].numpy()
     document = (document - document[0]).astype(np.int32)
     return Scores(nll, sizes, document, stream.chunk_tokens, normalised, seconds)
 
-
+# %% ../nbs/04_scoring.ipynb #895006f5
 @patch
 def __repr__(self: Scores) -> str:
     sizes = f"tokens={len(self.nll):,}"
@@ -325,7 +329,7 @@ def __repr__(self: Scores) -> str:
     mark = "" if self.normalised else ", NOT A SCORE: not normalised"
     return f"Scores({sizes}, loss={self.loss:.5f}{mark})"
 
-# %% ../nbs/04_scoring.ipynb #7772f822
+# %% ../nbs/04_scoring.ipynb #17f4ce66
 def _sums(scores: Scores, group: np.ndarray, name: str) -> pd.DataFrame:
     "Tokens, bytes, nll and bpb per group, from per-token scores; groups are numbered from 0."
     sizes = np.zeros(len(group)) if scores.bytes is None else scores.bytes
@@ -336,7 +340,7 @@ def _sums(scores: Scores, group: np.ndarray, name: str) -> pd.DataFrame:
         frame["bpb"] = frame.nll / (math.log(2) * frame.bytes.where(frame.bytes > 0))
     return frame
 
-
+# %% ../nbs/04_scoring.ipynb #495b285b
 @patch
 def by_chunk(self: Scores) -> pd.DataFrame:
     """One row a chunk: chunk, start, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
@@ -350,7 +354,7 @@ def by_document(self: Scores) -> pd.DataFrame:
     """One row a document: document, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
     return _sums(self, self.document, "document")
 
-# %% ../nbs/04_scoring.ipynb #ae396ad2
+# %% ../nbs/04_scoring.ipynb #a395dd68
 @patch
 def save(self: Scores, path: str | Path) -> Path:
     """Write the scores as one `.npz` file, in one step, and return its path."""
@@ -362,7 +366,7 @@ def save(self: Scores, path: str | Path) -> Path:
         np.savez_compressed(file, **arrays, **facts, seconds=self.seconds)
     return Path(path)
 
-
+# %% ../nbs/04_scoring.ipynb #4c7f1349
 @patch(cls_method=True)
 def load(cls: Scores, path: str | Path) -> Scores:
     """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
@@ -392,7 +396,7 @@ class Comparison:
         "'bpb', or 'loss' (nats per token) when the bytes are not known."
         return "loss" if self.scores[self.baseline].bytes is None else "bpb"
 
-# %% ../nbs/04_scoring.ipynb #a94e8c85
+# %% ../nbs/04_scoring.ipynb #65dd527b
 @patch
 def paired(self: Comparison, arm: str, against: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Differences [N] in nats per token of `arm` minus `against` (the baseline), and weights [N].
@@ -404,7 +408,7 @@ def paired(self: Comparison, arm: str, against: str | None = None) -> tuple[np.n
     weight = np.ones(len(ours.nll)) if self.unit == "loss" else math.log(2) * ours.bytes
     return ours.nll.astype(np.float64) - theirs.nll, weight
 
-
+# %% ../nbs/04_scoring.ipynb #0e11baf0
 @patch
 def interval(
     self: Comparison, arm: str, against: str | None = None, *, by: str = "chunk", block: int = 1
@@ -445,7 +449,7 @@ def table(self: Comparison, *, by: str = "chunk", block: int = 1) -> pd.DataFram
     columns = [self.unit, "difference", "low", "high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
 
-# %% ../nbs/04_scoring.ipynb #61b895df
+# %% ../nbs/04_scoring.ipynb #8264a49d
 def _long(comparison: Comparison, table: Callable[[Scores], pd.DataFrame]) -> pd.DataFrame:
     "The tables of all arms under each other, with the difference to the baseline in `unit`."
     base, frames = table(comparison[comparison.baseline]), []
@@ -457,7 +461,7 @@ def _long(comparison: Comparison, table: Callable[[Scores], pd.DataFrame]) -> pd
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
-
+# %% ../nbs/04_scoring.ipynb #20a0b17e
 @patch
 def per_chunk(self: Comparison) -> pd.DataFrame:
     """One row an arm and chunk: arm, chunk, start, tokens, bytes, nll, bpb, difference."""
@@ -479,7 +483,7 @@ def __repr__(self: Comparison) -> str:
 def _repr_html_(self: Comparison) -> str:
     return self.table().to_html(na_rep="", float_format="{:.5f}".format)
 
-# %% ../nbs/04_scoring.ipynb #20156e1b
+# %% ../nbs/04_scoring.ipynb #c3d90ed0
 def _theirs(thing: Any) -> bool:
     "Whether a function or class is the user's own: not this package's, not an installed one."
     root = str(thing.__module__).split(".")[0]
@@ -495,12 +499,15 @@ def _constants(code: CodeType) -> tuple[list, set[str]]:
     }
     does = [code.co_code, code.co_names]
     for value in code.co_consts:
-        inner = _constants(value) if isinstance(value, CodeType) else (repr(value), set())
-        does.append(inner[0])
-        names |= inner[1]
+        if isinstance(value, CodeType):
+            inner, read = _constants(value)
+            names |= read
+        else:  # a set has no order of its own
+            inner = repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+        does.append(inner)
     return does, names
 
-# %% ../nbs/04_scoring.ipynb #a987f6a8
+# %% ../nbs/04_scoring.ipynb #ebf14ca8
 def _function(f: FunctionType, seen: tuple) -> list:
     "Code, defaults, closure and globals of a function, ready to digest."
     does, names = _constants(f.__code__)
@@ -508,7 +515,7 @@ def _function(f: FunctionType, seen: tuple) -> list:
     given = [f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()]]
     return [does, _written(given, seen), _written(used, seen)]
 
-
+# %% ../nbs/04_scoring.ipynb #a85767aa
 def _class(kind: type, seen: tuple) -> dict:
     "Methods and values of a class and its bases, as far as they are the user's."
     members = {
@@ -520,7 +527,7 @@ def _class(kind: type, seen: tuple) -> dict:
     }
     return _written(members, seen)
 
-
+# %% ../nbs/04_scoring.ipynb #aee7f5eb
 def _written(thing: Any, seen: tuple = ()) -> Any:
     "`thing` with all code of the user's in it replaced by what it does, so that it can be digested."
     if id(thing) in seen:
@@ -555,7 +562,7 @@ def digestible(self: Predictor) -> Any:
         found[name] = getattr(self, name)
     return type(self).__name__, found
 
-# %% ../nbs/04_scoring.ipynb #f5111b63
+# %% ../nbs/04_scoring.ipynb #0060034f
 def _devices(arm: Any) -> list[str]:
     "Kinds of device that the tensors and modules within reach of an arm live on."
     if isinstance(arm, FunctionType):
@@ -569,13 +576,13 @@ def _devices(arm: Any) -> list[str]:
         found |= {t.device.type for t in tensors if isinstance(t, Tensor)}
     return sorted(found)
 
-
+# %% ../nbs/04_scoring.ipynb #edb12503
 def arm_key(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> str:
     """The name of an arm's scores: a digest of all that decides them.
 
     `arm` is a predictor, or a function without arguments that makes one. Raises `Undigestable`.
     """
-    table = byte_table or stream.byte_table
+    table = stream.byte_table if byte_table is None else byte_table
     what = [type(arm), arm.digestible(), arm.state()] if hasattr(arm, "predict") else arm
     where = torch.__version__, torch.get_default_dtype(), _devices(arm)
     gpu = torch.cuda.get_device_name() if "cuda" in where[-1] else ""
@@ -610,7 +617,7 @@ def compare(
         warnings.warn(f"not cached: {reasons}", stacklevel=2)
     return Comparison({n: score(arm, n, keys.get(n)) for n, arm in arms.items()}, baseline)
 
-# %% ../nbs/04_scoring.ipynb #f8750038
+# %% ../nbs/04_scoring.ipynb #776f5558
 def _keys(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, str], dict[str, str]]:
     "Names of the arms that have one, and why the others have none."
     keys, refused = {}, {}
@@ -621,7 +628,7 @@ def _keys(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, str], dict[
             refused[name] = str(error)
     return keys, refused
 
-
+# %% ../nbs/04_scoring.ipynb #ed5f2382
 def _arm(arm, name: str, key: str | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
     path = cache_dir("arms") / f"{key}.npz" if key else None
@@ -641,7 +648,7 @@ def _arm(arm, name: str, key: str | None, *, stream, byte_table, progress, allow
         found.save(path)
     return found
 
-
+# %% ../nbs/04_scoring.ipynb #84d46f23
 def _stored(path: Path | None, stream: Stream) -> Scores | None:
     "Scores from the cache; None if there are none, or none that can be read."
     try:
@@ -650,7 +657,7 @@ def _stored(path: Path | None, stream: Stream) -> Scores | None:
         return None
     return found if found is not None and len(found.nll) == stream.positions else None
 
-# %% ../nbs/04_scoring.ipynb #2fcfeeaf
+# %% ../nbs/04_scoring.ipynb #c0eeba8f
 def compressed_bpb(data: bytes, compressor: str = "xz") -> float:
     """Bits per byte of `data` under "xz" (preset 9e) or "zstd" (level 19), headers included.
 
@@ -666,7 +673,7 @@ def compressed_bpb(data: bytes, compressor: str = "xz") -> float:
         raise GolfError("compressed_bpb needs at least one byte")
     return 8 * len(tools[compressor](data)) / len(data)
 
-
+# %% ../nbs/04_scoring.ipynb #8db50cb0
 def scoreboard(entries: dict[str, Scores | float], data: bytes | None = None) -> pd.DataFrame:
     """Bits per byte by name, worst first; with `data`, the text itself, xz and zstd stand among them."""
     found = {n: e.bpb if isinstance(e, Scores) else float(e) for n, e in entries.items()}
