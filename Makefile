@@ -2,12 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TABLE := from golf.runs import arms_table, read_record, records; \
+	path = "runs/ttt_reset/" + records("ttt_reset").index[-1] + "/record.json"; \
+	print(arms_table(read_record(path), block=4).round(4).to_string(), path, sep="\n")
 
 .PHONY: run test docs lab readme venv clean
 
 run: venv  ## the main experiment with its defaults, then its table
 	$(BIN)/papermill nbs/ttt_reset.ipynb $(ARGS)
-	$(BIN)/python -m golf.runs ttt_reset
+	@$(BIN)/python -c '$(TABLE)'
 
 test: venv  ## every notebook cell and every test
 	$(BIN)/python -m pytest -q $(ARGS)
