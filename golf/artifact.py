@@ -328,10 +328,11 @@ def _place(name: str, count: int, kind: str) -> str:
         return f"codes/{name}"
     return "small" if count <= SMALL else f"values/{name}"
 
-# %% ../nbs/24_artifact.ipynb #9b7ea071
+# %% ../nbs/24_artifact.ipynb #648b7bec
 def tensor_bytes(tensor: Tensor) -> bytes:
     """The values of a tensor in row-major order, little-endian, in its own dtype."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)  # stride 1, whatever the tensor's is
+    flat.copy_(tensor.detach().reshape(-1))
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 

@@ -88,15 +88,16 @@ def _plain(value: Any) -> bytes | None:
         return repr(value).encode()
     return None
 
-# %% ../nbs/00_files.ipynb #55445e22
+# %% ../nbs/00_files.ipynb #fcd7aa28
 def _array(value: Any) -> tuple | None:
     "Kind, dtype, shape and raw bytes of a NumPy array or scalar or a torch tensor, else None."
     module = type(value).__module__.split(".")[0]
     if module == "torch" and hasattr(value, "detach"):
         import torch
 
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return "tensor", str(value.dtype), tuple(value.shape), flat.numpy().tobytes()
+        flat = torch.empty(value.numel(), dtype=value.dtype)  # stride 1, whatever the tensor's is
+        data = flat.copy_(value.detach().reshape(-1)).view(torch.uint8).numpy().tobytes()
+        return "tensor", str(value.dtype), tuple(value.shape), data
     if module == "torch":  # a dtype or a device
         return "torch", repr(value)
     if module == "numpy" and hasattr(value, "tobytes") and value.dtype != object:
