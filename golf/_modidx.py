@@ -349,6 +349,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'golf.published.recipes.Differences._repr_markdown_': ( 'published.html#differences._repr_markdown_',
                                                                                                 'golf/published/recipes.py'),
                                         'golf.published.recipes.Recipe': ('published.html#recipe', 'golf/published/recipes.py'),
+                                        'golf.published.recipes.Recipe.trainer': ( 'published.html#recipe.trainer',
+                                                                                   'golf/published/recipes.py'),
                                         'golf.published.recipes._text': ('published.html#_text', 'golf/published/recipes.py'),
                                         'golf.published.recipes.differences': ('published.html#differences', 'golf/published/recipes.py'),
                                         'golf.published.recipes.lab': ('published.html#lab', 'golf/published/recipes.py'),

@@ -160,7 +160,7 @@ def clip_local(grads_per_rank: Sequence[Sequence[Tensor]], limit: float) -> list
             mean.add_(grad, alpha=scale)
     return total
 
-# %% ../../nbs/50_pr473.ipynb #46c082f8
+# %% ../../nbs/50_pr473.ipynb #46a7aba8
 MODEL = GPTConfig(bigram_rows=3072, activation="relu2", rope_base=rope_base(2048))
 TRAIN = TrainConfig(
     steps=9000,
@@ -178,8 +178,12 @@ TRAIN = TrainConfig(
 )
 ADAPT = Adaptation(chunk_tokens=32_768, stride=64, lr=0.002, momentum=0.9, epochs=3, grad_clip=1.0)
 RECIPES = {
-    "pr473": Recipe(MODEL, TRAIN, published_plan, ADAPT),
+    "pr473": Recipe(MODEL, TRAIN, published_plan, ADAPT, clip_local),
     "pr549": Recipe(
-        replace(MODEL, bigram_rows=1536, activation="leaky_relu2"), TRAIN, published_plan, ADAPT
+        replace(MODEL, bigram_rows=1536, activation="leaky_relu2"),
+        TRAIN,
+        published_plan,
+        ADAPT,
+        clip_local,
     ),
 }

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOMES', 'Adaptation', 'Recipe', 'recipe', 'settings', 'Differences', 'differences', 'lab']
 
-# %% ../../nbs/49_published.ipynb #13b5a68a
+# %% ../../nbs/49_published.ipynb #e59c74e5
 import importlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,9 +15,10 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..artifact import Plan, default_plan
+from ..data import Corpus
 from ..files import GolfError, closest
 from ..model import GPT, GPTConfig, SlidingWindow, preset
-from ..train import TrainConfig
+from ..train import Combine, TrainConfig, Trainer
 from ..ttt import TTT, Masks
 
 # %% ../../nbs/49_published.ipynb #68935033
@@ -43,15 +44,24 @@ def start(self: Adaptation, model: GPT, positions: int) -> TTT:
     window = SlidingWindow(model, stride=self.stride, batch=self.batch)
     return TTT(window, -(-positions // self.chunk_tokens), **settings)
 
-# %% ../../nbs/49_published.ipynb #c5606a76
+# %% ../../nbs/49_published.ipynb #5ce1c718
 @dataclass(frozen=True)
 class Recipe:
-    """One published run: shape, training, `squeeze(state) -> Plan`, and adaptation."""
+    """One published run: shape, training, `squeeze(state) -> Plan`, adaptation, clipping rule."""
 
     model: GPTConfig
     train: TrainConfig
     squeeze: Callable[[dict[str, Tensor]], Plan]
     adapt: Adaptation
+    combine: Combine | None = (
+        None  # how ranks' gradients are cut and averaged; None: averaged first
+    )
+
+
+@patch
+def trainer(self: Recipe, corpus: Corpus) -> Trainer:
+    """The training run of this recipe on `corpus`, its clipping rule included."""
+    return Trainer(self.model, self.train, corpus, combine=self.combine)
 
 
 HOMES = {"pr473": "golf.published.pr473", "pr549": "golf.published.pr473"}
@@ -63,7 +73,7 @@ def recipe(name: str) -> Recipe:
         raise GolfError(f"recipe {name!r}: expected one of {sorted(HOMES)}{closest(name, HOMES)}")
     return importlib.import_module(HOMES[name]).RECIPES[name]
 
-# %% ../../nbs/49_published.ipynb #a20ddf83
+# %% ../../nbs/49_published.ipynb #7a649ef4
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Every setting of a recipe by its dotted name; functions by their own names."""
     flat: dict[str, Any] = {}
@@ -71,7 +81,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         for name, value in asdict(getattr(recipe, part)).items():
             inner = value if isinstance(value, dict) else {"": value}
             flat |= {f"{part}.{name}.{k}".rstrip("."): v for k, v in inner.items()}
-    flat["squeeze"] = recipe.squeeze
+    flat |= {"squeeze": recipe.squeeze, "combine": recipe.combine}
     return {
         k: getattr(v, "__qualname__", v).split(".")[0] if callable(v) else v
         for k, v in flat.items()
