@@ -4,7 +4,9 @@ import configparser
 import gc
 import os
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 from contextlib import chdir
 from pathlib import Path
@@ -19,6 +21,14 @@ from IPython.core.pylabtools import select_figure_formats
 from traitlets.config import Config
 
 ROOT = Path(__file__).parent
+QUICK = {  # an experiment's parameters when it is a test: the same road, a few steps of it
+    "ttt_reset": {
+        "train_steps": 5,
+        "chunk_tokens": 256,
+        "prefix_tokens": 10_240,
+        "reset_every": 10,
+    },
+}
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 
 
@@ -72,14 +82,24 @@ class Notebook(pytest.File):
                 heading = titles[0] if titles else heading
             elif cell.cell_type == "code" and cell.source.strip():
                 name = f"cell {number}: {heading}"
-                yield Cell.from_parent(self, name=name, source=cell.source)
+                settings = "parameters" in cell.metadata.get("tags", [])
+                yield Cell.from_parent(self, name=name, source=cell.source, settings=settings)
 
     def setup(self):
         self.main = sys.modules["__main__"]
         self.shell, self.failed, self.ran = Shell(), None, set()
         self.cells = list(self.collect())
+        self.home, self.scratch = self.path.parent, None
+        if any(cell.settings for cell in self.cells):  # an experiment writes records and figures
+            self.scratch = Path(tempfile.mkdtemp(prefix="golf-test-"))
+            shutil.copy(ROOT / "settings.ini", self.scratch)
+            shutil.copytree(ROOT / "runs", self.scratch / "runs")
+            self.home = self.scratch / "nbs"
+            self.home.mkdir()
 
     def teardown(self):
+        if self.scratch:
+            shutil.rmtree(self.scratch)
         self.shell.reset(new_session=False)
         self.shell = None
         sys.modules["__main__"] = self.main
@@ -89,8 +109,10 @@ class Notebook(pytest.File):
         """Run a cell; results are formatted as on a page and figures are drawn."""
         self.failed = cell  # until it has ended well
         self.ran.add(cell.name)
-        with chdir(self.path.parent):
+        with chdir(self.home):
             result = self.shell.run_cell(cell.source)
+            if cell.settings:
+                self.shell.user_ns.update(QUICK.get(self.path.stem, {}))
             error = result.error_before_exec or result.error_in_exec
             if error is None:
                 draw_figures()
@@ -114,9 +136,9 @@ def draw_figures():
 class Cell(pytest.Item):
     """One code cell."""
 
-    def __init__(self, *, source, **kwargs):
+    def __init__(self, *, source, settings=False, **kwargs):
         super().__init__(**kwargs)
-        self.source = source
+        self.source, self.settings = source, settings
 
     def reason_to_skip(self) -> str:
         """Why this cell is no test: a flag, or `eval: false`."""
