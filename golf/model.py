@@ -52,7 +52,7 @@ class GPTConfig:
     def __post_init__(self):
         self.check()
 
-# %% ../nbs/20_model.ipynb #8687f21e
+# %% ../nbs/20_model.ipynb #0dd93fde
 @patch
 def check(self: GPTConfig) -> None:
     """Raise `GolfError` naming the first field that cannot be; called when the object is made."""
@@ -74,7 +74,7 @@ def check(self: GPTConfig) -> None:
         if not holds:
             raise GolfError(f"GPTConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-
+# %% ../nbs/20_model.ipynb #19c60511
 @patch(as_prop=True)
 def head_width(self: GPTConfig) -> int:
     "Dimensions of one attention head."
@@ -93,7 +93,7 @@ def leaky_relu2(z: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu2, "leaky_relu2": leaky_relu2}
 
-# %% ../nbs/20_model.ipynb #a085298c
+# %% ../nbs/20_model.ipynb #ba653f38
 PRESETS = {
     "tiny": GPTConfig(
         layers=4, width=128, heads=4, kv_heads=2, mlp_width=384, context=256,
@@ -108,7 +108,7 @@ PRESETS = {
     "base": GPTConfig(activation="leaky_relu2"),
 }  # fmt: skip
 
-
+# %% ../nbs/20_model.ipynb #aba6e4c1
 def preset(name: str, **changes: Any) -> GPTConfig:
     """The configuration called "tiny", "proxy" or "base", with fields replaced by `changes`.
 
@@ -199,7 +199,7 @@ class Block(nn.Module):
         )
         self.q_gain = nn.Parameter(torch.full((config.heads,), config.qk_gain))
 
-# %% ../nbs/20_model.ipynb #153527ed
+# %% ../nbs/20_model.ipynb #4338e9cc
 def attend(
     h: Tensor,
     weights: tuple[Tensor, ...],
@@ -223,7 +223,7 @@ def attend(
     y = _causal(q, k, v)
     return F.linear((exclude_self(y, v) if exclusive else y).reshape(batch, length, -1), out)
 
-
+# %% ../nbs/20_model.ipynb #d72eb6d0
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     "Softmax attention of q [B, T, H, D] over k and v [B, T, K, D]; query head h reads head h K / H."
     group = q.size(2) // k.size(2)
@@ -338,7 +338,7 @@ def hidden(self: GPT, ids: Tensor) -> Tensor:
             stack.append(x)
     return rms_norm(x)
 
-# %% ../nbs/20_model.ipynb #c14add9c
+# %% ../nbs/20_model.ipynb #3fb6ffe0
 @patch
 def rope(self: GPT, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines for the first `length` positions, float32; longer than the context is fine."""
@@ -360,7 +360,7 @@ def forward(self: GPT, ids: Tensor) -> Tensor:
     "Logits float32 [B, T, V] for `ids` int [B, T]."
     return self.head(self.hidden(ids))
 
-
+# %% ../nbs/20_model.ipynb #9f3f31f1
 @patch
 def loss(self: GPT, ids: Tensor, targets: Tensor) -> Tensor:
     """Mean negative log-likelihood in nats of `targets` [B, T] given `ids` [B, T], float32."""
@@ -468,7 +468,7 @@ class SlidingWindow(Predictor):
         "What decides the predictions: the weights, the shape, and how windows are laid."
         return type(self).__name__, self.model, self.window, self.stride, self.batch
 
-# %% ../nbs/20_model.ipynb #9763022b
+# %% ../nbs/20_model.ipynb #b9371067
 @patch
 def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
     "One row per position of the chunk, from at least `window - stride` tokens where there are."
@@ -488,7 +488,7 @@ def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
 
     return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
 
-
+# %% ../nbs/20_model.ipynb #858c6003
 @patch
 def _states(self: SlidingWindow, chunk: Chunk, plan: list) -> Tensor:
     "States [scored positions, d] of some windows, all padded on the right to one length."

@@ -81,10 +81,10 @@ def check(self: TrainConfig, model: GPTConfig) -> None:
         if not holds:
             raise GolfError(f"TrainConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-# %% ../nbs/25_train.ipynb #1a2f60fb
+# %% ../nbs/25_train.ipynb #6767913f
 Combine = Callable[[list[list[Tensor]], float], list[Tensor]]
 
-
+# %% ../nbs/25_train.ipynb #75a93d19
 class Trainer:
     """One training run of a `GPT` on `corpus`; call `run()`. Raises `GolfError` on bad settings.
 
@@ -122,7 +122,7 @@ def slices(config: TrainConfig, model: GPTConfig) -> int:
     sequences = config.batch_tokens // model.context
     return next(n for n in (8, 4, 2, 1) if sequences % n == 0)
 
-# %% ../nbs/25_train.ipynb #9e84d6ea
+# %% ../nbs/25_train.ipynb #8097c641
 @patch
 def train_step(self: Trainer) -> dict:
     """Make one optimiser step and return its row of the log."""
@@ -137,7 +137,7 @@ def train_step(self: Trainer) -> dict:
     self.step += 1
     return {"step": self.step, "loss": loss, "lr_scale": scale, "grad_norm": norm.item()}
 
-
+# %% ../nbs/25_train.ipynb #75084821
 @patch
 def gradients(self: Trainer, part: Callable[[], None] = lambda: None) -> float:
     """Accumulate the gradient of the next batch's mean loss and return it; `part` after each micro-batch."""
@@ -204,7 +204,7 @@ def save(self: Trainer, path: Path) -> None:
     save_artifact(path, encode(self.tensors(), Plan.lossless(), meta=meta))
     self.saved_at = self.step
 
-# %% ../nbs/25_train.ipynb #8a4f3607
+# %% ../nbs/25_train.ipynb #bfcc3e9f
 @patch
 def name(self: Trainer) -> str:
     """A digest of all that decides the weights."""
@@ -213,7 +213,7 @@ def name(self: Trainer) -> str:
     what = asdict(self.model.config), asdict(settings), self.corpus.fingerprint()
     return digest((*what, self.combine) if self.combine else what)
 
-
+# %% ../nbs/25_train.ipynb #c3ff05ca
 @patch
 def load(self: Trainer, path: Path) -> None:
     """Continue from the checkpoint at `path`; raises `GolfError` when it is another run's."""
@@ -271,7 +271,7 @@ def run(self: Trainer, checkpoint: Path | None = None, *, progress: bool = True)
     bar.close()
     return self
 
-# %% ../nbs/25_train.ipynb #37ce8aac
+# %% ../nbs/25_train.ipynb #d556e62a
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, by datasheet
 
 
@@ -284,7 +284,7 @@ def speed(self: Trainer) -> dict:
     found = {"tokens_per_second": rate}
     return found | ({"mfu": rate * self.model.flops_per_token() / peak} if peak else {})
 
-
+# %% ../nbs/25_train.ipynb #c86fd600
 @patch
 def record(self: Trainer, row: dict, bar: Any) -> None:
     """Keep a row of the log every `log_every` steps, with validation when it is due."""
@@ -304,7 +304,7 @@ def history(self: Trainer) -> pd.DataFrame:
     """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
     return pd.DataFrame(self.log)
 
-# %% ../nbs/25_train.ipynb #18477f95
+# %% ../nbs/25_train.ipynb #e53489fb
 def export_model(
     model: GPT,
     *,
@@ -326,7 +326,7 @@ def export_model(
         extra = {"tokenizer": content} if embed_tokenizer else {}
     return encode(state, plan or default_plan(state, small=16_384), meta=about, extra=extra)
 
-
+# %% ../nbs/25_train.ipynb #eba72e14
 def load_model(data: bytes, *, compute_dtype: torch.dtype = torch.float32) -> GPT:
     """The `GPT` of an artifact's bytes, its weights really decoded; raises `GolfError` if it has none."""
     meta = read_meta(data)
@@ -372,7 +372,7 @@ def fit(
     checkpoint.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/25_train.ipynb #5b891403
+# %% ../nbs/25_train.ipynb #97be3776
 def laptop(steps: int, **changes: Any) -> TrainConfig:
     """Settings for a run on a laptop: 4,096 tokens a step, the learning rate falling for half of it."""
     optim = OptimConfig(
@@ -387,7 +387,7 @@ SHIPPED: dict[str, tuple[str, TrainConfig]] = {
     "proxy": ("shards", laptop(2500, compute_dtype="bfloat16")),
 }  # name of the preset and of the file: corpus and settings
 
-
+# %% ../nbs/25_train.ipynb #ee9b46bd
 def model_path(name: str | Path) -> Path:
     """The file of a shipped artifact by name ("tiny", "proxy"), or `name` itself if it is a file.
 

@@ -146,7 +146,7 @@ def reset(self: TTT) -> None:
         p.copy_(self.start[name])
     self.sgd.state.clear()
 
-# %% ../nbs/30_ttt.ipynb #77d6d857
+# %% ../nbs/30_ttt.ipynb #c24ace23
 @patch
 def learn(self: TTT, chunk: Chunk) -> None:
     "Train on a chunk whose score is final; the text's last chunk is left alone."
@@ -161,7 +161,7 @@ def learn(self: TTT, chunk: Chunk) -> None:
             self.step(ids, targets)
     self.model.eval()
 
-
+# %% ../nbs/30_ttt.ipynb #c8f40d9d
 @patch
 def step(self: TTT, ids: Tensor, targets: Tensor) -> None:
     "One update from one batch: gradient, masks, clip, descent."
@@ -175,7 +175,7 @@ def step(self: TTT, ids: Tensor, targets: Tensor) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
     self.sgd.step()
 
-# %% ../nbs/30_ttt.ipynb #5e746606
+# %% ../nbs/30_ttt.ipynb #0f9f4ddc
 @patch
 def digestible(self: TTT) -> Any:
     "Settings, the starting weights, and the wrapped predictor's layout."
@@ -198,7 +198,7 @@ def get_state(self: TTT) -> dict[str, Any]:
     }
     return dict(weights=weights, momentum=momentum)
 
-
+# %% ../nbs/30_ttt.ipynb #c4cc38db
 @patch
 @torch.no_grad()
 def set_state(self: TTT, state: dict[str, Any]) -> None:
