@@ -256,9 +256,9 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.initialise(seed)
 
-# %% ../nbs/20_model.ipynb #18fbfc92
+# %% ../nbs/20_model.ipynb #4f9a3649
 class Smear(nn.Module):
-    """The gate of `smear`, half open... by its sigmoid: 0 means an equal mix."""
+    """The gate [d] of `smear`: 0 mixes a position and its predecessor in equal parts."""
 
     def __init__(self, width: int):
         super().__init__()
