@@ -28,6 +28,14 @@ QUICK = {  # an experiment's parameters when it is a test: the same road, a few 
         "prefix_tokens": 10_240,
         "reset_every": 10,
     },
+    "train": {"steps": 5, "validation_tokens": 4096},
+    "quantisers": {
+        "tune_steps": 3,
+        "validation_tokens": 5120,
+        "chunk_tokens": 256,
+        "calibration": 2,
+    },
+    "benchmarks": {"rounds": 2, "batch": 1, "compiled": False},
 }
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'style', 'Picture', 'arm_colors', 'cumulative', 'plot_cumulative', 'running_mean', 'reset_positions',
            'smoothing_window', 'plot_difference', 'plot_drift', 'chunk_bpb', 'plot_shuffled', 'plot_loss', 'plot_sizes',
-           'save_figure']
+           'front', 'plot_tradeoff', 'save_figure']
 
 # %% ../nbs/41_plots.ipynb #0498bcc4
 import io
@@ -382,6 +382,38 @@ def plot_sizes(frame: pd.DataFrame, *, cap: int = 16_000_000) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("bytes")
     axes.set_title(f"{total:,} bytes, {total / cap:.1%} of {cap:,}")
+    return figure
+
+# %% ../nbs/41_plots.ipynb #fbb77aa1
+def front(table: pd.DataFrame) -> list[bool]:
+    """For each row, whether no other row has at most its `bytes` and less `difference`, or the reverse."""
+    pairs = list(zip(table.bytes, table.difference))
+    beaten = lambda p: any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in pairs)
+    return [not beaten(pair) for pair in pairs]
+
+
+@_styled
+def plot_tradeoff(table: pd.DataFrame) -> Figure:
+    """Damage with its interval, and bytes, of each row: columns difference, low, high and bytes.
+
+    Rows are sorted by bytes; those on the front (see `front`) are coloured.
+    """
+    for name in ("difference", "low", "high", "bytes"):
+        if name not in table:
+            raise GolfError(f"tradeoff: the frame lacks the column {name!r}")
+    table = table.sort_values("bytes", ascending=False)
+    blue = sns.color_palette("colorblind")[0]
+    colors = [blue if on else "#b0b0b0" for on in front(table)]
+    figure, (damage, size) = _picture(1, 2, height=0.9 + 0.24 * len(table), sharey=True)
+    rows = range(len(table))
+    damage.hlines(rows, table.low, table.high, color=colors, linewidth=1.5)
+    damage.scatter(table.difference, rows, color=colors, s=18, zorder=3)
+    damage.axvline(0, color=GREY, linewidth=0.8)
+    damage.set(yticks=list(rows), yticklabels=table.index, xlabel="damage, bits per byte")
+    damage.set_xscale("symlog", linthresh=1e-3)
+    size.barh(list(rows), table.bytes / 1e3, color=colors, height=0.6)
+    size.set_xlabel("artifact, thousands of bytes")
+    damage.invert_yaxis()
     return figure
 
 # %% ../nbs/41_plots.ipynb #a3931fac

@@ -30,14 +30,14 @@ def constant(chunk: int, total: int) -> float:
     """Learning-rate multiplier 1 at every chunk."""
     return 1.0
 
-# %% ../nbs/30_ttt.ipynb #ac4ae759
+# %% ../nbs/30_ttt.ipynb #67159c60
 Masks = dict[str, Tensor]
 
 
 def freeze_blocks(first: int) -> Callable[[GPT], Masks]:
     """Masks that hold the first `first` blocks still: their slices of all banks and their controls.
 
-    Raises `GolfError` when the model has fewer blocks.
+    A slice that a held block shares with a later one is held too. Raises `GolfError` when the model has fewer blocks.
     """
 
     def masks(model: GPT) -> Masks:
@@ -47,7 +47,12 @@ def freeze_blocks(first: int) -> Callable[[GPT], Masks]:
         for name, p in model.named_parameters():
             mask = torch.ones(p.shape[:1] + (1,) * (p.ndim - 1)) if p.ndim else torch.ones(())
             if name.endswith("_bank"):
-                mask[torch.arange(len(p)) % n < first] = 0
+                still = torch.tensor([model.config.source(i) for i in range(first)])
+                mask[torch.isin(torch.arange(len(p)) % model.config.matrices, still)] = 0
+            elif name.startswith(
+                ("deviations.", "value_mix")
+            ):  # one row a layer, the last n of them
+                mask[: max(0, first - (n - len(p)))] = 0
             elif name.startswith("blocks.") and int(name.split(".")[1]) < first:
                 mask.zero_()
             found[name] = mask

@@ -1,5 +1,6 @@
 """The artifact under attack: damaged, foreign and hostile bytes, and several processes."""
 
+import base64
 import copy
 import hashlib
 import json
@@ -7,34 +8,44 @@ import lzma
 import resource
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import brotli
+import numpy as np
 import pytest
 import torch
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf import coder
 from golf.artifact import (
     COMPRESSORS,
     DTYPES,
+    LAYOUTS,
     MAGIC,
     PREAMBLE,
+    VERSION,
     Plan,
     Section,
     Treatment,
+    compare_compressors,
     decode,
     decompress,
     encode,
     extras,
     load_artifact,
     pack,
+    quantized_tensors,
     read_meta,
     save_artifact,
     size_report,
     unpack,
 )
+from golf.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
 from golf.files import GolfError
+from golf.quant import Quantized, dequantize_rows, largest_code
 
 
 def make_state() -> dict[str, torch.Tensor]:
@@ -60,6 +71,19 @@ PLAN = Plan(
 )
 DATA = encode(STATE, PLAN, meta={"width": 16}, extra={"note": b"abc" * 30})
 DECODED = decode(DATA)
+TURNED = encode(
+    STATE,
+    Plan(
+        {
+            "bank": Treatment("int", order="columns", sections=("up", "down"), compressor="coder"),
+            "table.weight": Treatment("int", bits=8, layout="bits", part="tables"),
+            "gate": Treatment("fp16"),
+        }
+    ),
+    meta={"width": 16},
+    extra={"note": b"abc" * 30},
+)
+FILES = st.sampled_from([DATA, TURNED])
 
 
 def same(left: dict, right: dict) -> bool:
@@ -87,7 +111,7 @@ def right_or_refused(data: bytes) -> bool:
 def rebuild(content: object, body: bytes) -> bytes:
     "A file with this header and valid digests of the header."
     text = json.dumps(content).encode()
-    return PREAMBLE.pack(MAGIC, 1, len(text), hashlib.sha256(text).digest()) + text + body
+    return PREAMBLE.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest()) + text + body
 
 
 def opened(data: bytes) -> tuple[dict, bytes]:
@@ -98,13 +122,13 @@ def opened(data: bytes) -> tuple[dict, bytes]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_flipped_bytes_are_refused(data):
-    damaged = bytearray(DATA)
+@given(FILES, st.data())
+def test_flipped_bytes_are_refused(file, data):
+    damaged = bytearray(file)
     for _ in range(data.draw(st.integers(1, 4))):
-        position = data.draw(st.integers(0, len(DATA) - 1))
+        position = data.draw(st.integers(0, len(file) - 1))
         damaged[position] = data.draw(st.integers(0, 255))
-    assert right_or_refused(bytes(damaged)) == (bytes(damaged) == DATA)
+    assert right_or_refused(bytes(damaged)) == (bytes(damaged) == file)
 
 
 @settings(max_examples=80, deadline=None)
@@ -120,7 +144,7 @@ def test_foreign_bytes_are_refused(junk):
     assert not right_or_refused(junk)
     assert not right_or_refused(MAGIC + junk)
     digest = hashlib.sha256(junk).digest()
-    assert not right_or_refused(PREAMBLE.pack(MAGIC, 1, len(junk), digest) + junk)
+    assert not right_or_refused(PREAMBLE.pack(MAGIC, VERSION, len(junk), digest) + junk)
 
 
 SCALARS = st.one_of(
@@ -130,6 +154,9 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(max_size=8),
     st.sampled_from(["raw", "fp16", "int6", "int8", "xz", "zstd", "float32", "bool", "bank"]),
+    st.sampled_from(
+        ["coder", "planes2", "bits", "plain", "columns", "rows", "up", ["up"], [], [3]]
+    ),
     st.lists(st.integers(-2, 2**64), max_size=4),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
@@ -143,19 +170,21 @@ def places(node: object, path: tuple = ()) -> list[tuple]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_forged_headers_with_valid_digests(data):
-    content, body = opened(DATA)
+@given(FILES, st.data())
+def test_forged_headers_with_valid_digests(file, data):
+    content, body = opened(file)
     content = copy.deepcopy(content)
     path = data.draw(st.sampled_from(places(content)))
     node = content
     for key in path[:-1]:
         node = node[key]
-    action = data.draw(st.sampled_from(["replace", "delete", "double"]))
+    action = data.draw(st.sampled_from(["replace", "delete", "double", "add"]))
     if action == "replace":
         node[path[-1]] = data.draw(SCALARS)
     elif action == "delete":
         del node[path[-1]]
+    elif action == "add" and isinstance(node, dict):
+        node[data.draw(st.sampled_from(["order", "sections", "layout"]))] = data.draw(SCALARS)
     elif isinstance(node, list):
         node.append(copy.deepcopy(node[path[-1]]))
     else:
@@ -182,7 +211,7 @@ def test_damaged_streams_with_valid_digests(data):
 
 def test_header_nested_beyond_reason():
     text = b'{"header":' + b"[" * 200_000 + b"]" * 200_000 + b',"sections":[]}'
-    preamble = PREAMBLE.pack(MAGIC, 1, len(text), hashlib.sha256(text).digest())
+    preamble = PREAMBLE.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest())
     assert not right_or_refused(preamble + text)
 
 
@@ -249,6 +278,192 @@ def test_forged_content_is_refused():
             decode(forge(name, data))
 
 
+# A file of version 1, before there were layouts and the coder: zstd, brotli, xz and raw sections.
+VERSION_ONE = """
+c-
+noG%WEA~9LML@wxKCeus$n|I#3$r(wz6>y6U!MRl2Y#LC*8uODA_OGY1lH3~6>s3thG=7lIGyra|2aMO=vgKtWJ2anX$nv2{
+_U=$Z7AncI@gX6F26zTfjX-}9UENjJ~@%=F1tk|f_8PLi{q$@AZBy|Hs{;hm}J_TLX)-@3l}%dwBXSb+ad-Trf7W-
+aYGWnGbW*3xAcRCQnJ+t5opkgd1V;09%0lxgSkT57|GLzi|^pXDlGl(y3={eg{z{vfb88mQ&!wN`^Gaa8tH_4Q@gCT+H~-
+mdj}*8s8!15q0Ur89SS#r3<r&@jSnGGX%!h9ANPMpp&bP}50-
+JkM%jp;l_0&s4W;PCFs2mP+<fmcb31%7bYqq=P*4`h#vm4BBzx=#ZAqgnmAFvIQnz9u}^QTM|X1GT7R}<kpq*<M4;72(k7g!
+!Z-
+0ES5N?NJtDBW!__;uoTuiz^FuAN@5_AT1pKRaMBv38E2k&L6GHCbBZgk{wPj}NPG%;;o@R2u9i9hw>oMBV^rqK8f$O7N5vF3
+%1bDS<k)gejb;u?12l(3K^CiCQG^H~+z8Gjf?P<0BqJ1BUsJ&b6(i43=^_tV|LM@4YPd1wZgqlE5X>#6*b;yvAu`M(D}W}38
+X~*}93ig_0G>$TJ(qxDKn1WsSOtKpDN#*X{bmPcx2&?P5#4yW$D};;PIGG<fnGo@36$KcNZ_HNSZk^&kWyKMIfD>*3YdakBF
+P;znAH0TYbK5kWOA#aQ1h{8T@AKdYl0yos{S%oBP9_P4zbv0LU3nzWF;{+A5#=C_82yjBPO_nF;K~v1=#O_NieacOY3vr&Od
+(ZweOQ;XZz8^S5MsEo_^u@@7ss&&%AQ<kCSg6dGzoxAHBaA55WIk{Q2CW<n8J#O!%3b_gcx!-
+MPQsJ%0MaT$ug(l$otwv}T`w@a4vdqs6DA-
+4ByXi#Lv3{bzIQ$9o$+u(+{v?YaH^UiyK4&{=)&+8xANNoy);T&>eDpV|EC^QP~9KEEZGl4DB=xb^Yv>-
+49qWBsYcU)9BnP5uAAT*1f
+"""
+
+
+def test_version_one_is_read_as_it_was_written():
+    data = zlib.decompress(base64.b85decode("".join(VERSION_ONE.split())))
+    found = decode(data)
+    expected = STATE | {
+        "bank": STATE["bank"][:1, :4, :6],
+        "table.weight": STATE["table.weight"][:3, :4],
+    }
+    plan = Plan(PLAN.treatments | {"bank": Treatment("int")})
+    assert data[8] == 1 and same(found, decode(encode(expected, plan)))
+    assert read_meta(data) == {"width": 16} and extras(data) == {"note": b"abc" * 30}
+    assert same(found, decode(encode(found, Plan.lossless())))
+    assert size_report(data).total == len(data) == 1501
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(list(LAYOUTS)))
+def test_layouts_lose_nothing(data, name):
+    arranged = LAYOUTS[name](data)
+    assert len(arranged) == len(data) and LAYOUTS[name](arranged, back=True) == data
+    section = Section("any", data, layout=name)
+    assert unpack(pack({}, [section]))[1][0].data == data
+
+
+CODES = {
+    "any": lambda random, limit, shape: random.integers(-limit, limit + 1, shape),
+    "extremes": lambda random, limit, shape: random.choice([-limit, limit], shape),
+    "zeros": lambda random, limit, shape: np.zeros(shape),
+    "small": lambda random, limit, shape: random.normal(0, 1, shape).round().clip(-1, 1),
+    "rows alike": lambda random, limit, shape: np.broadcast_to(
+        random.integers(-limit, limit + 1, shape[-1:]), shape
+    ),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(2, 8),
+    st.one_of(
+        st.sampled_from([(0, 3), (3, 0), (1, 40), (40, 1), (1, 1), (2, 0, 5), (0, 2, 2)]),
+        st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple),
+    ),
+    st.sampled_from(list(CODES)),
+    st.sampled_from([*COMPRESSORS, "best"]),
+    st.sampled_from([None, *LAYOUTS]),
+    st.sampled_from(["rows", "columns"]),
+    st.sampled_from([(), ("one",), ("one", "two")]),
+    st.integers(0, 2**32 - 1),
+)
+def test_codes_come_back_whatever_the_way(
+    bits, shape, kind, compressor, layout, order, sections, seed
+):
+    random = np.random.default_rng(seed)
+    codes = torch.tensor(CODES[kind](random, largest_code(bits), shape).astype(np.int8))
+    steps = torch.tensor(random.uniform(0.01, 1, shape[:-1])).half()
+    stored = Quantized(codes, steps, bits)
+    way = {"compressor": compressor, "layout": layout, "order": order, "sections": sections}
+    treatment = Treatment("int", quantizer=lambda _: stored, **way)
+    state, plan = {"w": codes.float()}, Plan(rest=treatment)
+    if sections and shape[0] % len(sections):
+        with pytest.raises(GolfError, match="'w'"):
+            encode(state, plan)
+        return
+    data = encode(state, plan)
+    found = quantized_tensors(data)["w"]
+    assert torch.equal(found.q, codes) and torch.equal(found.scale, steps) and found.bits == bits
+    assert torch.equal(decode(data)["w"], dequantize_rows(stored))
+    assert size_report(data).total == len(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=400), st.integers(1, 40), st.integers(1, 400))
+def test_any_bytes_can_be_coded(data, rows, columns):
+    if columns > max(len(data), 1):
+        with pytest.raises(GolfError, match="columns"):
+            encode_grid(data, rows=rows, columns=columns)
+        return
+    stored = encode_grid(data, rows=rows, columns=columns)
+    assert decode_grid(stored, len(data)) == data
+    assert len(data) <= DENSEST * len(stored)
+    for longer in (b"\0", b"\1", b"\0\7"):
+        with pytest.raises(GolfError):
+            decode_grid(stored + longer, len(data))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.one_of(st.binary(max_size=120), st.sampled_from([b"\xff" * 99, b"\x7f" * 99, b"\xaa" * 99])),
+    st.integers(0, 8000),
+)
+def test_hostile_streams_of_the_coder(rows, columns, tape, size):
+    "Streams no writer made: right length or refused, whatever magnitudes they spell."
+    try:
+        assert len(decode_grid(GRID.pack(rows, columns) + tape, size)) == size
+    except GolfError as error:
+        assert str(error)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_damaged_streams_of_the_coder(content, data):
+    stream = bytearray(encode_grid(content, rows=3, columns=min(7, len(content))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(stream[: data.draw(st.integers(0, len(stream)))])
+    for damaged in (bytes(stream), cut):
+        for size in (len(content), len(content) + 1, 0):
+            try:
+                assert len(decode_grid(damaged, size)) == size
+            except GolfError as error:
+                assert str(error)
+
+
+def test_the_coder_is_bounded():
+    "Neither a small stream nor a large claim makes the reader allocate or work beyond its bytes."
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in (DENSEST * 108 + 1, 10**9, 10**15, -1):
+        for columns in (1, 2**31, 2**32 - 1):
+            with pytest.raises(GolfError):
+                decode_grid(GRID.pack(1, columns) + bytes(range(100)), size)
+    with pytest.raises(GolfError, match="columns"):
+        decode_grid(GRID.pack(1, 2**32 - 1) + bytes(range(100)), 500)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.1, 60), st.integers(0, 2**32 - 1))
+def test_the_coder_is_close_to_the_information(rows, columns, spread, seed):
+    "No grid costs more than its bytes as they are and one percent, or than noise needs to learn."
+    random = np.random.default_rng(seed)
+    codes = random.normal(0, spread, (rows, columns)).round().clip(-127, 127).astype(np.int8)
+    stored = len(encode_grid(codes.tobytes(), rows=rows, columns=columns)) - GRID.size
+    assert 8 * stored < entropy(codes) * codes.size * 1.05 + 2500
+
+
+def test_the_coder_reaches_the_entropy_of_noise():
+    random = np.random.default_rng(0)
+    codes = random.normal(0, 0.155 * 31, (1024, 1024)).round().clip(-31, 31).astype(np.int8)
+    bits = 8 * len(encode_grid(codes.tobytes(), rows=1024, columns=1024)) / codes.size
+    assert entropy(codes) < bits < 1.001 * entropy(codes)
+
+
+def test_comparison_agrees_with_the_files():
+    codes = Quantized(
+        torch.randint(-31, 32, (3, 20, 30)).to(torch.int8), torch.ones(3, 20).half(), 6
+    )
+    frame = compare_compressors({"a": codes, "b": codes}).set_index(["grid", "method"])
+    for name in COMPRESSORS:
+        treatment = Treatment("int", quantizer=lambda _: codes, compressor=name)
+        data = encode({"w": codes.q.float()}, Plan(rest=treatment))
+        weights = size_report(data).frame.set_index("part").loc["weights", "bytes"]
+        assert frame.loc[("a", name), "bytes"] == weights
+        assert frame.loc[("all", name), "bytes"] == 2 * weights
+    assert (frame["values"] == [1800] * 14 + [3600] * 7).all()
+
+
+def test_coder_without_a_place_for_its_cache():
+    "A module that lives in no file cannot keep what it compiled, and compiles all the same."
+    source = Path(coder.__file__).read_text()
+    space = {"__name__": "golf.coder", "__package__": "golf"}
+    exec(compile(source, "<nowhere>", "exec"), space)
+    data = bytes(range(256)) * 3
+    assert space["encode_grid"](data, rows=3, columns=256) == encode_grid(data, rows=3, columns=256)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(list(DTYPES)),
@@ -278,12 +493,13 @@ def test_decoded_tensors_are_independent_and_writable():
     assert same(second, DECODED)
 
 
-def test_same_bytes_in_another_process():
+@pytest.mark.parametrize("interpreted", [False, True])
+def test_same_bytes_in_another_process(interpreted):
+    "Other hash seeds, other threads, and the coder compiled or read by the interpreter."
     script = (
         "import sys, hashlib, torch; sys.path.insert(0, sys.argv[1]); "
         "torch.set_num_threads(int(sys.argv[2])); import test_artifact as t; "
-        "print(hashlib.sha256(t.encode(t.make_state(), t.PLAN, meta={'width': 16}, "
-        "extra={'note': b'abc' * 30})).hexdigest())"
+        "print(hashlib.sha256(t.DATA + t.TURNED).hexdigest())"
     )
     folder = str(__file__).rsplit("test_artifact", 1)[0]
     found = subprocess.run(
@@ -291,9 +507,13 @@ def test_same_bytes_in_another_process():
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONHASHSEED": "7",
+            "PATH": "/usr/bin:/bin",
+            "NUMBA_DISABLE_JIT": str(int(interpreted)),
+        },
     ).stdout.strip()
-    assert found == hashlib.sha256(DATA).hexdigest()
+    assert found == hashlib.sha256(DATA + TURNED).hexdigest()
 
 
 def test_save_leaves_no_half_file(tmp_path):

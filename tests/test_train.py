@@ -1,90 +1,107 @@
 """A training run that is killed, and what is left where a good file is expected."""
 
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
+import random
 import time
 from pathlib import Path
 
-import pytest
-
-PROGRAM = """
-import sys
-from dataclasses import replace
-from pathlib import Path
 import numpy as np
+import pytest
 import torch
-from golf.data import ByteTable, Corpus
-from golf.files import digest
-from golf.model import GPTConfig
-from golf.train import Trainer, TrainConfig, fit
 
-torch.set_num_threads(1)
-folder, mode = Path(sys.argv[1]), sys.argv[2]
-text = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 200, dtype=np.uint8)
-rule = folder / "bytes.txt"
-rule.write_text("an id is a byte")
-none = torch.zeros(256, dtype=torch.bool)
-table = ByteTable(torch.ones(256, dtype=torch.long), none, none)
-corpus = Corpus("fox", text[:7200].astype("uint16"), text[7200:].astype("uint16"), rule, table, 256)
-shape = GPTConfig(vocab_size=256, layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, context=32,
-                  bigram_rows=64, bigram_width=8, value_rows_width=8, value_layers=(1,), xsa_last=1,
-                  rope_dims=8)
-config = TrainConfig(steps=60, batch_tokens=256, warmdown=30, checkpoint_every=2,
-                     validation_tokens=512)
-print("ready", flush=True)
-print(digest(fit(shape, config, corpus, folder / "made", progress=False).read_bytes()))
-"""
+STEPS = 40
 
 
-def start(folder: Path) -> subprocess.Popen:
-    "A process that trains into `folder`, waited for until it has begun."
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), "run"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
+def work(folder: Path, begun) -> None:
+    """Train a small model into `folder`; `begun` is set when the first step is near."""
+    from golf.average import AverageConfig
+    from golf.data import ByteTable, Corpus
+    from golf.model import GPTConfig
+    from golf.quant import Qat
+    from golf.train import Burst, TrainConfig, fit
+
+    torch.set_num_threads(1)
+    text = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 200, dtype=np.uint8)
+    text = text.astype("uint16")
+    rule = folder / "bytes.txt"
+    rule.write_text("an id is a byte")
+    none = torch.zeros(256, dtype=torch.bool)
+    table = ByteTable(torch.ones(256, dtype=torch.long), none, none)
+    corpus = Corpus("fox", text[:7200], text[7200:], rule, table, 256)
+    shape = GPTConfig(
+        vocab_size=256,
+        layers=2,
+        width=32,
+        heads=2,
+        kv_heads=1,
+        mlp_width=64,
+        context=32,
+        bigram_rows=64,
+        bigram_width=8,
+        value_rows_width=8,
+        value_layers=(1,),
+        xsa_layers=(1,),
+        rope_dims=8,
     )
-    assert process.stdout.readline() == "ready\n"
+    config = TrainConfig(
+        steps=STEPS,
+        batch_tokens=256,
+        warmdown=20,
+        checkpoint_every=2,
+        validation_tokens=512,
+        average=AverageConfig("lawa", every=3, keep=4, below=1.0),
+        qat=Qat(5, start=0.5),
+        burst=Burst(epochs=1, keep=10),
+    )
+    begun.set()
+    fit(shape, config, corpus, folder / "made", progress=False)
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["golf.train"])
+
+
+def start(folder: Path) -> multiprocessing.Process:
+    """A process that trains into `folder`, waited for until it has begun."""
+    begun = CONTEXT.Event()
+    process = CONTEXT.Process(target=work, args=(folder, begun))
+    process.start()
+    assert begun.wait(120)
     return process
 
 
-def finish(folder: Path) -> str:
-    "The digest of the artifact that an undisturbed process ends with."
+def finish(folder: Path) -> bytes:
+    """The artifact that an undisturbed process ends with."""
     process = start(folder)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    return output.strip()
-
-
-def checkpoint(folder: Path) -> Path | None:
-    return (
-        next((folder / "made").glob("*.checkpoint"), None) if (folder / "made").exists() else None
-    )
+    process.join(300)
+    assert process.exitcode == 0
+    return next((folder / "made").glob("*.golf")).read_bytes()
 
 
 def test_killed_training_ends_with_the_same_bytes(tmp_path):
-    """kill -9 after the first checkpoint, twice; the third process ends as if nothing had happened."""
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    calm.mkdir()
-    rough.mkdir()
-    for _ in range(2):
-        process = start(rough)
-        seen = checkpoint(rough).stat().st_mtime_ns if checkpoint(rough) else 0
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            found = checkpoint(rough)
-            if found and found.stat().st_mtime_ns != seen:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not list((rough / "made").glob("*.golf")) or checkpoint(rough) is None
-    assert finish(rough) == finish(calm)
-    left = sorted(p.suffix for p in (rough / "made").iterdir() if not p.name.startswith("."))
-    assert left == [".golf", ".json"]
+    """kill -9 at ten random moments of ten runs; each goes on and ends as if nothing had happened.
+
+    The run has everything that a checkpoint must keep: Muon's momentum, a ring of snapshots,
+    rounding that begins late, a burst after the last step.
+    """
+    moments, interrupted = random.Random(0), 0
+    for name in ("first", "calm"):  # the first also warms the server of processes up
+        begun = time.monotonic()
+        (tmp_path / name).mkdir()
+        calm = finish(tmp_path / name)
+    duration = time.monotonic() - begun
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = start(folder)
+        time.sleep(moments.uniform(0, 0.9 * duration))
+        interrupted += process.is_alive()
+        process.kill()
+        process.join()
+        assert finish(folder) == calm
+        left = sorted(p.suffix for p in (folder / "made").iterdir() if p.name[0] != ".")
+        assert left == [".golf", ".json"]
+    assert interrupted >= 5
 
 
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
