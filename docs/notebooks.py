@@ -30,17 +30,20 @@ EXPERIMENTS = "Experiments"
 
 DIRECTIVE = re.compile(r"#\s*\|\s*([\w-]+):?\s*(.*)")
 CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)([^}]*)\}[ \t]*\n(?:#+ (.+)\n+)?", re.MULTILINE)
-LINK = re.compile(
-    r"(?<!!)\[([^\]]*)\]\((?!\w+://|#|mailto:)/?([\w./-]+?)\.(?:html|ipynb)(#[^)]*)?\)"
-)
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+://|#|mailto:)/?([\w./-]+?)\.(html|ipynb)(#[^)]*)?\)")
 
 
 # Which chapters there are
 
 
 def page(path: Path) -> str:
-    """The page a notebook becomes, under the name nbdev links to: `20_model.ipynb` -> `model`."""
-    return re.sub(r"^\d+[a-z]?_", "", path.stem)
+    """The page a notebook becomes, under the name nbdev links to: `20_model.ipynb` -> `model`.
+
+    An experiment with the name of a chapter, such as `train.ipynb`, gets another: `train-run`.
+    """
+    name = re.sub(r"^\d+[a-z]?_", "", path.stem)
+    twin = path.suffix == ".ipynb" and name == path.stem and any(NOTEBOOKS.glob(f"*_{name}.ipynb"))
+    return f"{name}-run" if twin else name
 
 
 def group(path: Path) -> str:
@@ -186,7 +189,7 @@ def markdown(text: str, labels: set[str]) -> str:
     """Page text in MyST: callouts, links between chapters and to definitions, figures."""
 
     def link(match: re.Match) -> str:
-        words, target, anchor = match[1], page(Path(match[2])), (match[3] or "")[1:]
+        words, target, anchor = match[1], page(Path(f"{match[2]}.{match[3]}")), (match[4] or "")[1:]
         label = f"{target}.{anchor}".lower()
         if anchor and label in labels:
             return f"[{words}](#{label})"

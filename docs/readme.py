@@ -37,7 +37,7 @@ def readme() -> str:
     """The text of README.md."""
     cells = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4).cells
     text = "\n\n".join(filter(None, map(cell_text, cells)))
-    text = LINK.sub(lambda m: f"[{m[1]}](nbs/{m[2]}.ipynb{m[3] or ''})", text)
+    text = LINK.sub(lambda m: f"[{m[1]}](nbs/{m[2]}.ipynb{m[4] or ''})", text)
     text = text.replace("](../figures/", "](figures/").replace('src="../figures/', 'src="figures/')
     text = text.replace("<!-- chapters -->", chapter_table("nbs/")).replace("this site", "the site")
     return f"{NOTE}\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -242,7 +242,7 @@ def encode_grid(data: bytes, *, rows: int = 1, columns: int | None = None) -> by
     stream = GRID.pack(rows, columns) + _write(codes, rows, columns)
     return stream.ljust(-(-codes.size // DENSEST), b"\0")
 
-# %% ../nbs/19_coder.ipynb #86d0973f
+# %% ../nbs/19_coder.ipynb #9ee39d2d
 def _ends(tape: bytes, state: np.ndarray, size: int) -> bool:
     "Whether a tape ends as one that was written, its state being that after the last code."
     used, place, last = len(tape.rstrip(b"\0")), state[PLACE], state[LOW] >> 24
@@ -254,7 +254,8 @@ def decode_grid(data: bytes, size: int) -> bytes:
     """The `size` codes, as bytes, of a stream of `encode_grid`.
 
     Raises `GolfError` for a stream that is cut in its head, does not end with its last code, has no
-    possible grid, or claims more than 64 codes a byte. Other damage may give other codes: keep a digest.
+    possible grid, or claims more than 64 codes a byte. Damage may also give other codes, so keep a
+    digest.
     """
     if len(data) < GRID.size or not 0 <= size <= DENSEST * len(data):
         raise GolfError(f"{len(data)} coded bytes cannot hold {size} codes")

@@ -138,7 +138,7 @@ class MixtureOfDepths(GPT):
         self.check()
         self.build_router(seed)
 
-# %% ../nbs/28_graveyard.ipynb #b10f7a57
+# %% ../nbs/28_graveyard.ipynb #6243ed61
 @patch
 def check(self: MixtureOfDepths) -> None:
     """Raise `GolfError` naming the first setting that cannot be."""
@@ -152,19 +152,19 @@ def check(self: MixtureOfDepths) -> None:
             found = getattr(self, name)
             raise GolfError(f"MixtureOfDepths: {name} must be {wanted}, not {found!r}")
 
-
+# %% ../nbs/28_graveyard.ipynb #66d2a440
 @patch
 def build_router(self: MixtureOfDepths, seed: int) -> None:
     """Random score vectors, which break the ties, and thresholds at their quantile `1 - keep`."""
     c = self.config
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 1_000_003)  # other draws than the weights'
     router = torch.randn(len(self.routed), c.width, generator=generator) * c.width**-0.5
     self.router = nn.Parameter(router)
     quantile = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - self.keep))
     size = [(i + 1) ** -0.5 if c.layer_norm_scale else 1.0 for i in self.routed]
     self.register_buffer("threshold", quantile.clamp(-100.0) * torch.tensor(size))
 
-# %% ../nbs/28_graveyard.ipynb #213f6f36
+# %% ../nbs/28_graveyard.ipynb #27c7c26b
 @patch
 def passes(self: MixtureOfDepths, margin: Tensor) -> Tensor:
     """Which tokens go through, bool [B, T], by their scores above the threshold [B, T]."""
@@ -186,7 +186,7 @@ def mlp(self: MixtureOfDepths, i: int, h: Tensor, run: Pass) -> Tensor:
     gate = margin[chosen].sigmoid()[:, None].to(y.dtype)
     return torch.zeros_like(h).index_put((chosen,), y * gate)
 
-
+# %% ../nbs/28_graveyard.ipynb #75b22bd8
 @patch
 def digestible(self: MixtureOfDepths) -> tuple:
     "What decides the numbers that come out, for `golf.files.digest`."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODEL_A', 'OPTIM', 'TRAIN_A', 'EIGHT', 'TABLES', 'EBLS', 'MODEL_B', 'CONTROLS', 'LARGE', 'SWIGLU', 'CLAIMED_QAT',
            'BURST', 'MODEL_589', 'PR589', 'PR484', 'OF_A', 'OF_B', 'OF_H', 'WARTS', 'RECIPES', 'coarse_rope',
-           'CoarsePositions', 'keyed_rows', 'Ebls', 'gamma_price', 'shrinking', 'by_ending', 'squeeze_ebls',
-           'SwigluStack', 'prune', 'squeeze_swiglu', 'late_average', 'shipped_rounding', 'squeeze_steps']
+           'CoarsePositions', 'keyed_rows', 'Ebls', 'shrinking', 'by_ending', 'squeeze_ebls', 'SwigluStack', 'prune',
+           'squeeze_swiglu', 'late_average', 'shipped_rounding', 'squeeze_steps']
 
-# %% ../../nbs/51_pr484.ipynb #91ef5343
+# %% ../../nbs/51_pr484.ipynb #4a120fa2
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +32,7 @@ from golf.published.pr473 import (
 )
 from .recipes import Adaptation, Recipe, Wart
 from ..quant import Qat, prune_smallest
+from ..sharing import gamma_penalty
 from ..train import Burst, Trainer
 
 # %% ../../nbs/51_pr484.ipynb #477a69df
@@ -97,15 +98,10 @@ MODEL_A = GPTConfig(
     sources=(0, 0, 0, 1, 1, 1, 2, 2, 2), deviation="bypass", deviation_rank=8, deviation_gate=True,
 )  # fmt: skip
 
-# %% ../../nbs/51_pr484.ipynb #80ea05d5
-def gamma_price(model: GPT, weight: float = 0.01) -> Tensor:
-    """`weight` times the sum of all gates of a model with `deviation_gate`; a scalar."""
-    return weight * sum(gate.sum() for gate in model.gammas().values())
-
-
+# %% ../../nbs/51_pr484.ipynb #2108187c
 def shrinking(trainer: Trainer, ids: Tensor, targets: Tensor) -> Tensor:
     """The objective of version A: the loss of a micro-batch and the price of its open gates."""
-    return trainer.usual(ids, targets) + gamma_price(trainer.model)
+    return trainer.usual(ids, targets) + gamma_penalty(trainer.model)
 
 # %% ../../nbs/51_pr484.ipynb #2953c9eb
 OPTIM = OPTIMS["pr414"]
@@ -244,7 +240,7 @@ WARTS = [
          effect="5.8 % instead of 3.2 % of rounding error (inferred from the size); no control exists"),
 ]  # fmt: skip
 
-# %% ../../nbs/51_pr484.ipynb #9492cb1e
+# %% ../../nbs/51_pr484.ipynb #1db89aa9
 WARTS += [
     Wart(name="start of the average", of=OF_A,
          said="SWA below a rate of 0.4, by the script's default",
@@ -260,6 +256,10 @@ WARTS += [
          ran="nine passes; the modes round rotary angles at different places",
          evidence="no log has 15 passes; both tables can be made",
          effect="0.041 is the mean difference of a cosine (CPU, torch 2.13, run once)"),
+]  # fmt: skip
+
+# %% ../../nbs/51_pr484.ipynb #5da3a35e
+WARTS += [
     Wart(name="gates of MLPs", of=OF_A,
          said="exactly zero everywhere",
          ran="0.0012 in the first layer",

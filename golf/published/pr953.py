@@ -6,7 +6,7 @@
 __all__ = ['FLOOR', 'LATE_QAT', 'BASE', 'SHAPE', 'TRAIN', 'DOORS', 'RECIPES', 'WARTS', 'crown_953', 'objective_953', 'stale_gptq',
            'first_windows', 'pruned_matrix', 'pruned_table', 'plan_953', 'squeeze_953']
 
-# %% ../../nbs/52_pr953.ipynb #d51b2db9
+# %% ../../nbs/52_pr953.ipynb #e03da3fa
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,12 +17,12 @@ from torch import Tensor
 from ..artifact import SMALL, Plan
 from ..data import Corpus
 from ..files import GolfError
-from ..gptq import gptq_plan, hessians
+from ..gptq import gptq_plan, hessians, round_columns
 from ..model import GPT, last_layers
 from . import pr473
 from .pr473 import MATRIX_SHARES, SmallProjections, quantize_table
 from .recipes import Recipe, Wart
-from ..quant import Qat, Quantized, crown_q, largest_code, prune_smallest, search, to_grid
+from ..quant import Qat, Quantized, crown_q, largest_code, prune_smallest, search
 from ..train import Trainer
 
 # %% ../../nbs/52_pr953.ipynb #486625ef
@@ -45,7 +45,7 @@ def objective_953(trainer: Trainer, ids: Tensor, targets: Tensor) -> Tensor:
     loss = trainer.passes[trainer.phase](ids, targets)
     return loss + 0.01 * crown_953(trainer.model) if trainer.scale < 0.5 else loss
 
-# %% ../../nbs/52_pr953.ipynb #0e13f7be
+# %% ../../nbs/52_pr953.ipynb #51077c15
 def stale_gptq(w: Tensor, hessian: Tensor, bits: int = 5) -> Quantized:
     """A matrix [r, c] rounded as PR #953 does it, for inputs with second moments `hessian` [c, c].
 
@@ -59,11 +59,8 @@ def stale_gptq(w: Tensor, hessian: Tensor, bits: int = 5) -> Quantized:
     order = h.diagonal().argsort(stable=True)  # the least important column first
     lower, failed = torch.linalg.cholesky_ex(h[order][:, order])
     inverse = torch.cholesky_inverse(lower) if not failed else (1 / h.diagonal()[order]).diag()
-    moving, codes = w.float()[:, order], torch.zeros_like(w, dtype=torch.int8)
-    for j in range(len(order)):
-        codes[:, order[j]] = to_grid(moving[:, j, None], step, bits)[:, 0]
-        error = (moving[:, j] - codes[:, order[j]] * step) / inverse[j, j]
-        moving[:, j + 1 :] -= error[:, None] * inverse[j, j + 1 :]
+    codes = torch.empty_like(w, dtype=torch.int8)
+    codes[:, order] = round_columns(w.float()[:, order], step, inverse, bits, len(order))
     return Quantized(codes, step.half(), bits)
 
 # %% ../../nbs/52_pr953.ipynb #c1397359
