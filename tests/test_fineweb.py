@@ -284,8 +284,10 @@ def test_what_cannot_be_continued_starts_again(fetch, hub, tmp_path, fault):
 
 
 PROGRAM = """
+import signal
 import sys
 from golf.data import fetch_fineweb
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 fetch_fineweb("sp290", 2, sys.argv[1], repo=sys.argv[2], endpoint=sys.argv[3], progress=False)
 """
 
