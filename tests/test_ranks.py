@@ -73,7 +73,7 @@ def half_way(folder: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 2), (2, 4)])
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(runs, tmp_path, before, after):
     """Stopped half-way on some ranks and continued on others: the curve of all."""
     assert Path(run_ranks(half_way, str(tmp_path), ranks=before)[0]).exists()
