@@ -1053,6 +1053,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'golf.train.TrainConfig.check': ('train.html#trainconfig.check', 'golf/train.py'),
                             'golf.train.Trainer': ('train.html#trainer', 'golf/train.py'),
                             'golf.train.Trainer.__init__': ('train.html#trainer.__init__', 'golf/train.py'),
+                            'golf.train.Trainer._enough_memory': ('train.html#trainer._enough_memory', 'golf/train.py'),
                             'golf.train.Trainer._load_optimisers': ('train.html#trainer._load_optimisers', 'golf/train.py'),
                             'golf.train.Trainer._make_passes': ('train.html#trainer._make_passes', 'golf/train.py'),
                             'golf.train.Trainer._remember_batch': ('train.html#trainer._remember_batch', 'golf/train.py'),

@@ -8,7 +8,7 @@ __all__ = ['FLOATS', 'Combine', 'Objective', 'LOWER_RATES', 'LOWER_MEMORY', 'PEA
            'unsqueezed', 'fit', 'finish', 'peak_memory', 'Job', 'to_json', 'job_from', 'door', 'work', 'launch', 'main',
            'laptop', 'model_path', 'starting_from']
 
-# %% ../nbs/25_train.ipynb #080bb99e
+# %% ../nbs/25_train.ipynb #ef1e907d
 import importlib
 import json
 import math
@@ -16,7 +16,8 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -200,18 +201,14 @@ def begin(self: Trainer) -> None:
     self.step, self.elapsed, self.saved_at = 0, 0.0, 0
     self._make_passes()
 
-# %% ../nbs/25_train.ipynb #a51b170d
+# %% ../nbs/25_train.ipynb #6b29f52d
 @patch
 def train_step(self: Trainer) -> dict:
     """Make one optimiser step and return its row of the log."""
     self.scale = self.lr_scale()
     self._remember_batch()
-    try:
+    with self._enough_memory():
         loss, norm = self.update(self.scale)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
     self.step += 1
     return {"step": self.step, "loss": loss, "lr_scale": self.scale, "grad_norm": norm}
 
@@ -220,7 +217,7 @@ def train_step(self: Trainer) -> dict:
 def update(self: Trainer, scale: float) -> tuple[float, float]:
     """Learn from the next batch at learning rates times `scale`: its mean loss and gradient norm."""
     limit = self.config.grad_clip or math.inf
-    self.phase = self.config.qat.phase(scale) if self.config.qat else "off"
+    self.scale, self.phase = scale, self.config.qat.phase(scale) if self.config.qat else "off"
     loss = self.combined(limit) if self.combine else self.gradients()
     loss = self.ranks.total(loss) / self.ranks.world_size
     if not math.isfinite(loss):
@@ -296,15 +293,15 @@ def _make_passes(self: Trainer) -> None:
         options = dict(dynamic=False, fullgraph=True)
         self.passes = {k: torch.compile(f, **options) for k, f in self.passes.items()}
 
-# %% ../nbs/25_train.ipynb #1f8c0465
+# %% ../nbs/25_train.ipynb #4bc51fd1
 @patch
 def prime(self: Trainer) -> None:
     """Run `prime_steps` steps in every phase, then return to the state before them."""
     held = {name: t.clone() for name, t in self.model.state_dict().items()}
     position = self.stream.state()
-    for _ in range(self.config.prime_steps):
-        for phase in self.passes:
-            self.phase = phase
+    for phase in self.config.prime_steps * list(self.passes):
+        self.phase = phase
+        with self._enough_memory():
             self.gradients()
             self.optimisers.step(0, 1.0)
     self.model.load_state_dict(held)
@@ -312,7 +309,7 @@ def prime(self: Trainer) -> None:
     self.stream.load(position)
     self.phase = "off"
 
-# %% ../nbs/25_train.ipynb #b1173cee
+# %% ../nbs/25_train.ipynb #f0903fcb
 LOWER_RATES = "lower optim.matrix_lr and optim.table_lr, or grad_clip"
 LOWER_MEMORY = "raise accumulate, or lower batch_tokens or the model's context or width"
 
@@ -329,6 +326,18 @@ def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or on a CPU."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "can't allocate memory" in str(error)
+
+
+@patch
+@contextmanager
+def _enough_memory(self: Trainer) -> Iterator[None]:
+    "A `GolfError` that says what to lower, for memory that runs out within the block."
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
 
 # %% ../nbs/25_train.ipynb #b32d8b92
 @patch
