@@ -9,7 +9,8 @@ __all__ = ['MAGIC', 'VERSION', 'HEADER_BYTES', 'BOS', 'VALIDATION_SHARE', 'TEST_
            'text_documents', 'tokenize_documents', 'stdlib_documents', 'Corpus', 'load_corpus', 'TokenStream',
            'HubFile', 'write_provenance', 'Fetched', 'fetch_fineweb', 'SplitReport', 'DataReport', 'check_data']
 
-# %% ../nbs/01_data.ipynb #23ca4dd3
+# %% ../nbs/01_data.ipynb #6fe3d9fd
+import contextlib
 import datetime
 import hashlib
 import io
@@ -1111,7 +1112,7 @@ def _verified(path: Path, file: HubFile, vocab_size: int) -> str:
             raise GolfError(f"{path}: {kind} {own[:12]}…, the repository lists {listed[:12]}…")
     return found
 
-# %% ../nbs/01_data.ipynb #4d022d82
+# %% ../nbs/01_data.ipynb #02d62d15
 def _fetch(
     place: Path, file: HubFile, *, what: str, repo: str, revision: str, endpoint: str | None,
     vocab_size: int, progress: bool,
@@ -1123,8 +1124,9 @@ def _fetch(
     with _hub(f"{place}: {what}"):
         place.parent.mkdir(parents=True, exist_ok=True)
         for old in place.parent.glob(".fetch-*"):  # left by a killed process
-            if time.time() - old.stat().st_mtime > 86400:
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another download's, just finished
+                if time.time() - old.stat().st_mtime > 86400:
+                    shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetch-") as staging:
             options = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
             options |= {"local_dir": staging, "tqdm_class": None if progress else silent_tqdm}

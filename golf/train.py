@@ -662,7 +662,7 @@ def job_from(text: str) -> Job:
     train = _settings(TrainConfig, job.pop("train", {}), "train")
     return _settings(Job, job | dict(model=shape, train=train), "the job")
 
-# %% ../nbs/25_train.ipynb #cc1e59e2
+# %% ../nbs/25_train.ipynb #84cde8bd
 def door(name: str) -> Any:
     """The function that "module:name" says; raises `GolfError` if there is none."""
     module, _, attribute = name.partition(":")
@@ -673,7 +673,10 @@ def door(name: str) -> Any:
 
 
 def work(text: str, progress: bool = True) -> str:
-    """Run the job of a JSON text as one rank of however many there are; the artifact's path."""
+    """Run the job of a JSON text as one rank of however many there are.
+
+    Returns the artifact's path on rank 0, and nothing on the others.
+    """
     job = job_from(text)
     doors = {key: door(name) for key, name in job.doors.items()}
     folder = Path(job.folder or cache_dir() / "models")
@@ -684,9 +687,9 @@ def work(text: str, progress: bool = True) -> str:
     if ranks.main:
         ranks.barrier()
     path = fit(job.model, job.train, corpus, folder, progress=progress, ranks=ranks, **doors)
-    return str(path)
+    return str(path) if ranks.main else ""
 
-# %% ../nbs/25_train.ipynb #1b8ad8b3
+# %% ../nbs/25_train.ipynb #d0eb5b91
 def launch(job: Job, *, ranks: int = 1, progress: bool = False) -> Path:
     """Run `job` on so many fresh processes of this machine and return the artifact's path.
 
@@ -704,11 +707,12 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise GolfError("usage: python -m golf.train JOB.json")
-        path = Path(guarded(work, Path(arguments[0]).read_text()))
+        path = guarded(work, Path(arguments[0]).read_text())
     except (OSError, GolfError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(path)
+    if path:
+        print(path)
     return 0
 
 # %% ../nbs/25_train.ipynb #38724e49

@@ -148,7 +148,7 @@ def test_torchrun_runs_a_job_file(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     made = list(tmp_path.glob("*.golf"))
-    assert len(made) == 1 and str(made[0]) in done.stdout
+    assert len(made) == 1 and done.stdout.split() == [str(made[0])]
     file.write_text('{"train": {"step": 3}}')
     bad = subprocess.run(
         [sys.executable, "-m", "golf.train", str(file)], capture_output=True, text=True, timeout=300
