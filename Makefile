@@ -12,8 +12,8 @@ run: venv  ## the main experiment with its defaults, then its table
 	$(BIN)/papermill nbs/ttt_reset.ipynb $(ARGS)
 	@$(BIN)/python -c '$(TABLE)'
 
-test: venv  ## every notebook cell and every test
-	$(BIN)/python -m pytest -q $(ARGS)
+test: venv  ## every notebook cell and every test, two files at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: venv  ## the site, in _docs/
 	$(BIN)/python docs/notebooks.py

@@ -13,6 +13,8 @@ from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["IN_TEST"] = "1"  # the last cell of a notebook then exports nothing
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
 
 import nbformat
 import pytest
@@ -35,7 +37,26 @@ QUICK = {  # an experiment's parameters when it is a test: the same road, a few 
         "chunk_tokens": 256,
         "calibration": 2,
     },
-    "benchmarks": {"rounds": 2, "batch": 1, "compiled": False},
+    "ngram_backoff": {"chunk_tokens": 256, "prefix_tokens": 10_240, "packet_tokens": 200_000},
+    "hedge_mixer": {
+        "chunk_tokens": 512,
+        "prefix_tokens": 12_288,
+        "warm_up": 2000,
+        "order": 3,
+        "drawn_tokens": 1024,
+    },
+    "eb_ttt": {"chunk_tokens": 512, "prefix_tokens": 5120, "memory_tokens": 2048},
+    "benchmarks": {
+        "rounds": 2,
+        "batch": 1,
+        "compiled": False,
+        "evaluated": "tiny",
+        "chunk_tokens": 256,
+        "turns": 1,
+        "ngram_tokens": [20_000],
+        "stream_tokens": 20_000,
+        "walked": 4096,
+    },
 }
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 

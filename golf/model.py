@@ -7,9 +7,9 @@ __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', '
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
            'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend', 'GPT',
            'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu', 'initial_mix', 'mix_with_first',
-           'trigram_rows', 'deviation_shapes', 'Deviations', 'windows', 'SlidingWindow']
+           'trigram_rows', 'deviation_shapes', 'Deviations', 'windows', 'SlidingWindow', 'portion']
 
-# %% ../nbs/20_model.ipynb #821f174e
+# %% ../nbs/20_model.ipynb #4daa3150
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .dist import Dense
-from .files import GolfError, closest
+from .files import GolfError, closest, digest
+from .ranks import Ranks
 from .scoring import Chunk, Predictor
 
 # %% ../nbs/20_model.ipynb #433f0a01
@@ -893,41 +894,39 @@ def windows(start: int, stop: int, window: int, stride: int) -> list[tuple[int, 
         position = end
     return found
 
-# %% ../nbs/20_model.ipynb #f78a2974
+# %% ../nbs/20_model.ipynb #a0134d8b
 class SlidingWindow(Predictor):
     """Predicts with overlapping windows of a fixed `model`; learns nothing.
 
     `window` defaults to the model's context and `stride` to half of it; `batch` windows go through
-    the model together. Raises `GolfError` when a chunk does not begin on a multiple of the stride.
+    the model together; `ranks` share the windows. Raises `GolfError` when a chunk does not begin on
+    a multiple of the stride, or when the ranks hold different models.
     """
 
     def __init__(
-        self, model: GPT, window: int | None = None, stride: int | None = None, *, batch: int = 16
+        self,
+        model: GPT,
+        window: int | None = None,
+        stride: int | None = None,
+        *,
+        batch: int = 16,
+        ranks: Ranks | None = None,
     ):
-        self.model, self.vocab_size = model, model.config.vocab_size
+        self.model, self.vocab_size, self.ranks = model, model.config.vocab_size, ranks or Ranks()
         self.window = window or model.config.context
         self.stride = stride or max(1, self.window // 2)
         self.batch = batch
         if not 0 < self.stride <= self.window:
             raise GolfError(f"stride must be from 1 to window={self.window}, not {self.stride}")
+        if not self.ranks.alone:
+            self.ranks.agree(digest(model), "the model of a SlidingWindow")
 
-    def digestible(self) -> Any:
-        "What decides the predictions: the weights, the shape, and how windows are laid."
-        return type(self).__name__, self.model, self.window, self.stride, self.batch
-
-# %% ../nbs/20_model.ipynb #b9371067
+# %% ../nbs/20_model.ipynb #b69f09cc
 @patch
 def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
     "One row per position of the chunk, from at least `window - stride` tokens where there are."
-    if chunk.start % self.stride:
-        rule = f"a multiple of the stride, {self.stride}"
-        raise GolfError(f"chunk_tokens must be {rule}: this chunk starts at {chunk.start}")
-    plan = windows(chunk.start, chunk.stop, self.window, self.stride)
     with torch.no_grad():
-        parts = [
-            self._states(chunk, plan[i : i + self.batch]) for i in range(0, len(plan), self.batch)
-        ]
-        states = torch.cat(parts)
+        states = self.states(chunk)
 
     def logits(positions):
         with torch.no_grad():
@@ -935,13 +934,58 @@ def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
 
     return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
 
-# %% ../nbs/20_model.ipynb #858c6003
+# %% ../nbs/20_model.ipynb #f1287e0a
 @patch
-def _states(self: SlidingWindow, chunk: Chunk, plan: list) -> Tensor:
+def plan(self: SlidingWindow, chunk: Chunk) -> list[tuple[int, int, int]]:
+    "The `windows` of a chunk."
+    if chunk.start % self.stride:
+        rule = f"a multiple of the stride, {self.stride}"
+        raise GolfError(f"chunk_tokens must be {rule}: this chunk starts at {chunk.start}")
+    return windows(chunk.start, chunk.stop, self.window, self.stride)
+
+
+@patch
+def window_states(
+    self: SlidingWindow, chunk: Chunk, plan: list, transform: Transform | None = None
+) -> Tensor:
     "States [scored positions, d] of some windows, all padded on the right to one length."
     length = min(self.window, chunk.stop) if chunk.stop < self.window else self.window
     rows = torch.zeros(len(plan), length, dtype=torch.long)
     for row, (begin, _, end) in zip(rows, plan):
         row[: end - begin] = chunk.tokens[begin:end]
-    hidden = self.model.eval().hidden(rows.to(self.model.embedding.weight.device))
+    rows = rows.to(self.model.embedding.weight.device)
+    hidden = self.model.eval().hidden(rows, transform=transform)
     return torch.cat([h[a - w : b - w] for h, (w, a, b) in zip(hidden, plan)])
+
+# %% ../nbs/20_model.ipynb #b3129b4a
+@patch
+def digestible(self: SlidingWindow) -> Any:
+    "What decides the predictions: the weights, the shape, how windows are laid, and among whom."
+    layout = self.window, self.stride, self.batch
+    shared = () if self.ranks.alone else (self.ranks.world_size,)
+    return type(self).__name__, self.model, *layout, *shared
+
+# %% ../nbs/20_model.ipynb #9357ebb8
+def portion(n: int, rank: int, world_size: int) -> slice:
+    """The contiguous part of `n` things that falls to `rank`; it may be empty (PR #461)."""
+    return slice(n * rank // world_size, n * (rank + 1) // world_size)
+
+# %% ../nbs/20_model.ipynb #1d544678
+@patch
+def states(self: SlidingWindow, chunk: Chunk, transform: Transform | None = None) -> Tensor:
+    "States [n, d] of the positions of a chunk, each rank having computed a part of them."
+    plan = self.plan(chunk)
+    r, all_ranks = self.ranks, range(self.ranks.world_size)
+    parts = [plan[portion(len(plan), rank, r.world_size)] for rank in all_ranks]
+    mine, batch = parts[r.rank], self.batch
+    batches = (mine[i : i + batch] for i in range(0, len(mine), batch))
+    found = [self.window_states(chunk, part, transform) for part in batches]
+    if r.alone:
+        return torch.cat(found)
+    counts = [sum(end - first for _, first, end in part) for part in parts]
+    weight = self.model.embedding.weight
+    sent = weight.new_zeros(max(counts), weight.size(1), dtype=self.model.compute_dtype)
+    if found:
+        sent[: counts[r.rank]] = torch.cat(found)
+    every = r.gather(sent).get().view(r.world_size, *sent.shape)
+    return torch.cat([rows[:count] for rows, count in zip(every, counts)])

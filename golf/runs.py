@@ -8,7 +8,7 @@ __all__ = ['BUDGET_PARTS', 'BUDGET_LIMITS', 'portable', 'plain', 'Budget', 'budg
            'find_record', 'baseline_of', 'paired_chunks', 'arms_table', 'Drift', 'drift', 'drift_table',
            'phase_profile', 'cached']
 
-# %% ../nbs/40_runs.ipynb #fbc365ab
+# %% ../nbs/40_runs.ipynb #ef22e8e0
 import dataclasses
 import datetime
 import enum
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from .engine import run_key
 from golf.files import (
     GolfError,
     atomic_path,
+    atomic_write,
     cache_dir,
     closest,
     code_digest,
@@ -388,29 +389,37 @@ def _lock(path: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/40_runs.ipynb #4556df4e
-def _clear(folder: Path) -> None:
-    "Remove a record with its tables, record first, and what killed writers left beside them."
-    (folder / "record.json").unlink(missing_ok=True)
+# %% ../nbs/40_runs.ipynb #1ee9bda9
+def _pending(folder: Path, kind: str, name: str) -> Path:
+    "Where the table with the digest `name` lies until it has its usual name."
+    return folder / f"{kind}-{name}.parquet"
+
+
+def _settle(folder: Path) -> None:
+    "Give the tables of the record their names, and remove what belongs to no record."
+    try:
+        tables = json.loads((folder / "record.json").read_text("utf-8"))["tables"]
+        names = {kind: tables[kind]["digest"] for kind in _COLUMNS if kind in tables}
+    except (OSError, ValueError, KeyError, TypeError):
+        names = {}
     for kind in _COLUMNS:
-        (folder / f"{kind}.parquet").unlink(missing_ok=True)
-
-
-def _leftovers(folder: Path) -> None:
-    "Remove the temporary files of killed writers; only the holder of the lock may."
+        if kind in names and (path := _pending(folder, kind, names[kind])).exists():
+            os.replace(path, folder / f"{kind}.parquet")
+        elif kind not in names:
+            (folder / f"{kind}.parquet").unlink(missing_ok=True)
     for name in ("record", *_COLUMNS):
-        for path in folder.glob(f".{name}-*"):
+        for path in [*folder.glob(f".{name}-*"), *folder.glob(f"{name}-*")]:
             path.unlink(missing_ok=True)
 
-# %% ../nbs/40_runs.ipynb #49afdea3
+# %% ../nbs/40_runs.ipynb #beeb4024
 def _write(folder: Path, record: dict[str, Any], tables: dict[str, bytes]) -> None:
-    "Tables and record take their places together: the stack unwinds in reverse, the record last."
-    files = {f"{kind}.parquet": data for kind, data in tables.items()}
+    "New tables beside the old, the record in one step, then names; the caller holds the lock."
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    with ExitStack() as stack:
-        for name, data in {"record.json": f"{text}\n".encode(), **files}.items():
-            stack.enter_context(atomic_path(folder / name)).write_bytes(data)
-        _clear(folder)
+    _settle(folder)
+    for kind, data in tables.items():
+        atomic_write(_pending(folder, kind, record["tables"][kind]["digest"]), data)
+    atomic_write(folder / "record.json", f"{text}\n")
+    _settle(folder)
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
@@ -419,7 +428,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     frame.to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
 
-# %% ../nbs/40_runs.ipynb #07ed8893
+# %% ../nbs/40_runs.ipynb #5709c708
 @patch
 def save(
     self: Run, chunks: pd.DataFrame | None = None, documents: pd.DataFrame | None = None
@@ -434,7 +443,6 @@ def save(
     record = self.record()
     record["tables"] = {k: {"digest": digest(t), "bytes": len(t)} for k, t in tables.items()}
     with _lock(self.folder):
-        _leftovers(self.folder)
         _write(self.folder, record, tables)
     return self.folder / "record.json"
 
@@ -466,19 +474,22 @@ class Record(dict):
             return self[name]
         raise AttributeError(f"the record has no {name!r}{closest(name, self)}")
 
-# %% ../nbs/40_runs.ipynb #64717324
+# %% ../nbs/40_runs.ipynb #2578ef63
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
     path = record.folder / f"{kind}.parquet"
     if kind not in record["tables"]:
         raise GolfError(f"{record.folder}: this run kept no scores per {kind[:-1]}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise GolfError(f"{path}: {error.strerror}, expected beside its record") from None
-    if digest(data) != record["tables"][kind]["digest"]:
-        raise GolfError(f"{path}: not the table that its record was saved with")
-    return pd.read_parquet(io.BytesIO(data))
+    name, wrong = record["tables"][kind]["digest"], "no such file, expected beside its record"
+    for place in (path, _pending(record.folder, kind, name), path):  # it may move meanwhile
+        try:
+            data = place.read_bytes()
+        except OSError:
+            continue
+        if digest(data) == name:
+            return pd.read_parquet(io.BytesIO(data))
+        wrong = "not the table that its record was saved with"
+    raise GolfError(f"{path}: {wrong}")
 
 # %% ../nbs/40_runs.ipynb #d4d4e6ec
 @patch(as_prop=True)

@@ -6,7 +6,7 @@
 __all__ = ['Chunk', 'Stream', 'Bytes', 'Predictor', 'evaluate', 'Scores', 'Comparison', 'arm_key', 'compare', 'compressed_bpb',
            'scoreboard']
 
-# %% ../nbs/04_scoring.ipynb #a8136030
+# %% ../nbs/04_scoring.ipynb #b2d6056e
 import copy
 import dis
 import functools
@@ -18,7 +18,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
@@ -221,7 +221,7 @@ def load(self: Predictor, state: dict[str, Any]) -> None:
     self.set_state(copy.deepcopy(state["own"]))
     self.position = state["position"]
 
-# %% ../nbs/04_scoring.ipynb #224f11ae
+# %% ../nbs/04_scoring.ipynb #ce09b785
 def evaluate(
     predictor: Predictor,
     stream: Stream,
@@ -232,22 +232,44 @@ def evaluate(
 ) -> "Scores":
     """One pass over `stream`: every token scored once, before anything learns from it.
 
-    `byte_table` defaults to the stream's. Raises `GolfError` for ids outside the vocabulary, a
-    predictor that is not at its start, a log-probability that is not a number or above zero, and
-    a distribution that is not normalised unless `allow_unnormalised` (then it is no score).
+    `byte_table` defaults to the stream's. The experts of a mixture are scored in the same pass, as
+    `parts`. Raises `GolfError` for ids outside the vocabulary, a predictor that is not at its start,
+    a log-probability that is not a number or above zero, and a distribution that is not normalised
+    unless `allow_unnormalised` (then it is no score).
     """
     _check_vocabulary(predictor, stream)
-    ledger, normalised, begin = np.empty(stream.positions, np.float32), True, time.perf_counter()
+    ledgers, begin = {"": _Ledger(stream.positions)}, time.perf_counter()
     for chunk in tqdm(stream, total=stream.chunks, desc=stream.name, disable=not progress):
         distribution = predictor.predict(chunk)
-        normalised &= _check_normalised(distribution, predictor, allow_unnormalised)
+        _check_normalised(distribution, predictor, allow_unnormalised)
+        ledgers[""].enter(chunk, distribution)
+        for name, part in _named_parts(distribution):
+            ledgers.setdefault(name, _Ledger(stream.positions)).enter(chunk, part)
+        predictor.observe(chunk)
+    return _scores(ledgers, stream, byte_table, time.perf_counter() - begin)
+
+# %% ../nbs/04_scoring.ipynb #5ec64613
+class _Ledger:
+    "Losses of one distribution after another, and whether all of them were normalised."
+
+    def __init__(self, positions: int):
+        self.nll, self.normalised = np.full(positions, np.nan, np.float32), True
+
+    def enter(self, chunk: Chunk, distribution: Distribution) -> None:
+        "Write down the losses of the chunk's targets."
         log_prob = distribution.log_prob(chunk.targets)
         _check_values(log_prob, chunk, distribution)
-        ledger[chunk.start : chunk.stop] = -log_prob.numpy()
-        predictor.observe(chunk)
-    return _scores(ledger, stream, byte_table, normalised, time.perf_counter() - begin)
+        self.nll[chunk.start : chunk.stop] = -log_prob.numpy()
+        self.normalised &= distribution.normalised
 
-# %% ../nbs/04_scoring.ipynb #05268ec3
+
+def _named_parts(distribution: Distribution, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    "All parts within parts, each with its full name, such as 'mix: network'."
+    for name, part in distribution.named_parts().items():
+        yield prefix + name, part
+        yield from _named_parts(part, f"{prefix}{name}: ")
+
+# %% ../nbs/04_scoring.ipynb #9ea099cd
 def _check_vocabulary(predictor: Predictor, stream: Stream) -> None:
     "Raise if an id of the stream lies outside the predictor's vocabulary."
     low, high = (int(x) for x in stream.tokens.aminmax())
@@ -256,12 +278,11 @@ def _check_vocabulary(predictor: Predictor, stream: Stream) -> None:
         raise GolfError(f"the stream's ids span {low} to {high}, outside {rule}")
 
 
-def _check_normalised(distribution: Distribution, predictor: Any, allowed: bool) -> bool:
-    "Whether the distribution is normalised; raises if it is not and that is not `allowed`."
+def _check_normalised(distribution: Distribution, predictor: Any, allowed: bool) -> None:
+    "Raise if the distribution is not normalised and that is not `allowed`."
     if not (distribution.normalised or allowed):
         what = f"{type(predictor).__name__} predicts {distribution!r}: no probabilities, no score"
         raise GolfError(f"{what}; allow_unnormalised=True gives the number anyway")
-    return distribution.normalised
 
 
 def _check_values(log_prob: Tensor, chunk: Chunk, distribution: Distribution) -> None:
@@ -272,13 +293,14 @@ def _check_values(log_prob: Tensor, chunk: Chunk, distribution: Distribution) ->
         where = f"position {chunk.start + i} has log-probability {log_prob[i].item()}"
         raise GolfError(f"{where}: expected a number of at most 0")
 
-# %% ../nbs/04_scoring.ipynb #b281e3c7
+# %% ../nbs/04_scoring.ipynb #783a0051
 @dataclass(eq=False, repr=False)
 class Scores:
     """Per token of a stream: `nll` (float32, nats), `bytes` and `document` (int32), all [N].
 
     Tokens belong to chunks of `chunk_tokens`; `document` counts from 0 and a document's first token
     (BOS, id 1) belongs to it. Without a byte table `bytes` is None, and so are bits per byte.
+    `parts` are the scores of a mixture's experts from the same pass, by name.
     """
 
     nll: np.ndarray
@@ -287,6 +309,7 @@ class Scores:
     chunk_tokens: int
     normalised: bool = True
     seconds: float = 0.0
+    parts: dict[str, "Scores"] = field(default_factory=dict)
 
 # %% ../nbs/04_scoring.ipynb #94ef9bbb
 @patch(as_prop=True)
@@ -309,16 +332,23 @@ def bpb(self: Scores) -> float:
     total = self.bytes.sum(dtype=np.int64)
     return float(self.nll.sum(dtype=np.float64) / (math.log(2) * total)) if total else math.nan
 
-# %% ../nbs/04_scoring.ipynb #15fe8f1b
-def _scores(nll, stream: Stream, byte_table, normalised: bool, seconds: float) -> Scores:
-    "Attach to the ledger what the stream says about its tokens."
+# %% ../nbs/04_scoring.ipynb #9a89671f
+def _scores(ledgers: dict[str, _Ledger], stream: Stream, byte_table, seconds: float) -> Scores:
+    "Attach to the ledgers what the stream says about its tokens; a part must be in every chunk."
     tokens, sizes = stream.tokens, None
     table = stream.byte_table if byte_table is None else byte_table
     if table is not None:
         sizes = table.count(tokens[:-1], tokens[1:]).cpu().numpy().astype(np.int32)
     document = (tokens == 1).cumsum(0)[1:].numpy()
     document = (document - document[0]).astype(np.int32)
-    return Scores(nll, sizes, document, stream.chunk_tokens, normalised, seconds)
+    found = {
+        name: Scores(x.nll, sizes, document, stream.chunk_tokens, x.normalised, seconds)
+        for name, x in ledgers.items()
+        if not (name and np.isnan(x.nll).any())
+    }
+    whole = found.pop("")
+    whole.parts = found
+    return whole
 
 # %% ../nbs/04_scoring.ipynb #895006f5
 @patch
@@ -354,7 +384,7 @@ def by_document(self: Scores) -> pd.DataFrame:
     """One row a document: document, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
     return _sums(self, self.document, "document")
 
-# %% ../nbs/04_scoring.ipynb #a395dd68
+# %% ../nbs/04_scoring.ipynb #e56545a9
 @patch
 def save(self: Scores, path: str | Path) -> Path:
     """Write the scores as one `.npz` file, in one step, and return its path."""
@@ -362,19 +392,26 @@ def save(self: Scores, path: str | Path) -> Path:
     if self.bytes is not None:
         arrays["bytes"] = self.bytes
     facts = {"chunk_tokens": self.chunk_tokens, "normalised": self.normalised}
+    for i, (name, part) in enumerate(self.parts.items()):
+        arrays |= {f"nll{i}": part.nll, f"name{i}": name, f"normalised{i}": part.normalised}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, **facts, seconds=self.seconds)
     return Path(path)
 
-# %% ../nbs/04_scoring.ipynb #4c7f1349
+# %% ../nbs/04_scoring.ipynb #a1a406a2
 @patch(cls_method=True)
 def load(cls: Scores, path: str | Path) -> Scores:
     """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        facts = int(found["chunk_tokens"]), bool(found["normalised"]), float(found["seconds"])
-        return cls(found["nll"], found.get("bytes"), found["document"], *facts)
+        text, size = (found.get("bytes"), found["document"]), int(found["chunk_tokens"])
+        make = lambda i="": cls(
+            found[f"nll{i}"], *text, size, bool(found[f"normalised{i}"]), float(found["seconds"])
+        )
+        scores, parts = make(), sum(name.startswith("name") for name in found)
+        scores.parts = {str(found[f"name{i}"]): make(i) for i in range(parts)}
+        return scores
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise GolfError(f"{path} is not a file of scores: {error}") from None
 
@@ -589,7 +626,7 @@ def arm_key(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> str:
     parts = [stream.digestible(), _written(table), _written(what), where, gpu, code_digest()]
     return digest(parts, length=32)
 
-# %% ../nbs/04_scoring.ipynb #010b4208
+# %% ../nbs/04_scoring.ipynb #8aba25eb
 def compare(
     arms: dict[str, Any],
     stream: Stream,
@@ -599,14 +636,16 @@ def compare(
     cache: bool = True,
     progress: bool = False,
     allow_unnormalised: bool = False,
+    parts: bool = False,
 ) -> Comparison:
     """Scores of all `arms` on `stream`, those already known taken from the cache.
 
     An arm is a `Predictor` at its start, whose state is restored afterwards, or a function without
-    arguments that makes one. What cannot be digested is scored and not cached, with a warning.
-    Raises `GolfError` for an unknown baseline or what `evaluate` refuses.
+    arguments that makes one. With `parts` the experts of an arm are arms too, such as "mix: network".
+    What cannot be digested is scored and not cached, with a warning. Raises `GolfError` for an
+    unknown baseline or what `evaluate` refuses.
     """
-    if baseline not in arms:
+    if baseline not in arms and not (parts and baseline.partition(": ")[0] in arms):
         raise GolfError(f"baseline {baseline!r} is not an arm{closest(baseline, arms)}")
     score = functools.partial(
         _arm, stream=stream, byte_table=byte_table, progress=progress, allowed=allow_unnormalised
@@ -615,7 +654,18 @@ def compare(
     if refused:
         reasons = "; ".join(f"{arm!r}: {why}" for arm, why in refused.items())
         warnings.warn(f"not cached: {reasons}", stacklevel=2)
-    return Comparison({n: score(arm, n, keys.get(n)) for n, arm in arms.items()}, baseline)
+    scores = {n: score(arm, n, keys.get(n)) for n, arm in arms.items()}
+    found = Comparison(_with_parts(scores) if parts else scores, baseline)
+    return found if found[baseline] else found
+
+# %% ../nbs/04_scoring.ipynb #48e7df36
+def _with_parts(scores: dict[str, Scores]) -> dict[str, Scores]:
+    "Each arm, and after it its parts."
+    found = {}
+    for arm, whole in scores.items():
+        found[arm] = whole
+        found |= {f"{arm}: {name}": part for name, part in whole.parts.items()}
+    return found
 
 # %% ../nbs/04_scoring.ipynb #776f5558
 def _keys(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, str], dict[str, str]]:

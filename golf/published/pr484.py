@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['MODEL_A', 'OPTIM', 'TRAIN_A', 'EIGHT', 'TABLES', 'EBLS', 'MODEL_B', 'CONTROLS', 'LARGE', 'SWIGLU', 'CLAIMED_QAT',
-           'BURST', 'MODEL_589', 'PR589', 'PR484', 'OF_A', 'OF_B', 'OF_H', 'WARTS', 'RECIPES', 'coarse_rope',
-           'CoarsePositions', 'keyed_rows', 'Ebls', 'shrinking', 'by_ending', 'squeeze_ebls', 'SwigluStack', 'prune',
-           'squeeze_swiglu', 'late_average', 'shipped_rounding', 'squeeze_steps']
+           'BURST', 'MODEL_589', 'STACK_589', 'PUBLISHED_SCALES', 'PR589', 'PR484', 'OF_A', 'OF_B', 'OF_H', 'WARTS',
+           'RECIPES', 'coarse_rope', 'CoarsePositions', 'keyed_rows', 'Ebls', 'shrinking', 'by_ending', 'squeeze_ebls',
+           'SwigluStack', 'prune', 'squeeze_swiglu', 'late_average', 'shipped_rounding', 'squeeze_steps', 'ratio',
+           'script_groups', 'members', 'published_ratio', 'as_published', 'freeze_named', 'round_tables',
+           'RoundedTables', 'CoarseTables', 'RatioAdaptation', 'overlap', 'published_gap']
 
-# %% ../../nbs/51_pr484.ipynb #4a120fa2
-from dataclasses import replace
+# %% ../../nbs/51_pr484.ipynb #f8fa1986
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -20,7 +24,9 @@ from torch import Tensor
 from ..artifact import Plan, Treatment
 from ..average import AverageConfig
 from ..data import Corpus
-from ..model import GPT, GPTConfig, Transform, once, rms_norm, smear
+from ..eb import EmpiricalBayes, Evidence, Groups, Memorisation, Rule, groups, needs
+from ..model import GPT, GPTConfig, SlidingWindow, Transform, once, rms_norm, smear
+from ..optim import role
 from golf.published.pr473 import (
     MATRIX_FLOOR,
     MODELS,
@@ -34,6 +40,7 @@ from .recipes import Adaptation, Recipe, Wart
 from ..quant import Qat, prune_smallest
 from ..sharing import gamma_penalty
 from ..train import Burst, Trainer
+from ..ttt import TTT, Gradients, Masks
 
 # %% ../../nbs/51_pr484.ipynb #477a69df
 def coarse_rope(length: int, dims: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -202,7 +209,7 @@ def shipped_rounding(w: Tensor) -> Tensor:
 
 CLAIMED_QAT = Qat(bits=6, floor=MATRIX_FLOOR, start=0.15, soft_below=0.02, tau=0.1)
 
-# %% ../../nbs/51_pr484.ipynb #a45f0664
+# %% ../../nbs/51_pr484.ipynb #002ebdb5
 def squeeze_steps(model: GPT, corpus: Corpus) -> Plan:
     """How #589 and version H store a model: as #473, but in one zstd stream."""
     six = Treatment("int", bits=6, clip=matrix_percentile, floor=MATRIX_FLOOR)
@@ -211,14 +218,151 @@ def squeeze_steps(model: GPT, corpus: Corpus) -> Plan:
 
 BURST = Burst(epochs=2, keep=100, scale=0.1, below=0.2)
 MODEL_589 = replace(MODELS["pr414"], activation="leaky_relu2", bigram_rows=3072)
-PR589 = Recipe(
-    MODEL_589,
-    replace(TRAINS["pr414"], burst=BURST),
-    squeeze_steps,
-    Adaptation(),
-    build=SmallProjections,
+STACK_589 = Recipe(
+    MODEL_589, replace(TRAINS["pr414"], burst=BURST), squeeze_steps, build=SmallProjections
 )
-PR484 = replace(PR589, model=replace(MODEL_589, value_residual="faint"))
+
+# %% ../../nbs/51_pr484.ipynb #11f55291
+def ratio(values: Tensor, lo: float = 0.3, hi: float = 3.0) -> float:
+    """Mean of |g| over the standard deviation of the `values` of a gradient, as H computes it.
+
+    The bounds are taken as `max(lo, min(hi, r))`, which turns what is not a number into `hi`.
+    """
+    deviation = ((values - values.mean()).square().sum() / (values.numel() - 1)).sqrt()
+    return max(lo, min(hi, (values.abs().mean() / (deviation + 1e-8)).item()))
+
+# %% ../../nbs/51_pr484.ipynb #0cd84545
+def script_groups(model: GPT) -> Groups:
+    """The groups of H: blocks, first words of names, and each value of `value_scales` alone."""
+    found, alone = groups(model, "block"), getattr(model, "value_scales", None)
+    if alone is None:
+        return found
+    n, k = len(found), alone.numel()
+    found.index["value_scales"] = torch.arange(n, n + k, device=found.part.device)
+    found.part = torch.arange(n + k, device=found.part.device)
+    found.names += [f"value_scales {i}" for i in range(k)]
+    found.layers, found.roles = found.layers + [-1] * k, found.roles + ["value_scales"] * k
+    found.dims = found.sums({n: torch.ones_like(p) for n, p in model.named_parameters()})
+    return found
+
+
+def members(e: Evidence) -> Iterator[Tensor]:
+    """All values of the gradient of each group, as one vector [D]; empty where there is none."""
+    for group in range(len(e.groups)):
+        parts = [g[e.groups.index[n] == group].flatten() for n, g in e.gradients.items()]
+        yield torch.cat(parts).float()
+
+# %% ../../nbs/51_pr484.ipynb #1d8af71e
+def published_ratio(lo: float = 0.3, hi: float = 3.0) -> Rule:
+    """H's rule: `ratio` of each group's gradient; 1 where the gradient is zero or absent."""
+
+    @needs()
+    def rule(e: Evidence) -> Tensor:
+        found = [ratio(v, lo, hi) if v.any() else 1.0 for v in members(e)]
+        return e.size.new_tensor(found)
+
+    return rule
+
+
+def as_published(lo: float = 0.3, hi: float = 3.0) -> Gradients:
+    """The gradients of H's test-time training, scaled as it ran."""
+    return EmpiricalBayes(published_ratio(lo, hi), group=script_groups, micro=0, decay=0.0)
+
+# %% ../../nbs/51_pr484.ipynb #1312658f
+PUBLISHED_SCALES = 0.54, 0.61, 0.61, 0.61, 0.63, 0.65, 0.66, 0.68, 0.65, 0.58, 0.51
+
+# %% ../../nbs/51_pr484.ipynb #e132bfc0
+def freeze_named(model: GPT) -> Masks:
+    """Masks that hold still what H's option freezes: the embedding and all of the bigram table."""
+    held = "embedding.weight", "bigram.", "output."
+    return {n: torch.zeros(()) for n, _ in model.named_parameters() if n.startswith(held)}
+
+# %% ../../nbs/51_pr484.ipynb #0cf244a5
+@torch.no_grad()
+def round_tables(model: GPT, dtype: torch.dtype) -> None:
+    """Replace every value of the tables of `model` by the nearest that `dtype` has, in place."""
+    for name, p in model.named_parameters():
+        if role(name) == "table":
+            p.copy_(p.to(dtype))
+
+
+class RoundedTables(Gradients):
+    """The gradients of `inner` (None: plain) for a model whose tables are kept in `dtype`."""
+
+    def __init__(self, inner: Gradients | None = None, dtype: torch.dtype = torch.bfloat16):
+        self.inner, self.dtype = inner or Gradients(), dtype
+        self.begin, self.adjust = self.inner.begin, self.inner.adjust
+        self.state, self.load = self.inner.state, self.inner.load
+
+    def fill(self, learner: TTT, ids: Tensor, targets: Tensor) -> None:
+        "Round what the last step left, then form the gradient."
+        round_tables(learner.model, self.dtype)
+        self.inner.fill(learner, ids, targets)
+
+    def end_chunk(self, learner: TTT, chunk: int) -> None:
+        "Round what the chunk's last step left."
+        round_tables(learner.model, self.dtype)
+        self.inner.end_chunk(learner, chunk)
+
+# %% ../../nbs/51_pr484.ipynb #0f73e076
+@dataclass(frozen=True)
+class CoarseTables(Adaptation):
+    """Score-first SGD as #589 runs it: tables are kept in `table_dtype`, from `start` on."""
+
+    table_dtype: torch.dtype = torch.bfloat16
+
+
+@patch
+def start(self: CoarseTables, model: GPT, positions: int, inner: Gradients | None = None) -> TTT:
+    """The predictor that adapts `model`, whose tables are rounded, along `positions` targets."""
+    round_tables(model, self.table_dtype)
+    options = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
+    chunk, stride = options.pop("chunk_tokens"), options.pop("stride")
+    window = SlidingWindow(model, stride=stride, batch=self.batch)
+    options["gradients"] = RoundedTables(inner, self.table_dtype)
+    return TTT(window, -(-positions // chunk), **options)
+
+# %% ../../nbs/51_pr484.ipynb #b751b20a
+@dataclass(frozen=True)
+class RatioAdaptation(CoarseTables):
+    """The adaptation of H: `as_published` within `lo` and `hi`, and `freeze_named`."""
+
+    lo: float = 0.3
+    hi: float = 3.0
+    trainable: Callable[[GPT], Masks] | None = freeze_named
+
+
+@patch
+def start(self: RatioAdaptation, model: GPT, positions: int) -> TTT:
+    """The predictor that adapts `model` as H does along `positions` targets."""
+    return CoarseTables.start(self, model, positions, as_published(self.lo, self.hi))
+
+
+PR589 = replace(STACK_589, adapt=CoarseTables())
+PR484 = replace(
+    STACK_589, model=replace(MODEL_589, value_residual="faint"), adapt=RatioAdaptation()
+)
+
+# %% ../../nbs/51_pr484.ipynb #df54eabd
+def overlap(
+    tokens: int = 62_021_632, *, ranks: int = 8, length: int = 2048, stride: int = 64
+) -> float:
+    """The share of tokens in D's diagnostic that the rank scoring them has just trained on."""
+    chunks, starts = tokens // length, np.arange(0, tokens, stride)
+    stop = np.minimum(starts + length, tokens)
+    first = np.where(starts == 0, 0, np.maximum(stop - stride, starts))
+    scored, seen = (stop - first).sum(), 0
+    for rank in range(ranks):
+        mine = slice(len(starts) * rank // ranks, len(starts) * (rank + 1) // ranks)
+        low, high = (chunks * r // ranks * length for r in (rank, rank + 1))
+        both = np.minimum(stop[mine], high) - np.maximum(first[mine], low)
+        seen += both.clip(0).sum()
+    return float(seen / scored)
+
+# %% ../../nbs/51_pr484.ipynb #3b29f73e
+def published_gap(found: Memorisation) -> float:
+    """D's diagnostic: the score after adapting minus that of the last pass, both on what was trained on."""
+    return found.after_a - found.loop[-1]
 
 # %% ../../nbs/51_pr484.ipynb #3c33e4f3
 OF_A, OF_B, OF_H = ("pr484_ebls",), ("pr484_swiglu",), ("pr484", "pr589")
@@ -351,6 +495,49 @@ WARTS += [
          ran="#589's model: none of what that search (#462) found",
          evidence="no Star-ReLU, gated skips, 8 value heads or doubled rates in the script",
          effect="0 parts of it"),
+]  # fmt: skip
+
+# %% ../../nbs/51_pr484.ipynb #4ea7fe7d
+WARTS += [
+    Wart(name="windows of one batch", of=OF_B,
+         said="each window learns from its own past (B)",
+         ran="32 overlapping windows learn together, then all are scored",
+         evidence="B: 722-767",
+         effect="96.9 % of scored tokens were trained on, 15.5 times; 0.463 BPB"),
+    Wart(name="scored in the last pass", of=OF_B,
+         said="1.0476 and 1.0028 by test-time training (D, E)",
+         ran="three and five passes; tokens are scored in the last, trained on in all before",
+         evidence="D: 724-764; withdrawn in F",
+         effect="2 and 4 times had each token been trained on; the recipe adapts nothing"),
+    Wart(name="memorisation diagnostic", of=OF_B,
+         said="a second scoring below the loop's proves adaptation",
+         ran="a rank scores what it has just trained on",
+         evidence="D: 1149-1159; chunks and windows are split alike",
+         effect="99.97 % of its tokens; below the loop's on random text, too (toy)"),
+]  # fmt: skip
+
+# %% ../../nbs/51_pr484.ipynb #33fe73da
+WARTS += [
+    Wart(name="ratio", of=("pr484",),
+         said="each layer's gradient times its signal-to-noise ratio",
+         ran="mean |g| / std g over the values of one gradient",
+         evidence="H: 1028-1047",
+         effect="0.798 on pure noise, 0.798 on pure signal; as it ran, 0.61 of the rate"),
+    Wart(name="a scale of 3.00", of=("pr484",),
+         said="the value scales have the highest ratio",
+         ran="0 / 0 for a parameter of one value, and min(3.0, nan) is 3.0",
+         evidence="H: 1042-1044",
+         effect="3.00 whatever the gradient"),
+    Wart(name="gain of the scaling", of=("pr484",),
+         said="1.1200 becomes 1.1185",
+         ran="two models, 6,801 and 6,909 steps; both gain the same by adapting",
+         evidence="its own table: 1.1458 - 1.1200 and 1.1443 - 1.1185",
+         effect="0.0000 BPB"),
+    Wart(name="frozen tables", of=("pr484",),
+         said="frozen so that they are not forgotten",
+         ran="tables are in bfloat16, where most steps round away",
+         evidence="the type of the evaluated model",
+         effect="1.9 % of the embedding's values move unfrozen; 72.3 % in fp32 (shipped model)"),
 ]  # fmt: skip
 
 # %% ../../nbs/51_pr484.ipynb #56ebd4fc

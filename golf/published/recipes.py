@@ -7,7 +7,7 @@ __all__ = ['DOORS', 'HOMES', 'Adapts', 'Adaptation', 'Recipe', 'changed', 'door_
            'recipes', 'function_name', 'shown', 'flat', 'settings', 'markdown', 'Table', 'Differences', 'differences',
            'Wart', 'Warts', 'warts', 'parameter_count', 'overview']
 
-# %% ../../nbs/49_published.ipynb #f1f3cd28
+# %% ../../nbs/49_published.ipynb #3da72443
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -22,9 +22,10 @@ from ..artifact import Plan, default_plan
 from ..data import Corpus
 from ..files import GolfError, closest
 from ..model import GPT, GPTConfig, SlidingWindow, preset
-from ..scoring import Predictor
+from ..ranks import Ranks
+from ..scoring import Bytes, Predictor
 from ..train import Combine, Job, Objective, Squeeze, TrainConfig, Trainer, door, load_model
-from ..ttt import TTT, Masks
+from ..ttt import TTT, Gradients, Masks, cosine
 
 # %% ../../nbs/49_published.ipynb #09ac8e00
 class Adapts(Protocol):
@@ -33,10 +34,10 @@ class Adapts(Protocol):
     def start(self, model: GPT, positions: int) -> Predictor:
         """A predictor for `model` along a text of `positions` targets."""
 
-# %% ../../nbs/49_published.ipynb #cfe2bf00
+# %% ../../nbs/49_published.ipynb #d3b8539a
 @dataclass(frozen=True)
 class Adaptation:
-    """Settings of score-first test-time training; `start` makes the predictor."""
+    """Settings of score-first test-time training, with the meanings that `TTT` gives them."""
 
     chunk_tokens: int = 32_768
     stride: int = 64
@@ -47,14 +48,36 @@ class Adaptation:
     batch: int = 32  # sequences in one training step, windows in one scoring step
     reset_every: int = 0
     trainable: Callable[[GPT], Masks] | None = None  # masks of what may move; None: everything
+    schedule: Callable[[int, int], float] = cosine
+    clock: str = "chunk"  # what the schedule counts: "chunk" or "step"
+    optimiser: str = "sgd"  # "adamw", "muon"
+    betas: tuple[float, float] | None = None
+    scale: Callable[[GPT], Masks] | None = None  # factors on the steps of parts
+    polyak: float = 0.0  # decay of the average that scores; 0: none
+    anchor: float = 0.0  # part of the way back to the artifact after each step
+    reset_on: int | None = None  # the token that begins a document
+    weight: str = "tokens"  # "bytes": `start` needs a byte table
+    gradients: Gradients | None = None  # how a batch's gradient is formed; None: the plain mean
 
-
+# %% ../../nbs/49_published.ipynb #8e5619a4
 @patch
-def start(self: Adaptation, model: GPT, positions: int) -> TTT:
-    """The predictor that adapts `model` along a text of `positions` targets."""
-    settings = {k: v for k, v in vars(self).items() if k not in ("chunk_tokens", "stride")}
-    window = SlidingWindow(model, stride=self.stride, batch=self.batch)
-    return TTT(window, -(-positions // self.chunk_tokens), **settings)
+def start(
+    self: Adaptation,
+    model: GPT,
+    positions: int,
+    *,
+    byte_table: Bytes | None = None,
+    ranks: Ranks | None = None,
+) -> TTT:
+    """The predictor that adapts `model` along a text of `positions` targets, shared among `ranks`.
+
+    Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
+    """
+    names = {f.name for f in fields(Adaptation)} - {"chunk_tokens", "stride"}
+    settings = {name: getattr(self, name) for name in names}
+    table = byte_table if self.weight == "bytes" else None
+    window = SlidingWindow(model, stride=self.stride, batch=self.batch, ranks=ranks)
+    return TTT(window, -(-positions // self.chunk_tokens), byte_table=table, **settings)
 
 # %% ../../nbs/49_published.ipynb #431da4d0
 @dataclass(frozen=True)
@@ -81,7 +104,7 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
         raise GolfError(f"TrainConfig has no field {name!r}{closest(name, known)}")
     return replace(config, **changes)
 
-# %% ../../nbs/49_published.ipynb #2b829ee2
+# %% ../../nbs/49_published.ipynb #f9c72ec3
 @patch
 def trainer(self: Recipe, corpus: Corpus, **changes: Any) -> Trainer:
     """The training run of this recipe on `corpus`; `changes` replace fields of its `TrainConfig`."""
@@ -96,11 +119,14 @@ def load(self: Recipe, data: bytes) -> GPT:
 
 
 @patch
-def predictor(self: Recipe, model: GPT, positions: int) -> Predictor:
-    """What is scored along a text of `positions` targets: the adapting model, or sliding windows."""
+def predictor(self: Recipe, model: GPT, positions: int, **context: Any) -> Predictor:
+    """What is scored along a text of `positions` targets: the adapting model, or sliding windows.
+
+    `context` goes to `adapt.start` as it is; `Adaptation` takes `ranks` and `byte_table`.
+    """
     if self.adapt is not None:
-        return self.adapt.start(model, positions)
-    return SlidingWindow(model, stride=self.stride)
+        return self.adapt.start(model, positions, **context)
+    return SlidingWindow(model, stride=self.stride, ranks=context.get("ranks"))
 
 # %% ../../nbs/49_published.ipynb #b7a62de2
 DOORS = "squeeze", "combine", "build", "objective"
@@ -182,23 +208,29 @@ def recipes() -> dict[str, Recipe]:
     held = {name: home(name).RECIPES for name, module in HOMES.items() if module in there}
     return {name: found[name] for name, found in held.items() if name in found}
 
-# %% ../../nbs/49_published.ipynb #6ab96934
+# %% ../../nbs/49_published.ipynb #f4b41639
 def function_name(function: Callable) -> str:
-    """A function as a reader names it: "pr473.clip_local"; "freeze_blocks" for what it returned."""
+    """A function as a reader names it: "pr473.clip_local"; "ttt.freeze_first(first=2)" for what that made."""
     if isinstance(function, partial):
         options = [f"{k}={shown(v)}" for k, v in function.keywords.items()]
         return (
             f"{function_name(function.func)}({', '.join([*map(shown, function.args), *options])})"
         )
+    if cells := getattr(function, "__closure__", None):
+        names = function.__code__.co_freevars
+        kept = ", ".join(f"{k}={shown(c.cell_contents)}" for k, c in zip(names, cells))
     name = getattr(function, "__qualname__", type(function).__qualname__).split(".<locals>")[0]
     module = getattr(function, "__module__", "").rpartition(".")[2]
-    return f"{module}.{name}" if module else name
+    name = f"{module}.{name}" if module else name
+    return f"{name}({kept})" if cells else name
 
-# %% ../../nbs/49_published.ipynb #9ac26d99
+# %% ../../nbs/49_published.ipynb #8639be03
 def shown(value: Any) -> str:
     """A setting's value as a reader writes it."""
     if callable(value):
         return function_name(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(shown, value))})"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     whole = isinstance(value, int)
@@ -251,7 +283,7 @@ class Differences:
         rows = [[f"`{name}`", *map(shown, values)] for name, values in self.rows.items()]
         return markdown(["setting", *self.names], rows)
 
-# %% ../../nbs/49_published.ipynb #87789113
+# %% ../../nbs/49_published.ipynb #f6715088
 def differences(names: Sequence[str] = (), /, **recipes: Recipe) -> Differences:
     """What some recipes do not share: those of `names`, then those given by keyword.
 
@@ -268,7 +300,8 @@ def differences(names: Sequence[str] = (), /, **recipes: Recipe) -> Differences:
 
 def _differ(a: Any, b: Any) -> bool:
     "Whether two settings differ; functions made twice in the same way do not."
-    return shown(a) != shown(b) if callable(a) and callable(b) else a != b
+    made = all(callable(x) or isinstance(x, Gradients) for x in (a, b))
+    return shown(a) != shown(b) if made else a != b
 
 # %% ../../nbs/49_published.ipynb #ae5d07f7
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,58 @@
+"""Gradients that are scaled by their measured noise do not depend on how many ranks measure it."""
+
+import pytest
+import torch
+
+from golf.eb import EmpiricalBayes, james_stein, predictive, shrink
+from golf.model import GPT, SlidingWindow, preset
+from golf.ranks import join, run_ranks
+from golf.scoring import Stream, evaluate
+from golf.ttt import TTT
+
+SHAPE = preset(
+    "tiny", vocab_size=64, layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, context=32,
+    bigram_rows=64, bigram_width=8, value_rows_width=8, value_layers=(1,), xsa_layers=(1,),
+    rope_dims=8,
+)  # fmt: skip
+WAYS = {
+    "shrink": dict(rule=shrink),
+    "pairs": dict(rule=shrink, micro=2, group="block", keep_length=True),
+    "rows": dict(rule=james_stein, group="row", decay=0.0, pool=2),
+    "predictive": dict(rule=predictive),
+}
+
+
+def adapted() -> dict[str, tuple]:
+    """Losses by chunk, logged scales and a weight, for each way, on the ranks of this process."""
+    ranks = join()
+    tokens = torch.randint(64, (48,), generator=torch.Generator().manual_seed(5)).repeat(22)
+    stream, found = Stream(tokens[:1025], 256), {}
+    for name, way in WAYS.items():
+        window = SlidingWindow(GPT(SHAPE, seed=3), stride=32, ranks=ranks)
+        learner = TTT(window, stream.chunks, lr=0.3, epochs=2, gradients=EmpiricalBayes(**way))
+        losses = evaluate(learner, stream).by_chunk().nll.tolist()
+        log = learner.former.frame()
+        found[name] = losses, log.scale.tolist(), learner.model.qo_bank.flatten()[::97].tolist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, tuple]:
+    """What one process finds."""
+    return adapted()
+
+
+def test_ranks_measure_the_same_noise(alone):
+    """The same micro-batches on several ranks: the same scales, the same weights, on every rank."""
+    for held in run_ranks(adapted, ranks=2):
+        for name, parts in held.items():
+            for ours, theirs in zip(parts, alone[name]):
+                torch.testing.assert_close(
+                    torch.tensor(ours), torch.tensor(theirs), atol=2e-3, rtol=1e-3
+                )
+
+
+def test_without_the_message_ranks_would_differ(alone):
+    """The scales are no constants, so the test above can fail."""
+    for _, scales, _ in alone.values():
+        assert 0.01 < torch.tensor(scales).std() < 1

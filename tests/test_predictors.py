@@ -1,0 +1,216 @@
+"""What every predictor of the package promises, alone and in pairs: a new one is one line in `ALL`."""
+
+import importlib
+import itertools
+import pkgutil
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import golf
+from golf.files import GolfError, digest
+from golf.lora import LoRA
+from golf.mix import EM, Bins, Fixed, GridBayes, Hedge, Hinted, Mix, Product, Temperatures, online
+from golf.model import GPT, SlidingWindow, preset
+from golf.ngram import NGram, Uniform
+from golf.packets import Packets, distil
+from golf.published import pr953, pr1043, pr1185
+from golf.ranks import Ranks, join, run_ranks
+from golf.recorded import Recorded, record_pass
+from golf.scoring import Predictor, Stream, evaluate
+from golf.ttt import TTT
+
+V, CHUNK, CHUNKS = 64, 64, 4
+SHAPE = preset(
+    "tiny", vocab_size=V, layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, context=32,
+    bigram_rows=64, bigram_width=8, value_rows_width=8, value_layers=(1,), xsa_layers=(1,),
+    rope_dims=8,
+)  # fmt: skip
+RANDOM = torch.Generator().manual_seed(0)
+TEXT = torch.randint(2, V, (40,), generator=RANDOM).repeat(8)[: CHUNK * CHUNKS + 1]
+TEXT[[0, 50, 170]] = 1
+STREAM = Stream(TEXT, CHUNK)
+PRIOR = distil(torch.randint(2, V, (2000,), generator=RANDOM).numpy() ** 2 // V, V)
+FLAT = (Bins("entropy:0", (2.0, 3.0, 3.8)),)
+
+
+def network(ranks: Ranks | None = None) -> SlidingWindow:
+    """Overlapping windows of a small network without training."""
+    return SlidingWindow(GPT(SHAPE, seed=3), stride=16, batch=4, ranks=ranks)
+
+
+def trigrams() -> NGram:
+    return NGram(V, 3)
+
+
+ALL: dict[str, Callable[[], Predictor]] = {
+    "SlidingWindow": network,
+    "TTT": lambda: TTT(network(), CHUNKS, lr=0.3, epochs=1),
+    "LoRA": lambda: LoRA(network(), rank=2),
+    "NGram": trigrams,
+    "NGram, kneser_ney, by chunk": lambda: NGram(V, smoothing="kneser_ney", semantics="chunk"),
+    "Packets": lambda: Packets(PRIOR, 3, smoothing="witten_bell"),
+    "Uniform": lambda: Uniform(V),
+    "Mix": lambda: Mix([network(), trigrams()], online(Hedge(share=0.01))),
+    "Product": lambda: Product([network(), trigrams()], (0.7, 0.5), rate=0.5),
+    "Hinted": lambda: Hinted(network(), trigrams()),
+    "Temperatures": lambda: Temperatures(network()),
+    "Recorded": lambda: record_pass(trigrams(), STREAM),
+    "pr953.Grams": lambda: pr953.Grams(V, 2),
+    "pr953.Temperatures": lambda: pr953.Temperatures(network()),
+    "pr953.Calibrated": lambda: pr953.Calibrated(TTT(network(), CHUNKS, lr=0.3, epochs=1)),
+    "pr953.Honest": lambda: pr953.Honest(pr953.FiveExperts(network(), warm_up=CHUNK)),
+    "pr1043.Pairs": lambda: pr1043.Pairs(PRIOR),
+    "pr1043.PacketPower": lambda: pr1043.PacketPower(network(), pr1043.Pairs(PRIOR), floor=0.0),
+    "pr1185.Backoff": lambda: pr1185.Backoff(V, 3),
+}
+NOT_DISTRIBUTIONS = {"pr953.FiveExperts"}  # published as they were; `Mix` and `evaluate` refuse them
+PAIRS: dict[str, Callable[[Predictor, Predictor], Predictor]] = {
+    "Mix": lambda a, b: Mix([a, b], online(GridBayes(steps=4, cells=FLAT))),
+    "Product": lambda a, b: Product([a, b], (0.7, 0.5), rate=0.5),
+    "Hinted": Hinted,
+    "Temperatures": lambda a, b: Temperatures(Mix([a, b], Fixed((0.6, 0.4))), (0.8, 1.2)),
+}
+BASES = list(ALL)[:7]
+COMPOSED = list(itertools.combinations(BASES, 2))
+
+
+def name_of(kind: type) -> str:
+    """A class as the registry calls it."""
+    home = kind.__module__.removeprefix("golf.")
+    return f"{home.rpartition('.')[2]}.{kind.__name__}" if "published" in home else kind.__name__
+
+
+def test_every_predictor_of_the_package_is_here():
+    def below(kind: type):
+        for sub in kind.__subclasses__():
+            yield from (sub, *below(sub))
+
+    for module in pkgutil.walk_packages(golf.__path__, "golf."):
+        importlib.import_module(module.name)
+    public = {
+        name_of(kind)
+        for kind in below(Predictor)
+        if kind.__module__.startswith("golf.") and kind.__name__[0] != "_"
+    }
+    assert public == {name.partition(",")[0] for name in ALL} | NOT_DISTRIBUTIONS
+    for name in ALL:
+        assert name_of(type(ALL[name]())) == name.partition(",")[0]
+
+
+def walk(predictor: Predictor, stream: Stream, look=None, chunks=slice(None)) -> torch.Tensor:
+    """Losses of some chunks; `look(chunk, distribution)` before each is scored."""
+    found = []
+    for chunk in list(stream)[chunks]:
+        distribution = predictor.predict(chunk)
+        if look:
+            look(chunk, distribution)
+        found.append(-distribution.log_prob(chunk.targets))
+        predictor.observe(chunk)
+    return torch.cat(found)
+
+
+def check(make: Callable[[], Predictor], cut: int) -> None:
+    """All promises of one predictor, with the future replaced after position `cut`."""
+    random, states = torch.Generator().manual_seed(cut), []
+    subject = make()
+
+    def look(chunk, distribution):
+        states.append(subject.state())
+        assert distribution.normalised
+        at = torch.randint(len(chunk), (3,), generator=random).sort().values
+        ids = torch.randint(V, (len(chunk),), generator=random)
+        rows = distribution.rows(at)
+        assert (rows.exp().sum(1) - 1).abs().max() <= 1e-5
+        for asked in (ids, chunk.targets):
+            told = distribution.log_prob(asked)[at]
+            assert (rows.gather(1, asked[at, None])[:, 0] - told).abs().max() <= 1e-5
+
+    losses = walk(subject, STREAM, look)
+    assert torch.equal(walk(make(), STREAM), losses)  # looking changes nothing
+
+    other = TEXT.clone()
+    other[cut + 1 :] = torch.randint(V, (len(TEXT) - cut - 1,), generator=random)
+    changed = walk(make(), Stream(other, CHUNK), chunks=slice(3))
+    assert (changed[:cut] - losses[:cut]).abs().max() <= 1e-6
+    assert cut > 0 and not torch.equal(other, TEXT)
+
+    resumed = make()
+    for start in (2, 1, 3):  # forwards and backwards, into one that has learnt meanwhile
+        resumed.load(states[start])
+        again = walk(resumed, STREAM, chunks=slice(start, None))
+        assert (again - losses[start * CHUNK :]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])
+def test_alone(name):
+    for cut in (1, CHUNK - 1, CHUNK, 100):
+        check(ALL[name], cut)
+
+
+@pytest.mark.parametrize("how", PAIRS)
+@pytest.mark.parametrize("pair", COMPOSED, ids=" & ".join)
+def test_in_pairs(pair, how):
+    check(lambda: PAIRS[how](*(ALL[name]() for name in pair)), 90 + len(pair[0]))
+
+
+def test_a_record_replays_its_source_and_nothing_else():
+    record = record_pass(trigrams(), STREAM)
+    losses = walk(record, STREAM)
+    assert torch.equal(losses.float(), torch.from_numpy(evaluate(trigrams(), STREAM).nll))
+    again = ALL["Recorded"]()
+    start = again.state()
+    walk(again, STREAM, chunks=slice(2))
+    again.load(start)
+    assert torch.equal(walk(again, STREAM), losses)
+    other = TEXT.clone()
+    other[200] = (other[200] + 1) % V
+    with pytest.raises(GolfError, match="other tokens"):
+        walk(Recorded(record.record), Stream(other, CHUNK))
+    mixed = [Mix([one, Uniform(V)], online(EM(cells=FLAT))) for one in (ALL["Recorded"](), trigrams())]
+    assert (walk(mixed[0], STREAM) - walk(mixed[1], STREAM)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(NOT_DISTRIBUTIONS))
+def test_what_is_no_distribution_is_refused(name):
+    claims = lambda: pr953.FiveExperts(network(), warm_up=0)
+    for refused in (
+        claims(),
+        Mix([claims(), trigrams()], online(EM())),
+        Product([claims(), trigrams()]),
+        Hinted(claims(), trigrams()),
+        Temperatures(claims()),
+    ):
+        with pytest.raises(GolfError, match="normalised|no probabilities"):
+            evaluate(refused, STREAM)
+        assert refused.position == 0
+
+
+def shared(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Losses of what holds a network, when `ranks` share its windows."""
+    window = lambda: network(ranks)
+    learner = lambda: TTT(window(), CHUNKS, lr=0.3, epochs=1)
+    subjects = {
+        "SlidingWindow": window(),
+        "TTT": learner(),
+        "LoRA": LoRA(window(), rank=2),
+        "Temperatures": Temperatures(window()),
+    }
+    subjects |= {f"{how} of TTT": make(learner(), trigrams()) for how, make in PAIRS.items()}
+    return {name: walk(one, STREAM) for name, one in subjects.items()}
+
+
+def of_this_rank() -> tuple[dict[str, torch.Tensor], str]:
+    """What `shared` finds here, and its digest."""
+    found = shared(join())
+    return found, digest(found)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_world_size_scores_alike(ranks):
+    found, alone = run_ranks(of_this_rank, ranks=ranks), shared(Ranks())
+    assert len({name for _, name in found}) == 1  # bit for bit the same on every rank
+    for name, losses in alone.items():
+        assert (found[0][0][name] - losses).abs().max() <= 1e-5, name
+    assert len({digest(losses) for losses in alone.values()}) == len(alone)

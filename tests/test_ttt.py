@@ -1,0 +1,146 @@
+"""Scoring and adapting on several processes: the same scores, the same weights, one distribution."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from golf.files import GolfError, digest
+from golf.lora import LoRA
+from golf.mix import Entropy, Mix
+from golf.model import GPT, SlidingWindow, preset
+from golf.ngram import NGram
+from golf.ranks import Ranks, run_ranks
+from golf.scoring import Predictor, Stream, evaluate
+from golf.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
+
+SHAPE = preset(
+    "tiny",
+    vocab_size=64,
+    layers=2,
+    width=32,
+    heads=2,
+    kv_heads=1,
+    mlp_width=64,
+    context=32,
+    bigram_rows=64,
+    bigram_width=8,
+    value_rows_width=8,
+    value_layers=(1,),
+    xsa_layers=(1,),
+    rope_dims=8,
+)
+CHUNK = 96  # three sequences to learn from, six windows to score: fewer than eight ranks
+TEXT = torch.randint(2, 64, (48,), generator=torch.Generator().manual_seed(5)).repeat(14)[:610]
+TEXT[[0, 150, 400]] = 1
+EVERY = dict(polyak=0.5, anchor=0.01, reset_on=1, scale=product(role_scales(), layer_scales()))
+CASES = "windows", "bfloat16", "sgd", "rows", "adamw", "muon", "shrunk", "lora", "mixed"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Each target stands for 0 to 4 bytes."""
+
+    def count(self, previous, targets):
+        return targets % 5
+
+
+class Shrunk(Gradients):
+    """Each row's own gradient, and one factor that depends on the norms of all of them."""
+
+    def fill(self, learner, ids, targets):
+        mine, squares = learner.share(ids, targets), torch.zeros(())
+        total = [torch.zeros_like(p) for p in learner.model.parameters()]
+        for i in range(len(mine[0])):  # none, where there are fewer rows than ranks
+            learner.model.zero_grad()
+            (learner.loss(*(t[i : i + 1] for t in mine)) / len(ids)).backward()
+            for p, t in zip(learner.model.parameters(), total):
+                t += p.grad
+                squares += p.grad.square().sum()
+        for p, t in zip(learner.model.parameters(), total):
+            p.grad = t
+        learner.sum_gradients()
+        noise = learner.ranks.sum_(squares)
+        for p in learner.model.parameters():
+            p.grad /= 1 + noise
+
+
+def predictor(case: str, ranks: Ranks) -> Predictor:
+    """One learner, or none, on a fresh model."""
+    dtype = torch.bfloat16 if case == "bfloat16" else torch.float32
+    model = GPT(SHAPE, seed=3, compute_dtype=dtype)
+    window = SlidingWindow(model, stride=16, batch=4, ranks=ranks)
+    if case in ("windows", "bfloat16"):
+        return window
+    if case == "mixed":
+        return Mix([window, NGram(64, 3)], Entropy(order=None))
+    if case == "lora":
+        return LoRA(window, epochs=2)
+    weigh = dict(weight="bytes", byte_table=Sizes()) if case in ("adamw", "muon") else {}
+    rest = {
+        "sgd": dict(lr=0.3),
+        "rows": dict(lr=0.3, batch=1, schedule=constant),  # every batch is one rank's alone
+        "shrunk": dict(lr=0.3, gradients=Shrunk()),
+        "adamw": dict(lr=0.002, optimiser="adamw", **EVERY),
+        "muon": dict(lr=0.002, optimiser="muon", **EVERY),
+    }[case]
+    return TTT(window, Stream(TEXT, CHUNK).chunks, **weigh, **rest)
+
+
+def run(case: str, ranks: Ranks) -> dict:
+    """Scores, final weights or state, and the digests of both."""
+    made = predictor(case, ranks)
+    nll = torch.from_numpy(evaluate(made, Stream(TEXT, CHUNK)).nll)
+    held = made.get_state().get("weights", made.get_state().get("factors", {}))
+    return dict(nll=nll, held=held, name=digest([nll, held]))
+
+
+def every_case() -> dict:
+    """All cases on this rank, and what it says to ranks that bring a model each."""
+    from golf.ranks import join
+
+    ranks = join()
+    found = {case: run(case, ranks) for case in CASES}
+    try:
+        SlidingWindow(GPT(SHAPE, seed=ranks.rank), ranks=ranks)
+    except GolfError as error:
+        found["error"] = str(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict]:
+    """All cases in this process."""
+    return {case: run(case, Ranks()) for case in CASES}
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_every_world_size_gives_the_same_scores(alone, size):
+    """Within 1e-5 nats a token of one process, and bit for bit the same on every rank."""
+    found = run_ranks(every_case, ranks=size)
+    what = "the model of a SlidingWindow differs between the ranks"
+    assert all(what in rank["error"] for rank in found)
+    for case in CASES:
+        first = found[0][case]
+        assert {rank[case]["name"] for rank in found} == {first["name"]}, case
+        tolerance = 0.02 if case == "bfloat16" else 1e-5
+        assert (first["nll"] - alone[case]["nll"]).abs().max() <= tolerance, case
+        for name, weight in alone[case]["held"].items():
+            assert torch.allclose(first["held"][name], weight, atol=1e-4), (case, name)
+
+
+def test_the_cases_are_different(alone):
+    """Each learner learns, and no two score alike; otherwise agreement would say little."""
+    assert len({case["name"] for case in alone.values()}) == len(CASES)
+    for case in ("sgd", "rows", "adamw", "muon", "shrunk", "lora"):
+        assert (alone[case]["nll"][CHUNK:] - alone["windows"]["nll"][CHUNK:]).abs().max() > 1e-3
+
+
+def test_the_number_of_ranks_is_part_of_the_name():
+    """Scores in the cache agree to rounding only, so each number of ranks has its own."""
+    model = GPT(SHAPE)
+    two = SlidingWindow(model)
+    two.ranks = Ranks(0, 2)
+    assert digest(two.digestible()) != digest(SlidingWindow(model).digestible())
+    plain = [TTT(w, 3, gradients=g) for w in (two, SlidingWindow(model)) for g in (None, Shrunk())]
+    assert len({digest(learner.digestible()) for learner in plain}) == 4
