@@ -45,7 +45,13 @@ QUICK = {  # an experiment's parameters when it is a test: the same road, a few 
         "order": 3,
         "drawn_tokens": 1024,
     },
-    "eb_ttt": {"chunk_tokens": 512, "prefix_tokens": 5120, "memory_tokens": 2048},
+    "eb_ttt": {"chunk_tokens": 512, "prefix_tokens": 5120},
+    "adaptation": {
+        "count_tokens": 10_240,
+        "ttt_tokens": 5_120,
+        "chunk_tokens": 256,
+        "prior_tokens": 100_000,
+    },
     "benchmarks": {
         "rounds": 2,
         "batch": 1,

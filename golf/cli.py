@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UsageError', 'app', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo', 'Revision',
            'Root', 'one_line', 'Commands', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check',
-           'artifact', 'ship', 'measure']
+           'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_artifact', 'audit_command']
 
 # %% ../nbs/44_cli.ipynb #9442be1c
 import json
@@ -217,3 +217,75 @@ def measure(run, made: Path, corpus, tokens: int) -> None:
         run.stage("quantised", bpb=validate(model, corpus, tokens).bpb)
         sliding = validate(model, corpus, tokens, stride=model.config.context // 2)
         run.stage("sliding", bpb=sliding.bpb)
+
+# %% ../nbs/44_cli.ipynb #d7034619
+def kind_of(target: str) -> str:
+    """What `golf audit` was given: "submission", "run" or "artifact"."""
+    path = Path(target)
+    folder = path.parent if path.suffix == ".json" else path
+    if path.name != "record.json" and (folder / "submission.json").is_file():
+        return "submission"
+    if path.name == "record.json" or (folder / "record.json").is_file():
+        return "run"
+    if path.is_dir():
+        raise GolfError(f"{path}: expected submission.json or record.json in this folder")
+    return "artifact"
+
+# %% ../nbs/44_cli.ipynb #010012cf
+def audit_submission(path: str, out: Path | None) -> bool:
+    """Print what the lints find about a submission; whether any of it fails."""
+    from golf.files import atomic_write
+    from golf.lints import lint_submission
+
+    report = lint_submission(Path(path).parent if path.endswith(".json") else path)
+    told = report._repr_markdown_()
+    typer.echo(told)
+    if out is not None:
+        atomic_write(out, told + "\n")
+    return bool(report.failed)
+
+# %% ../nbs/44_cli.ipynb #ab07458b
+def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
+    """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
+    from golf.audit import audit, door, sliding
+    from golf.data import load_corpus
+    from golf.train import model_path
+
+    path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
+    predictor = (door(build) if build else sliding)(path)
+    corpus = load_corpus(source, **where)
+    if corpus.vocab_size != predictor.vocab_size:
+        ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
+        raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")
+    material = dict(artifact=path, build=build, byte_table=corpus.byte_table)
+    material |= dict(tokenizer=corpus.tokenizer, data=where["data_path"])
+    return audit(predictor, corpus.val[: 1 << 16], level, seed=seed, name=path.stem, **material)
+
+# %% ../nbs/44_cli.ipynb #7a28f2f1
+@app.command("audit")
+def audit_command(
+    target: Annotated[str, typer.Argument(help="A run, an artifact, or a submission's folder.")],
+    level: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
+    build: Annotated[str | None, typer.Option(help="module:function, path to predictor.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
+    tokenizer: TokenizerPath = None,
+    out: Annotated[Path | None, typer.Option(help="A file for the report.")] = None,
+) -> None:
+    """Try to catch a scorer cheating; ends with code 1 when it was caught."""
+    kind = kind_of(target)
+    if kind == "submission":
+        raise typer.Exit(int(audit_submission(target, out)))
+    from golf.audit import LEVELS, audit
+
+    if level not in LEVELS:
+        raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
+    if kind == "run":
+        report = audit(None, None, level, seed=seed, name=Path(target).name, record=target)
+    else:
+        where = dict(data_path=data_path, tokenizer_path=tokenizer)
+        report = audit_artifact(target, level, seed, build, **where)
+    typer.echo(report.markdown())
+    if out is not None:
+        report.save(out)
+    raise typer.Exit(int(bool(report.failed or report.error)))

@@ -183,7 +183,7 @@ class Dense(Distribution):
         Distribution.__init__(self, n, vocab_size)
         self.logits, self.slice_size = logits, slice_size
 
-# %% ../nbs/02_dist.ipynb #1611eb80
+# %% ../nbs/02_dist.ipynb #e091bc75
 @patch
 def _raw(self: Dense, positions: Tensor) -> Tensor:
     "Log-probabilities [m, V] in float32, on the device of the logits."
@@ -206,7 +206,7 @@ def _survey(self: Dense, names: Sequence[str], ids: Tensor | None) -> dict[str, 
         self._told = ids.clone(), told
     return found
 
-
+# %% ../nbs/02_dist.ipynb #823e5f6d
 @patch
 def _pass(self: Dense, names: Sequence[str], ids: Tensor | None) -> tuple[dict, Tensor]:
     "Features by name, and log-probabilities of `ids`, from one run of the logits."
@@ -220,7 +220,7 @@ def _pass(self: Dense, names: Sequence[str], ids: Tensor | None) -> tuple[dict, 
     found = {name: _gathered(parts, name) for name, parts in found.items()}
     return found, _gathered(told, "told")
 
-
+# %% ../nbs/02_dist.ipynb #382f4a5f
 @patch
 def _rows(self: Dense, positions: Tensor) -> Tensor:
     return self._raw(positions).cpu().double()
@@ -442,7 +442,7 @@ class _Heat:
             self.asked = positions.clone(), self.part.rows(positions)
         return self.asked[1]
 
-# %% ../nbs/02_dist.ipynb #4e2c81a7
+# %% ../nbs/02_dist.ipynb #01ccb7e0
 class Heated(Distribution):
     """A part at one temperature: its rows divided by that and normalised; made by `heated`."""
 
@@ -450,7 +450,7 @@ class Heated(Distribution):
         Distribution.__init__(self, heat.part.n, heat.part.vocab_size)
         self.heat, self.number, self.temperature = heat, number, heat.grid[number]
 
-
+# %% ../nbs/02_dist.ipynb #67369f76
 @patch
 def _log_prob(self: Heated, ids: Tensor) -> Tensor:
     return self.heat.hear(ids)[:, self.number].clone()

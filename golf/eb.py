@@ -8,8 +8,9 @@ __all__ = ['HALVES', 'KINDS', 'Rule', 'ORDERS', 'toward_mean', 'noise', 'shrinka
            'james_stein', 'predictive', 'const', 'EmpiricalBayes', 'lengths', 'compact', 'Memorisation', 'halves',
            'memorisation', 'fixed']
 
-# %% ../nbs/32_eb.ipynb #25ecfd33
+# %% ../nbs/32_eb.ipynb #5c8b56c5
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -258,9 +259,9 @@ def predictive(e: Evidence) -> Tensor:
     """How much of the last chunk's gradient the present one confirms: see `foresight`."""
     return foresight(e.agreement, e.before)
 
-# %% ../nbs/32_eb.ipynb #be440fcc
-def const(value: float | Iterable[float]) -> Rule:
-    """A rule that scales everything by `value`, or each layer by its own and the rest by 1."""
+# %% ../nbs/32_eb.ipynb #dea5b7bb
+def const(value: float | Iterable[float], *, rest: float = 1.0) -> Rule:
+    """A rule that scales everything by `value`, or each layer by its own and the rest by `rest`."""
     layers = None if isinstance(value, (int, float)) else tuple(value)
 
     @needs()
@@ -269,7 +270,7 @@ def const(value: float | Iterable[float]) -> Rule:
             return torch.full_like(e.size, value)
         if len(layers) <= max(e.groups.layers):
             raise GolfError(f"const: {len(layers)} values for {max(e.groups.layers) + 1} layers")
-        table = e.size.new_tensor([*layers, 1.0])  # the last, at -1, for what has no layer
+        table = e.size.new_tensor([*layers, rest])  # the last, at -1, for what has no layer
         return table[torch.tensor(e.groups.layers, device=e.size.device)][e.groups.part]
 
     return rule
@@ -316,7 +317,15 @@ def check(self: EmpiricalBayes) -> None:
         if not holds:
             raise GolfError(f"EmpiricalBayes: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-# %% ../nbs/32_eb.ipynb #93fd1c60
+# %% ../nbs/32_eb.ipynb #2a1bab40
+@patch
+def __repr__(self: EmpiricalBayes) -> str:
+    usual = {k: p.default for k, p in inspect.signature(EmpiricalBayes).parameters.items()}
+    chosen = {k: getattr(self, k) for k, v in usual.items() if getattr(self, k) != v}
+    names = {k: getattr(v, "__qualname__", repr(v)).split(".<")[0] for k, v in chosen.items()}
+    return f"EmpiricalBayes({', '.join(f'{k}={name}' for k, name in names.items())})"
+
+
 @patch
 def forget(self: EmpiricalBayes) -> None:
     "Nothing was seen yet (but the log stays)."

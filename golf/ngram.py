@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DOCUMENTS', 'NODE', 'REF', 'COUNT', 'TOTAL', 'KINDS', 'LEFT', 'LEFTS', 'CHILD', 'SMOOTHINGS', 'Uniform', 'past_sums',
-           'gram_ids', 'ngram_orders', 'ngram_counts', 'Smoothing', 'chain_probability', 'CountChain', 'NGram']
+           'gram_ids', 'ngram_orders', 'ngram_counts', 'Smoothing', 'chain_probability', 'ngram_probability',
+           'CountChain', 'NGram']
 
 # %% ../nbs/10_ngram.ipynb #74fda54d
 from collections.abc import Iterator
@@ -170,7 +171,7 @@ def _spread(tokens, level: _Level, weights: Tensor | None, kinds: Tensor) -> tup
     empty = (torch.zeros(len(tokens), dtype=torch.int32, device=tokens.device) for _ in places)
     return tuple(x.scatter_(0, at, v.int()) for x, at, v in zip(empty, places, values))
 
-# %% ../nbs/10_ngram.ipynb #8b22a213
+# %% ../nbs/10_ngram.ipynb #5b9ee98c
 def _jit(function):
     "Compiled, without the interpreter's lock; kept on disk if this is a module and a place is found."
     try:
@@ -181,7 +182,7 @@ def _jit(function):
 
 _MEMO = np.dtype([(name, "i4") for name in ("seen", "place", "weight", "told", "chunk")])
 
-
+# %% ../nbs/10_ngram.ipynb #2e2bb491
 @_jit
 def _past(tokens, k, group, chunk_tokens, lengths, memo, kinds, c, n, t):
     "Write what came before each event of a group, in time order; how many `kinds` it has."
@@ -264,7 +265,7 @@ def _groups(tokens, k, groups, out, last, bos, chunk_tokens, lengths, size, c, n
         begin = end
     return fill
 
-# %% ../nbs/10_ngram.ipynb #18d62144
+# %% ../nbs/10_ngram.ipynb #274dd2c7
 def _cut(groups: np.ndarray, size: int, pieces: int) -> list[tuple[int, int]]:
     "Stretches of the first `size` places that begin with a group, about `pieces`."
     cuts = [0]
@@ -273,7 +274,7 @@ def _cut(groups: np.ndarray, size: int, pieces: int) -> list[tuple[int, int]]:
         cuts += [place + int(head) for head in heads if place + head > cuts[-1]]
     return list(zip(cuts, [*cuts[1:], size]))
 
-
+# %% ../nbs/10_ngram.ipynb #97ce664c
 def _walk_orders(tokens, max_order, documents, chunk_tokens, lengths, tell: bool) -> Iterator:
     "Yield c, n, t [position] of each order; if not to `tell`, empty ones, and `lengths` is filled."
     size, cuts, threads = len(tokens), [(0, len(tokens))], torch.get_num_threads()
@@ -294,7 +295,7 @@ def _walk_orders(tokens, max_order, documents, chunk_tokens, lengths, tell: bool
         else:
             cuts = [(begin, end) for (begin, _), end in zip(cuts, ends)]
 
-
+# %% ../nbs/10_ngram.ipynb #8a0fccc8
 def _by_partition(tokens, max_order, chunk_tokens, documents, continuation) -> Iterator:
     "As `_by_sorting`, on the processor."
     small = np.uint16 if int(tokens.max()) < 2**16 else np.int32
@@ -305,7 +306,7 @@ def _by_partition(tokens, max_order, chunk_tokens, documents, continuation) -> I
             pass
     yield from _walk_orders(tokens, max_order, documents, chunk_tokens, lengths, True)
 
-# %% ../nbs/10_ngram.ipynb #1894c0fe
+# %% ../nbs/10_ngram.ipynb #81d2ccb9
 def ngram_orders(
     tokens,
     vocab_size: int,
@@ -319,7 +320,7 @@ def ngram_orders(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields the rows `c`, `n`, `t` [position] of `ngram_counts`, order 1 first.
 
-    Takes about 20 bytes per token, whatever the order; on a processor as many threads as torch has.
+    Takes about 35 bytes per token, whatever the order; on a processor as many threads as torch has.
     """
     tokens = _checked(tokens, vocab_size, max_order, semantics, chunk_tokens, documents, device)
     rules = chunk_tokens, documents, continuation
@@ -434,7 +435,7 @@ def _rehash(slots, nodes, used):
             place = (place + 1) & mask
         slots[place] = (mixed & ~_NUMBER) | node
 
-# %% ../nbs/10_ngram.ipynb #853efdaa
+# %% ../nbs/10_ngram.ipynb #554e948a
 @_jit
 def _child(slots, nodes, links, used, node, token, vocab_size):
     "The child of `node` by `token`; a new one is linked with the others."
@@ -445,7 +446,7 @@ def _child(slots, nodes, links, used, node, token, vocab_size):
         nodes[node].first = child
     return child
 
-
+# %% ../nbs/10_ngram.ipynb #37f660be
 @_jit
 def _visit(slots, nodes, links, used, node, child, tokens, t, vocab_size, fresh):
     "Count token `t` after the context `node`; the `child` of both, 0 if not known, -1 if not needed."
@@ -528,7 +529,7 @@ class _Tables:
     def no_contexts(self) -> np.ndarray:
         return np.full(self.order, -1)
 
-# %% ../nbs/10_ngram.ipynb #68acaedb
+# %% ../nbs/10_ngram.ipynb #f6caaea0
 @patch
 def reserve(self: _Tables, more: int) -> None:
     "Make room for `more` nodes, at two thirds of the slots or fewer."
@@ -543,7 +544,7 @@ def reserve(self: _Tables, more: int) -> None:
         self.slots = np.zeros(1 << (3 * need // 2).bit_length(), np.int64)
         _rehash(self.slots, self.nodes, self.used)
 
-
+# %% ../nbs/10_ngram.ipynb #9346a94e
 @patch
 def learn(
     self: _Tables, tokens: np.ndarray, stop: int, children: np.ndarray, block: int = 1 << 13
@@ -788,7 +789,7 @@ def check(self: _View) -> None:
     if self.tables.learnt != self.known:
         raise GolfError("a stale distribution: its predictor has observed since it was made")
 
-# %% ../nbs/10_ngram.ipynb #5402feae
+# %% ../nbs/10_ngram.ipynb #3f38dd27
 @patch
 def count(self: _View, at: Tensor, ids: Tensor, left: bool) -> Tensor:
     "Counts, or those of continuations, int32 [order, *shape] of `ids` at the positions `at`."
@@ -802,7 +803,7 @@ def count(self: _View, at: Tensor, ids: Tensor, left: bool) -> Tensor:
     _ask(tables.slots, tables.nodes, *asked, places, flat, left, out)
     return torch.from_numpy(out).reshape(-1, *at.shape)
 
-
+# %% ../nbs/10_ngram.ipynb #c0f0b340
 @patch
 def fill(self: _View, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:
     "Turn probabilities `rows` [m, V] of a base at the positions `at` [m] into the chain's, in place."
@@ -890,6 +891,32 @@ def chain_probability(
         found = chain_step(found, *terms, rule.discount)
     return found
 
+# %% ../nbs/10_ngram.ipynb #ee7386c5
+def ngram_probability(
+    tokens,
+    vocab_size: int,
+    max_order: int,
+    smoothing: str | Smoothing = "witten_bell",
+    semantics: str = "prefix",
+    *,
+    lowest: int = 1,
+    **options,
+) -> Tensor:
+    """What `chain_probability` makes of `ngram_counts`, float64 [position], with one order in memory.
+
+    Options: those of `ngram_orders`, but `continuation`, which follows from the `smoothing`.
+    """
+    rule, found = _smoothing(smoothing), torch.tensor(1 / vocab_size, dtype=torch.float64)
+    base, options["continuation"] = found, rule.continuation
+    orders = ngram_orders(tokens, vocab_size, max_order, semantics, **options)
+    for k, (c, n, t) in enumerate(orders, 1):
+        lower = (base if rule.longest else found).to(c.device)
+        total, escape = rule.terms(n[None], t[None], vocab_size)
+        terms = c.double(), total[0], t.double(), escape[0]
+        known = (n > 0) & (k >= lowest)
+        found = torch.where(known, chain_step(lower, *terms, rule.discount), found.to(c.device))
+    return found
+
 # %% ../nbs/10_ngram.ipynb #89fb2f2a
 class CountChain(Counts):
     """A count chain at the positions of a chunk, with the statistics of their contexts.
@@ -912,7 +939,7 @@ class CountChain(Counts):
         count = lambda at, ids: view.count(at, ids, left)
         Counts.__init__(self, count, total, self.kinds, vocab_size=vocab_size, **options)
 
-# %% ../nbs/10_ngram.ipynb #acac4ca3
+# %% ../nbs/10_ngram.ipynb #7995076b
 @patch
 def _rows(self: CountChain, positions: Tensor) -> Tensor:
     "Rows through what did follow each context."
@@ -924,7 +951,7 @@ def _rows(self: CountChain, positions: Tensor) -> Tensor:
     self._view.fill(rows, positions, self._rule.continuation, terms, self.discount)
     return rows.log()
 
-
+# %% ../nbs/10_ngram.ipynb #090cfd1f
 @patch
 def over(
     self: CountChain,
@@ -967,7 +994,7 @@ class NGram(Predictor):
         self.semantics, self.documents, self.lowest = semantics, documents, lowest
         self._tables, self._view = _Tables(vocab_size, order, documents), None
 
-# %% ../nbs/10_ngram.ipynb #8763d6e4
+# %% ../nbs/10_ngram.ipynb #d63757d7
 @patch
 def distribution(self: NGram, chunk: Chunk) -> CountChain:
     "The chain at each position, from everything before it."
@@ -985,7 +1012,7 @@ def learn(self: NGram, chunk: Chunk) -> None:
             children = view.found[CHILD]
     tables.learn(tokens, chunk.stop + 1, children)
 
-
+# %% ../nbs/10_ngram.ipynb #c013e24a
 @patch
 def get_state(self: NGram) -> dict[str, Any]:
     "The nodes, as int64 [nodes, 4], their links, and the rules they were made by."

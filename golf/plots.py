@@ -479,7 +479,7 @@ def scale_frame(record: Record) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows, columns=["arm", "role", "layer", "chunk", "scale"])
 
-# %% ../nbs/41_plots.ipynb #8344f357
+# %% ../nbs/41_plots.ipynb #c29b9565
 @_styled
 def plot_scales(
     source: Record | pd.DataFrame,
@@ -501,12 +501,13 @@ def plot_scales(
         image = _draw_scales(axes, frame[frame.arm == arm])
         axes.set_title(arm)
     grid[-1, 0].set_xlabel("chunk")
+    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     bar = figure.colorbar(image, ax=grid[:, 0].tolist(), ticks=[-2, -1, 0, 1, 2], aspect=40)
     bar.set_ticklabels(["¼", "½", "1", "2", "4"])
     bar.set_label("scale of the gradient")
     return figure
 
-
+# %% ../nbs/41_plots.ipynb #955397ae
 def _draw_scales(axes: Axes, frame: pd.DataFrame):
     "Layer by chunk, coloured by the logarithm of the scale."
     table = frame.pivot_table(index="layer", columns="chunk", values="scale")

@@ -35,6 +35,15 @@ PRIOR = distil(torch.randint(2, V, (2000,), generator=RANDOM).numpy() ** 2 // V,
 FLAT = (Bins("entropy:0", (2.0, 3.0, 3.8)),)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These tensors are too small to share among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def network(ranks: Ranks | None = None) -> SlidingWindow:
     """Overlapping windows of a small network without training."""
     return SlidingWindow(GPT(SHAPE, seed=3), stride=16, batch=4, ranks=ranks)
@@ -65,7 +74,9 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "pr1043.PacketPower": lambda: pr1043.PacketPower(network(), pr1043.Pairs(PRIOR), floor=0.0),
     "pr1185.Backoff": lambda: pr1185.Backoff(V, 3),
 }
-NOT_DISTRIBUTIONS = {"pr953.FiveExperts"}  # published as they were; `Mix` and `evaluate` refuse them
+NOT_DISTRIBUTIONS = {
+    "pr953.FiveExperts"
+}  # published as they were; `Mix` and `evaluate` refuse them
 PAIRS: dict[str, Callable[[Predictor, Predictor], Predictor]] = {
     "Mix": lambda a, b: Mix([a, b], online(GridBayes(steps=4, cells=FLAT))),
     "Product": lambda a, b: Product([a, b], (0.7, 0.5), rate=0.5),
@@ -93,6 +104,7 @@ def test_every_predictor_of_the_package_is_here():
         name_of(kind)
         for kind in below(Predictor)
         if kind.__module__.startswith("golf.") and kind.__name__[0] != "_"
+        if kind.__module__ != "golf.zoo"  # cheats, made to be caught
     }
     assert public == {name.partition(",")[0] for name in ALL} | NOT_DISTRIBUTIONS
     for name in ALL:
@@ -111,6 +123,11 @@ def walk(predictor: Predictor, stream: Stream, look=None, chunks=slice(None)) ->
     return torch.cat(found)
 
 
+def near(a: torch.Tensor, b: torch.Tensor, most: float) -> bool:
+    """Whether all differ by no more than `most`; infinite losses must agree."""
+    return torch.allclose(a.double(), b.double(), rtol=0, atol=most)
+
+
 def check(make: Callable[[], Predictor], cut: int) -> None:
     """All promises of one predictor, with the future replaced after position `cut`."""
     random, states = torch.Generator().manual_seed(cut), []
@@ -125,7 +142,7 @@ def check(make: Callable[[], Predictor], cut: int) -> None:
         assert (rows.exp().sum(1) - 1).abs().max() <= 1e-5
         for asked in (ids, chunk.targets):
             told = distribution.log_prob(asked)[at]
-            assert (rows.gather(1, asked[at, None])[:, 0] - told).abs().max() <= 1e-5
+            assert near(rows.gather(1, asked[at, None])[:, 0], told, 1e-5)
 
     losses = walk(subject, STREAM, look)
     assert torch.equal(walk(make(), STREAM), losses)  # looking changes nothing
@@ -133,14 +150,13 @@ def check(make: Callable[[], Predictor], cut: int) -> None:
     other = TEXT.clone()
     other[cut + 1 :] = torch.randint(V, (len(TEXT) - cut - 1,), generator=random)
     changed = walk(make(), Stream(other, CHUNK), chunks=slice(3))
-    assert (changed[:cut] - losses[:cut]).abs().max() <= 1e-6
-    assert cut > 0 and not torch.equal(other, TEXT)
+    assert near(changed[:cut], losses[:cut], 1e-6) and not torch.equal(other, TEXT)
 
     resumed = make()
     for start in (2, 1, 3):  # forwards and backwards, into one that has learnt meanwhile
         resumed.load(states[start])
         again = walk(resumed, STREAM, chunks=slice(start, None))
-        assert (again - losses[start * CHUNK :]).abs().max() <= 1e-6
+        assert near(again, losses[start * CHUNK :], 1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])
@@ -168,8 +184,10 @@ def test_a_record_replays_its_source_and_nothing_else():
     other[200] = (other[200] + 1) % V
     with pytest.raises(GolfError, match="other tokens"):
         walk(Recorded(record.record), Stream(other, CHUNK))
-    mixed = [Mix([one, Uniform(V)], online(EM(cells=FLAT))) for one in (ALL["Recorded"](), trigrams())]
-    assert (walk(mixed[0], STREAM) - walk(mixed[1], STREAM)).abs().max() <= 1e-6
+    mixed = [
+        Mix([one, Uniform(V)], online(EM(cells=FLAT))) for one in (ALL["Recorded"](), trigrams())
+    ]
+    assert near(walk(mixed[0], STREAM), walk(mixed[1], STREAM), 1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(NOT_DISTRIBUTIONS))
@@ -195,9 +213,11 @@ def shared(ranks: Ranks) -> dict[str, torch.Tensor]:
         "SlidingWindow": window(),
         "TTT": learner(),
         "LoRA": LoRA(window(), rank=2),
-        "Temperatures": Temperatures(window()),
+        "Temperatures": Temperatures(window(), rule=EM(cells=FLAT, start=(1.0,) * 5)),
+        "Mix": Mix([learner(), trigrams()], online(EM(cells=FLAT))),  # one rule to compile
+        "Product": PAIRS["Product"](learner(), trigrams()),
+        "Hinted": Hinted(learner(), trigrams()),
     }
-    subjects |= {f"{how} of TTT": make(learner(), trigrams()) for how, make in PAIRS.items()}
     return {name: walk(one, STREAM) for name, one in subjects.items()}
 
 
@@ -212,5 +232,5 @@ def test_every_world_size_scores_alike(ranks):
     found, alone = run_ranks(of_this_rank, ranks=ranks), shared(Ranks())
     assert len({name for _, name in found}) == 1  # bit for bit the same on every rank
     for name, losses in alone.items():
-        assert (found[0][0][name] - losses).abs().max() <= 1e-5, name
+        assert near(found[0][0][name], losses, 1e-5), name
     assert len({digest(losses) for losses in alone.values()}) == len(alone)

@@ -101,7 +101,7 @@ def loose_attributes(source: str) -> list[str]:
         found += {f"{cls.name}.{n.attr}" for n in uses if n.attr not in own}
     return sorted(found)
 
-# %% ../../nbs/53_pr1043.ipynb #b9fd0409
+# %% ../../nbs/53_pr1043.ipynb #60adadb6
 def pair_table(prior: Prior) -> tuple[Tensor, Tensor]:
     """Pseudo-counts [V, V] of pairs and their sums [V], float64; 0 for contexts that the prior lacks."""
     v = prior.vocab_size
@@ -109,9 +109,10 @@ def pair_table(prior: Prior) -> tuple[Tensor, Tensor]:
     if prior.order > 1:
         single, pairs = prior.levels[:2]
         own, rest = np.bincount(single.ids, single.shares, v), pairs.rest[:, None]
+        own = own * (1 - single.rest) / own.sum() + single.rest / v
         shares[pairs.keys[pairs.rows], pairs.ids] = pairs.shares
         kept = shares[pairs.keys]
-        shares[pairs.keys] = (1 - rest) * kept / kept.sum(1, keepdims=True) + rest * own / own.sum()
+        shares[pairs.keys] = (1 - rest) * kept / kept.sum(1, keepdims=True) + rest * own
         strength[pairs.keys] = prior.strength(pairs)
     return torch.from_numpy(shares * strength[:, None]), torch.from_numpy(strength)
 

@@ -10,10 +10,11 @@ __all__ = ['MODEL_A', 'OPTIM', 'TRAIN_A', 'EIGHT', 'TABLES', 'EBLS', 'MODEL_B', 
            'script_groups', 'members', 'published_ratio', 'as_published', 'freeze_named', 'round_tables',
            'RoundedTables', 'CoarseTables', 'RatioAdaptation', 'overlap', 'published_gap']
 
-# %% ../../nbs/51_pr484.ipynb #f8fa1986
+# %% ../../nbs/51_pr484.ipynb #8a174080
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ..artifact import Plan, Treatment
 from ..average import AverageConfig
 from ..data import Corpus
 from ..eb import EmpiricalBayes, Evidence, Groups, Memorisation, Rule, groups, needs
-from ..model import GPT, GPTConfig, SlidingWindow, Transform, once, rms_norm, smear
+from ..model import GPT, GPTConfig, Transform, once, rms_norm, smear
 from ..optim import role
 from golf.published.pr473 import (
     MATRIX_FLOOR,
@@ -304,7 +305,7 @@ class RoundedTables(Gradients):
         round_tables(learner.model, self.dtype)
         self.inner.end_chunk(learner, chunk)
 
-# %% ../../nbs/51_pr484.ipynb #0f73e076
+# %% ../../nbs/51_pr484.ipynb #96a3855f
 @dataclass(frozen=True)
 class CoarseTables(Adaptation):
     """Score-first SGD as #589 runs it: tables are kept in `table_dtype`, from `start` on."""
@@ -313,16 +314,13 @@ class CoarseTables(Adaptation):
 
 
 @patch
-def start(self: CoarseTables, model: GPT, positions: int, inner: Gradients | None = None) -> TTT:
-    """The predictor that adapts `model`, whose tables are rounded, along `positions` targets."""
+def start(self: CoarseTables, model: GPT, positions: int, **context: Any) -> TTT:
+    """The predictor that adapts `model`, whose tables are rounded; `context` as for `Adaptation`."""
     round_tables(model, self.table_dtype)
-    options = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-    chunk, stride = options.pop("chunk_tokens"), options.pop("stride")
-    window = SlidingWindow(model, stride=stride, batch=self.batch)
-    options["gradients"] = RoundedTables(inner, self.table_dtype)
-    return TTT(window, -(-positions // chunk), **options)
+    rounded = replace(self, gradients=RoundedTables(self.gradients, self.table_dtype))
+    return Adaptation.start(rounded, model, positions, **context)
 
-# %% ../../nbs/51_pr484.ipynb #b751b20a
+# %% ../../nbs/51_pr484.ipynb #dea78a1b
 @dataclass(frozen=True)
 class RatioAdaptation(CoarseTables):
     """The adaptation of H: `as_published` within `lo` and `hi`, and `freeze_named`."""
@@ -333,9 +331,10 @@ class RatioAdaptation(CoarseTables):
 
 
 @patch
-def start(self: RatioAdaptation, model: GPT, positions: int) -> TTT:
-    """The predictor that adapts `model` as H does along `positions` targets."""
-    return CoarseTables.start(self, model, positions, as_published(self.lo, self.hi))
+def start(self: RatioAdaptation, model: GPT, positions: int, **context: Any) -> TTT:
+    """The predictor that adapts `model` as H does; `context` as for `Adaptation`."""
+    scaled = replace(self, gradients=as_published(self.lo, self.hi))
+    return CoarseTables.start(scaled, model, positions, **context)
 
 
 PR589 = replace(STACK_589, adapt=CoarseTables())

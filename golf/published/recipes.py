@@ -173,13 +173,13 @@ def lab() -> Recipe:
     """The defaults of this package at the published size: nothing that a pull request chose."""
     return Recipe(preset("base"), TrainConfig(), default_squeeze, Adaptation())
 
-# %% ../../nbs/49_published.ipynb #74fbfb9a
+# %% ../../nbs/49_published.ipynb #4f900fa6
 HOMES = {
     **dict.fromkeys(
         ("baseline", "pr399", "pr414", "pr473", "pr549", "pr1019"), "golf.published.pr473"
     ),
     **dict.fromkeys(("pr484_ebls", "pr484_swiglu", "pr484", "pr589"), "golf.published.pr484"),
-    **dict.fromkeys(("pr720", "pr953"), "golf.published.pr953"),
+    **dict.fromkeys(("pr720", "pr953", "pr967", "pr995"), "golf.published.pr953"),
     "pr1043": "golf.published.pr1043",
     "pr1185": "golf.published.pr1185",
 }
