@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPE', 'COUNTED', 'FAST', 'feature', 'Gate', 'Fixed', 'Second', 'Entropy', 'Selective', 'Evidence', 'Bins',
-           'cell_numbers', 'Rule', 'Online', 'online', 'Hedge', 'EM', 'Gradient', 'simplex', 'GridBayes', 'Logistic',
-           'Gated', 'Mix', 'expert_names', 'Product', 'Temperatures', 'Hinted']
+           'cell_numbers', 'Rule', 'Online', 'online', 'Believing', 'Hedge', 'EM', 'Gradient', 'simplex', 'GridBayes',
+           'Logistic', 'Gated', 'Mix', 'expert_names', 'Product', 'Temperatures', 'Hinted']
 
 # %% ../nbs/12_mix.ipynb #9b9f836e
 import functools
@@ -255,53 +255,107 @@ def _within(rule: Rule, name: str, low: float, high: float) -> None:
         what = f"{name} of {type(rule).__name__}"
         raise GolfError(f"{what} must lie above {low:g} and below {high:g}, not {value}")
 
-# %% ../nbs/12_mix.ipynb #7f300a47
-@njit(**FAST)
-def _softmax(values, out):
-    "Fill `out` with weights in proportion to exp(values); the greatest value must be finite."
-    best, total = values.max(), 0.0
-    for k in range(len(out)):
-        out[k] = math.exp(values[k] - best)
-        total += out[k]
-    for k in range(len(out)):
-        out[k] /= total
+# %% ../nbs/12_mix.ipynb #ed650504
+_LOW, _SPAN = 2.0**-300, 300 * math.log(2)
 
-# %% ../nbs/12_mix.ipynb #17cff92d
+
 @dataclass(frozen=True, kw_only=True)
-class Hedge(Rule):
+class Believing(Rule):
+    """A rule that believes M hypotheses, in a row [2 M]: all m, then all e, of beliefs m 2**(-300 e).
+
+    After every target a part `share` of the belief returns to the prior. A subclass gives
+    `begin(experts)`, the prior [M].
+    """
+
+    share: float = 0.0
+
+    def begin(self, experts: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def row(self, experts: int) -> np.ndarray:
+        prior = self.begin(experts)
+        return np.concatenate([prior, np.zeros(len(prior))])
+
+    def belief(self, state: np.ndarray) -> np.ndarray:
+        "What each hypothesis is believed [cells, M], from the state of a gate [cells, 2 M]."
+        part, power = np.split(np.asarray(state), 2, axis=-1)
+        part = part * _LOW**power
+        return part / part.sum(-1, keepdims=True)
+
+# %% ../nbs/12_mix.ipynb #52196d0a
+@njit(**FAST)
+def _lift(parts, powers):
+    "Bring all `parts` above 2**-300, noted in `powers`, the least of which is zero; whether any is left."
+    least = np.inf
+    for j in range(len(parts)):
+        while 0 < parts[j] < _LOW:
+            parts[j] /= _LOW
+            powers[j] += 1
+        if parts[j] > 0:
+            least = min(least, powers[j])
+    for j in range(len(parts)):
+        powers[j] -= least if parts[j] > 0 else 0.0
+    return np.isfinite(least)
+
+# %% ../nbs/12_mix.ipynb #72b261e3
+@njit(**FAST)
+def _believe(row, moved, share, prior, raised):
+    """Take `moved` for the parts of a `row`, a part `share` of them from the `prior`; not if all are zero.
+
+    `raised` says whether a power has been raised.
+    """
+    size, total, least = len(moved), 0.0, np.inf
+    for j in range(size):
+        total += moved[j]
+        least = min(least, moved[j])
+    if share > 0:
+        for j in range(size if total > 0 else 0):
+            row[j] = (1 - share) * moved[j] / total + share * prior[j]
+    elif (least >= _LOW and not raised) or _lift(moved, row[size:]):
+        for j in range(size):
+            row[j] = moved[j]
+
+# %% ../nbs/12_mix.ipynb #d33c90f0
+@dataclass(frozen=True, kw_only=True)
+class Hedge(Believing):
     """Weights times p ** `eta` for every target, then a part `share` back to the `prior`.
 
     `eta` 1 is Bayes; `prior` [K] is uniform if not given. Sources: PR #953, Herbster & Warmuth.
     """
 
     eta: float = 1.0
-    share: float = 0.0
     prior: tuple[float, ...] | None = None
 
     experts = property(lambda self: None if self.prior is None else len(self.prior))
 
-    def row(self, experts: int) -> np.ndarray:
-        return np.log(self.prior or np.full(experts, 1 / experts))
+    def begin(self, experts: int) -> np.ndarray:
+        return np.array(self.prior or np.full(experts, 1 / experts))
 
     def settings(self, experts: int) -> np.ndarray:
-        return np.array([self.eta, self.share, *np.exp(self.row(experts))])
+        return np.array([self.share, self.eta, *self.begin(experts)])
 
-# %% ../nbs/12_mix.ipynb #7910a2cc
+# %% ../nbs/12_mix.ipynb #f1f36b53
 def _hedge_weights(row, inputs, settings, out):
-    _softmax(row, out)
+    size, total = len(out), 0.0
+    for k in range(size):
+        power = row[size + k]
+        out[k] = row[k] * (1.0 if power == 0 else (_LOW if power == 1 else 0.0))
+        total += out[k]
+    for k in range(size):
+        out[k] /= total
 
 
 def _hedge_learn(row, inputs, settings, moved, log_probs):
-    for k in range(len(row)):
-        moved[k] = row[k] + settings[0] * log_probs[k]
-    best = moved.max()
-    if np.isfinite(best) and settings[1] == 0:
-        for k in range(len(row)):
-            row[k] = moved[k] - best
-    elif np.isfinite(best):
-        _softmax(moved, log_probs)
-        for k in range(len(row)):
-            row[k] = math.log((1 - settings[1]) * log_probs[k] + settings[1] * settings[2 + k])
+    size, best, share, raised = len(moved), log_probs.max(), settings[0], False
+    for k in range(size if np.isfinite(best) else 0):
+        step = settings[1] * (log_probs[k] - best)
+        if -np.inf < step < -_SPAN and share == 0:
+            raised = True
+            row[size + k] += np.floor(-step / _SPAN)
+            step += np.floor(-step / _SPAN) * _SPAN
+        moved[k] = row[k] * math.exp(step)
+    if np.isfinite(best):
+        _believe(row, moved, share, settings[2:], raised)
 
 
 @patch
@@ -313,6 +367,17 @@ def check(self: Hedge) -> None:
 
 
 Hedge.weights, Hedge.learn = staticmethod(_hedge_weights), staticmethod(_hedge_learn)
+
+# %% ../nbs/12_mix.ipynb #7f300a47
+@njit(**FAST)
+def _softmax(values, out):
+    "Fill `out` with weights in proportion to exp(values); the greatest value must be finite."
+    best, total = values.max(), 0.0
+    for k in range(len(out)):
+        out[k] = math.exp(values[k] - best)
+        total += out[k]
+    for k in range(len(out)):
+        out[k] /= total
 
 # %% ../nbs/12_mix.ipynb #d9d16394
 @njit(**FAST)
@@ -415,9 +480,9 @@ def simplex(experts: int, steps: int) -> np.ndarray:
 
     return np.array(split(steps, experts)) / steps
 
-# %% ../nbs/12_mix.ipynb #878a1b1a
+# %% ../nbs/12_mix.ipynb #9a2a00c5
 @dataclass(frozen=True, kw_only=True)
-class GridBayes(Rule):
+class GridBayes(Believing):
     """Bayes over the mixtures of `simplex(K, steps)`, in each cell for itself.
 
     `trust` is the prior mass on the pure first expert (uniform if not given); `share` of the weight
@@ -426,37 +491,23 @@ class GridBayes(Rule):
 
     steps: int = 32
     trust: float | None = None
-    share: float = 0.0
 
-    def prior(self, experts: int) -> np.ndarray:
+    def begin(self, experts: int) -> np.ndarray:
         size = len(simplex(experts, self.steps))
         first = 1 / size if self.trust is None or size == 1 else self.trust
         return np.array([first, *[(1 - first) / max(size - 1, 1)] * (size - 1)])
 
-    def row(self, experts: int) -> np.ndarray:
-        prior = self.prior(experts)
-        return np.concatenate([prior, np.zeros(len(prior))])
-
     def settings(self, experts: int) -> np.ndarray:
         return _grid_settings(self, experts)
-
-    def belief(self, state: np.ndarray) -> np.ndarray:
-        "What each mixture of the grid is believed [cells, M], from the state of a gate [cells, 2 M]."
-        part, power = np.split(np.asarray(state), 2, axis=-1)
-        part = part * _LOW**power
-        return part / part.sum(-1, keepdims=True)
-
-# %% ../nbs/12_mix.ipynb #d94e5094
-_LOW = 2.0**-300
 
 
 @functools.lru_cache(32)
 def _grid_settings(rule: GridBayes, experts: int) -> np.ndarray:
     "The share, the prior [M] and the grid [K, M] in one row."
     grid = simplex(experts, rule.steps).T.ravel()
-    return np.concatenate([[rule.share], rule.prior(experts), grid])
+    return np.concatenate([[rule.share], rule.begin(experts), grid])
 
-
+# %% ../nbs/12_mix.ipynb #82362a28
 def _grid_weights(row, inputs, settings, out):
     size, total = len(row) // 2, 0.0
     for k in range(len(out)):
@@ -471,39 +522,17 @@ def _grid_weights(row, inputs, settings, out):
         out[k] /= total
 
 
-@njit(**FAST)
-def _lift(parts, powers):
-    "Bring all `parts` above 2**-300, noted in `powers`, the least of which is zero; whether any is left."
-    least = np.inf
-    for j in range(len(parts)):
-        while 0 < parts[j] < _LOW:
-            parts[j] /= _LOW
-            powers[j] += 1
-        if parts[j] > 0:
-            least = min(least, powers[j])
-    for j in range(len(parts)):
-        powers[j] -= least if parts[j] > 0 else 0.0
-    return np.isfinite(least)
-
-# %% ../nbs/12_mix.ipynb #b860860a
 def _grid_learn(row, inputs, settings, weights, log_probs):
     size, best = len(row) // 2, log_probs.max()
-    moved, total, least, share = np.zeros(size), 0.0, np.inf, settings[0]
+    moved = np.zeros(size)
     for k in range(len(log_probs)):
-        grid, p = settings[1 + (k + 1) * size :], 0.0
         if log_probs[k] > -np.inf:
-            p = math.exp(max(log_probs[k] - best, -500.0))
-        for j in range(size):
-            moved[j] += p * grid[j]
+            grid, p = settings[1 + (k + 1) * size :], math.exp(max(log_probs[k] - best, -500.0))
+            for j in range(size):
+                moved[j] += p * grid[j]
     for j in range(size):
         moved[j] *= row[j]
-        total += moved[j]
-        least = min(least, moved[j])
-    known = total > 0 if share > 0 else least >= _LOW or _lift(moved, row[size:])
-    if known:
-        for j in range(size):
-            back = share * settings[1 + j]
-            row[j] = (1 - share) * moved[j] / total + back if share > 0 else moved[j]
+    _believe(row, moved, settings[0], settings[1 : 1 + size], False)
 
 # %% ../nbs/12_mix.ipynb #bdf4718a
 @patch
@@ -574,7 +603,7 @@ class Gated(Distribution):
         self.targets = next((p.targets for p in self.parts if p.targets is not None), None)
         self._heard = self._weights = self._features = None
 
-# %% ../nbs/12_mix.ipynb #f2c1c974
+# %% ../nbs/12_mix.ipynb #e0c182e8
 @patch
 def features(self: Gated) -> dict[str, Tensor]:
     "The features [n] that the gate needs, by name."
@@ -592,7 +621,7 @@ def look(self: Gated, ids: Tensor) -> None:
         if names:
             part.survey(names, ids)
 
-
+# %% ../nbs/12_mix.ipynb #6b4a0513
 @patch
 def hear(self: Gated, ids: Tensor) -> Tensor:
     "Log-probabilities [n, K] of `ids` under each part; those of the chunk's own targets are kept."
@@ -722,7 +751,7 @@ def distribution(self: Mix, chunk: Chunk) -> Gated:
     self._latest = Gated(parts, self.gate, self._state, chunk)
     return self._latest
 
-# %% ../nbs/12_mix.ipynb #8baeee69
+# %% ../nbs/12_mix.ipynb #9ce0d7cd
 def _predicted(mix: Predictor, chunk: Chunk, allowed: bool = False) -> list[Distribution]:
     "What the experts of `mix` predict. Raises for one that is not normalised, unless `allowed`."
     parts = []
@@ -735,7 +764,7 @@ def _predicted(mix: Predictor, chunk: Chunk, allowed: bool = False) -> list[Dist
         parts.append(part)
     return parts
 
-
+# %% ../nbs/12_mix.ipynb #665bb9d0
 def _check_needs(gate: Gate | Online, parts: dict[str, Distribution]) -> None:
     "Raise for a gate that needs the counts of a part that has none."
     for name, _, k in (need.partition(":") for need in gate.needs):
@@ -843,7 +872,7 @@ def _slope(parts: Sequence[Distribution], exponents: Tensor, targets: Tensor) ->
         total += ((p * rows).sum(2) - told).sum(1)
     return total / len(targets)
 
-# %% ../nbs/12_mix.ipynb #a198c49c
+# %% ../nbs/12_mix.ipynb #72c3fd3e
 class Temperatures(Mix):
     """A mixture of one `predictor` at each temperature of `grid`, under a `rule` or a gate.
 
@@ -867,7 +896,7 @@ class Temperatures(Mix):
         self.gate = gate
         self._state = gate.start(len(self.grid)) if isinstance(gate, Online) else None
 
-
+# %% ../nbs/12_mix.ipynb #df9087cf
 @patch
 def distribution(self: Temperatures, chunk: Chunk) -> Gated:
     "The mixture at the positions of `chunk`."

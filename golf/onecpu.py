@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['seen_keys', 'flash_attention', 'flash_attention_varlen', 'flash_modules', 'OnCPU', 'either', 'nothing', 'Moment',
-           'cuda_functions', 'dist_functions', 'NoCast', 'cast_on_cpu', 'uncompiled', 'run_but_smi', 'Generator',
-           'stand_ins', 'one_cpu', 'edited', 'read_script', 'opened', 'run_main', 'cpu_command']
+           'cuda_functions', 'dist_functions', 'NoCast', 'cast_on_cpu', 'uncompiled', 'forked', 'run_but_smi',
+           'Generator', 'stand_ins', 'one_cpu', 'edited', 'read_script', 'opened', 'run_main', 'cpu_command']
 
 # %% ../nbs/43_onecpu.ipynb #8149907f
 import contextlib
@@ -213,8 +213,8 @@ def dist_functions() -> dict[str, Callable]:
     found |= dict.fromkeys(gathers, copied) | {"get_rank": lambda *_: 0}
     return found | {"get_world_size": lambda *_: 1, "is_initialized": lambda: False}
 
-# %% ../nbs/43_onecpu.ipynb #a28e37e2
-_AUTOCAST, _RUN = torch.autocast, subprocess.run
+# %% ../nbs/43_onecpu.ipynb #98b453b1
+_AUTOCAST, _RUN, _FORK = torch.autocast, subprocess.run, torch.random.fork_rng
 
 
 class NoCast(contextlib.ContextDecorator):
@@ -232,10 +232,15 @@ def cast_on_cpu(device_type: str = "cuda", dtype: torch.dtype | None = None, ena
     """The automatic cast that a script asks for, on the CPU."""
     return _AUTOCAST("cpu", dtype=dtype, enabled=enabled, cache_enabled=cache_enabled)
 
-# %% ../nbs/43_onecpu.ipynb #bc874ce7
+# %% ../nbs/43_onecpu.ipynb #2d39c4a8
 def uncompiled(model: Any = None, **_: Any) -> Any:
     """`torch.compile` without compiling."""
     return model if model is not None else lambda function: function
+
+
+def forked(devices: Any = None, enabled: bool = True, **_: Any) -> Any:
+    """`torch.random.fork_rng` for the CPU's generator alone."""
+    return _FORK(devices=[], enabled=enabled)
 
 
 def run_but_smi(command: Any, *args: Any, **kwargs: Any) -> Any:
@@ -259,7 +264,7 @@ class _Answers(type):
 class Generator(metaclass=_Answers):
     """A random generator on the CPU, whatever device was asked for."""
 
-# %% ../nbs/43_onecpu.ipynb #ed9ae934
+# %% ../nbs/43_onecpu.ipynb #51e40a64
 _KERNELS = ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_math_sdp", "enable_cudnn_sdp")
 
 
@@ -269,6 +274,7 @@ def stand_ins(half: bool) -> Iterator[tuple[Any, str, Callable]]:
     yield torch, "compile", uncompiled
     yield torch, "set_default_device", nothing
     yield torch, "Generator", Generator
+    yield torch.random, "fork_rng", forked
     yield torch, "autocast", cast
     yield torch.amp, "autocast", cast
     yield torch.cuda.amp, "autocast", functools.partial(cast, "cuda")

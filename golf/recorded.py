@@ -119,7 +119,7 @@ def _record(
         predictor.observe(chunk)
     return kept, marks
 
-# %% ../nbs/13_recorded.ipynb #4b1b403d
+# %% ../nbs/13_recorded.ipynb #5a766ede
 @patch
 def save(self: Pass, path: str | Path) -> Path:
     """Write the record as one `.npz` file, in one step, and return its path."""
@@ -127,7 +127,7 @@ def save(self: Pass, path: str | Path) -> Path:
         np.savez(file, **vars(self))
     return Path(path)
 
-
+# %% ../nbs/13_recorded.ipynb #b156b5de
 @patch(cls_method=True)
 def load(cls: Pass, path: str | Path) -> Pass:
     """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
@@ -154,7 +154,7 @@ def load(cls: Pass, path: str | Path) -> Pass:
     ) as error:
         raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
-# %% ../nbs/13_recorded.ipynb #dc17c14e
+# %% ../nbs/13_recorded.ipynb #0ef8bb51
 class Replayed(Distribution):
     """The part of a `record` that belongs to `chunk`: `log_prob` of its targets, and the rows' shape."""
 
@@ -169,7 +169,7 @@ def _kept(self: Replayed, name: str) -> Tensor:
     kept = torch.from_numpy(getattr(self.record, name)[self.chunk.start : self.chunk.stop])
     return kept.to(torch.int64 if name == "best" else torch.float64)
 
-
+# %% ../nbs/13_recorded.ipynb #f88a67a1
 @patch
 def _log_prob(self: Replayed, ids: Tensor) -> Tensor:
     if not torch.equal(ids, self.targets):
@@ -186,7 +186,7 @@ def _rows(self: Replayed, positions: Tensor) -> Tensor:
 def _survey(self: Replayed, names: list[str], ids: Tensor | None) -> dict[str, Tensor]:
     return {name: self._kept(name) for name in names}
 
-# %% ../nbs/13_recorded.ipynb #4e13e667
+# %% ../nbs/13_recorded.ipynb #0882d135
 class Recorded(Predictor):
     """Replays a `Pass`, or the file of one, as an expert, on exactly its stream.
 
@@ -204,7 +204,7 @@ class Recorded(Predictor):
     def digestible(self) -> Any:
         return type(self).__name__, self.record
 
-
+# %% ../nbs/13_recorded.ipynb #fc428c28
 @patch
 def distribution(self: Recorded, chunk: Chunk) -> Replayed:
     "What was said on `chunk`."

@@ -264,7 +264,7 @@ def plant(
     row = name.rstrip("abcdefgh")
     SPECIMENS[name] = Specimen(name, text, row, tuple(caught.split()), twin, make_cheat, make_twin)
 
-# %% ../nbs/46_zoo.ipynb #05877b89
+# %% ../nbs/46_zoo.ipynb #05e5936a
 def inspect(one: Specimen, seed: int = 0, *, strength: Strength | None = STRONG,
             level: Level = ZOO, only: Sequence[str] | None = None) -> AuditReport:  # fmt: skip
     """The report on a specimen's cheat in `strength`, or on its twin if that is None, in world `seed`."""
@@ -278,7 +278,7 @@ def inspect(one: Specimen, seed: int = 0, *, strength: Strength | None = STRONG,
         return audit(subject, tokens, level, seed=seed, name=name, chunk_tokens=CHUNK,
                      only=only or one.only, **arguments)  # fmt: skip
 
-
+# %% ../nbs/46_zoo.ipynb #d29df9b1
 @functools.lru_cache(maxsize=4)
 def world_of(seed: int) -> World:
     "The world of a seed; a few are kept."
@@ -1067,16 +1067,18 @@ def missed(counts: pd.DataFrame) -> list[str]:
             found.append(one.id)
     return found
 
-# %% ../nbs/46_zoo.ipynb #4b8635c4
+# %% ../nbs/46_zoo.ipynb #d500f714
 RESULTS = "runs/zoo"
 
 
-def results(name: str) -> pd.DataFrame:
-    """A table of the long run: "survey" or "curves". Raises `GolfError` where there is none."""
+def results(name: str, default: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A table of the long run, "survey" or "curves", or `default`. Raises `GolfError` for neither."""
     path = project_root() / RESULTS / f"{name}.csv"
-    if not path.is_file():
+    if path.is_file():
+        return pd.read_csv(path, keep_default_na=False)
+    if default is None:
         raise GolfError(f"{RESULTS}/{name}.csv: no such table; golf.zoo.long_run writes it")
-    return pd.read_csv(path, keep_default_na=False)
+    return default
 
 # %% ../nbs/46_zoo.ipynb #2cc64696
 DIALS = {"a2": "positions", "b1": "rows"}  # the size that says how many positions a test looks at
@@ -1101,7 +1103,7 @@ def curve(
     return {"specimen": name, "test": test, "share": share, "positions": looked // len(seeds),
             "seeds": len(seeds), "found": fails / len(seeds)}  # fmt: skip
 
-# %% ../nbs/46_zoo.ipynb #2e929b7f
+# %% ../nbs/46_zoo.ipynb #e738e0b8
 def long_run(twins: int = 200, strong: int = 30, weak: int = 12, curves: int = 60, slow: int = 5,
              workers: int = 2, block: int = 20) -> float:  # fmt: skip
     """Survey all specimens in so many worlds; the seconds it took. Writes `survey.csv`, as far as it
@@ -1120,7 +1122,7 @@ def long_run(twins: int = 200, strong: int = 30, weak: int = 12, curves: int = 6
         atomic_write(folder / "curves.csv", table.to_csv(index=False))
     return time.perf_counter() - begin
 
-
+# %% ../nbs/46_zoo.ipynb #3eb28c02
 def in_world(seed: int, strong: int, weak: int, slow: int) -> list[tuple]:
     "The jobs of one world."
     hows = [None] + [STRONG] * (seed < strong) + WEAK * (seed < weak)

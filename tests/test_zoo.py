@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import re
 
+import pandas as pd
 import pytest
 
 from golf import audit as auditor
@@ -122,8 +123,15 @@ def test_a_name_that_is_not_there():
 # What the long run left
 
 
+def long_run() -> pd.DataFrame:
+    "The long run's counts; without them there is nothing to test."
+    if not (project_root() / COUNTS).is_file():
+        pytest.skip("no long run was made here")
+    return results("survey")
+
+
 def test_the_long_run_is_of_this_zoo():
-    counts = results("survey")
+    counts = long_run()
     assert set(counts.specimen) == set(NAMES)
     assert missed(counts) == []
     twins = counts[(counts.strength == "twin") & (counts.test == "any")].set_index("specimen")
@@ -137,7 +145,7 @@ def test_the_long_run_is_of_this_zoo():
 
 @pytest.mark.parametrize("name", ["V2", "V9", "V13b"])
 def test_the_long_run_can_be_repeated(name):
-    counts = results("survey").set_index(["specimen", "strength", "test"])
+    counts = long_run().set_index(["specimen", "strength", "test"])
     again = survey([(name, STRONG, seed) for seed in range(3)])
     for row in again.itertuples():
         expected = counts.loc[(name, "strong", row.test)]
