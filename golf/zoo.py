@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['V', 'CHUNK', 'ZOO', 'STRONG', 'WEAK', 'SPECIMENS', 'BUCKETS', 'before', 'score_first', 'MISCOUNTS', 'COUNTED',
-           'RESULTS', 'DIALS', 'CURVES', 'generator', 'World', 'Creature', 'first', 'second', 'plain', 'Strength',
-           'blend', 'Blend', 'chosen', 'Weakened', 'Specimen', 'zoo', 'specimen', 'plant', 'inspect', 'world_of',
-           'one_thread', 'hashed', 'counting', 'no_counts', 'from_buckets', 'from_pairs', 'larger', 'geometric',
-           'weighted', 'half', 'TwoFaced', 'parity', 'gate_on_target', 'gate_on_context', 'gate_on_hit',
+           'RESULTS', 'DIALS', 'SIZES', 'CURVES', 'generator', 'World', 'Creature', 'first', 'second', 'plain',
+           'Strength', 'blend', 'Blend', 'chosen', 'Weakened', 'Specimen', 'zoo', 'specimen', 'plant', 'inspect',
+           'world_of', 'one_thread', 'hashed', 'counting', 'no_counts', 'from_buckets', 'from_pairs', 'larger',
+           'geometric', 'weighted', 'half', 'TwoFaced', 'parity', 'gate_on_target', 'gate_on_context', 'gate_on_hit',
            'gate_on_confidence', 'by_class', 'spread_letters', 'fitted', 'slot_targets', 'slot_context', 'slot_halves',
            'slot_before', 'fit_after', 'no_delta', 'own_text', 'scaled', 'stored', 'all_counts', 'warmest', 'attending',
            'earlier', 'centred', 'centred_so_far', 'batched', 'reading_on', 'blended', 'plant_losses', 'by_documents',
@@ -1103,15 +1103,15 @@ def curve(
     return {"specimen": name, "test": test, "share": share, "positions": looked // len(seeds),
             "seeds": len(seeds), "found": fails / len(seeds)}  # fmt: skip
 
-# %% ../nbs/46_zoo.ipynb #e738e0b8
+# %% ../nbs/46_zoo.ipynb #c3ab82ba
 def long_run(twins: int = 200, strong: int = 30, weak: int = 12, curves: int = 60, slow: int = 5,
              workers: int = 2, block: int = 20) -> float:  # fmt: skip
     """Survey all specimens in so many worlds; the seconds it took. Writes `survey.csv`, as far as it
     is, after every `block` of worlds, and `curves.csv`.
     """
     folder, begin, counts = project_root() / RESULTS, time.perf_counter(), []
-    points = [(name, test, r, m, range(curves)) for name, test, sizes in CURVES
-              for r in (0.01, 0.05, 0.2) for m in sizes]  # fmt: skip
+    points = [(*one, r, m, range(curves)) for *one, sizes in CURVES
+              for r, m in [(1.0, 1), *itertools.product((0.01, 0.05, 0.2), sizes)]]  # fmt: skip
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for first in range(0, twins, block):
             seeds = range(first, min(first + block, twins))
@@ -1122,7 +1122,7 @@ def long_run(twins: int = 200, strong: int = 30, weak: int = 12, curves: int = 6
         atomic_write(folder / "curves.csv", table.to_csv(index=False))
     return time.perf_counter() - begin
 
-# %% ../nbs/46_zoo.ipynb #3eb28c02
+# %% ../nbs/46_zoo.ipynb #d9de20da
 def in_world(seed: int, strong: int, weak: int, slow: int) -> list[tuple]:
     "The jobs of one world."
     hows = [None] + [STRONG] * (seed < strong) + WEAK * (seed < weak)
@@ -1131,4 +1131,5 @@ def in_world(seed: int, strong: int, weak: int, slow: int) -> list[tuple]:
             and (one.weak or how in (None, STRONG))]  # fmt: skip
 
 
-CURVES = [("V5", "a2", (2, 8, 32, 128)), ("V4a", "b1", (8, 32, 128, 256))]
+SIZES = 2, 8, 32, 128
+CURVES = [("V11a", "a2", SIZES), ("V2", "b1", (8, *SIZES[2:])), ("V5", "a2", SIZES)]
