@@ -48,8 +48,8 @@ QUICK = {  # an experiment's parameters when it is a test: the same road, a few 
     "eb_ttt": {"chunk_tokens": 512, "prefix_tokens": 5120},
     "adaptation": {
         "count_tokens": 10_240,
-        "ttt_tokens": 5_120,
-        "chunk_tokens": 256,
+        "ttt_tokens": 10_240,
+        "chunk_tokens": 512,
         "prior_tokens": 100_000,
     },
     "benchmarks": {

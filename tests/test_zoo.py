@@ -116,8 +116,8 @@ def test_threads_come_back():
 
 
 def test_a_name_that_is_not_there():
-    with pytest.raises(GolfError, match="did you mean 'V11a'"):
-        specimen("V11")
+    with pytest.raises(GolfError, match="did you mean 'V13a'"):
+        specimen("v13a")
 
 
 # What the long run left
