@@ -24,7 +24,8 @@ GROUPS = {  # the first number of each group of chapters
     20: "The network",
     30: "Adapting",
     39: "Runs",
-    45: "As published",
+    42: "Auditing",
+    48: "As published",
 }
 EXPERIMENTS = "Experiments"
 
