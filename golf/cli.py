@@ -261,11 +261,11 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     material |= dict(tokenizer=corpus.tokenizer, data=where["data_path"])
     return audit(predictor, corpus.val[: 1 << 16], level, seed=seed, name=path.stem, **material)
 
-# %% ../nbs/44_cli.ipynb #7a28f2f1
+# %% ../nbs/44_cli.ipynb #d4814df4
 @app.command("audit")
 def audit_command(
     target: Annotated[str, typer.Argument(help="A run, an artifact, or a submission's folder.")],
-    level: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    level: Annotated[str, typer.Option(help="brief, quick or full.")] = "quick",
     seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
     build: Annotated[str | None, typer.Option(help="module:function, path to predictor.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
