@@ -368,20 +368,30 @@ class Tilt(Distribution):
         self.part, self.hint, self.normalised = part, hint.clamp_min(0), part.normalised
         self.parts, self._log_z = [part], None
 
-# %% ../nbs/02_dist.ipynb #996b95c9
+# %% ../nbs/02_dist.ipynb #a15d7f4e
 @patch
 def _log_prob(self: Tilt, ids: Tensor) -> Tensor:
-    if self._log_z is None:
-        self._log_z = torch.log1p(self.part.log_prob(self.hint).exp() * self.strength.expm1())
-    return self.part.log_prob(ids) + self.strength * (ids == self.hint) - self._log_z
+    return self.part.log_prob(ids) + self.strength * (ids == self.hint) - self._normaliser()
 
 
 @patch
 def _rows(self: Tilt, positions: Tensor) -> Tensor:
     rows, hint = self.part.rows(positions), self.hint[positions, None]
     strength = self.strength[positions, None]
-    log_z = torch.log1p(rows.gather(1, hint).exp() * strength.expm1())
-    return rows.scatter_add(1, hint, strength) - log_z
+    return rows.scatter_add(1, hint, strength) - self._normaliser()[positions, None]
+
+
+@patch
+def _normaliser(self: Tilt) -> Tensor:
+    "log Z [n]: 1 - p stands for all other ids; where little else is left they are added up instead."
+    if self._log_z is None:
+        z = 1 + self.part.log_prob(self.hint).exp() * self.strength.expm1()
+        few = (z < 0.5).nonzero()[:, 0] if self.normalised else z.new_zeros(0, dtype=torch.int64)
+        self._log_z = z.log()
+        for at in few.split(max(1, 2**21 // self.vocab_size)):
+            rows = self.part.rows(at).scatter_add(1, self.hint[at, None], self.strength[at, None])
+            self._log_z[at] = rows.logsumexp(1)
+    return self._log_z
 
 # %% ../nbs/02_dist.ipynb #24da05fc
 class Geometric(Distribution):
