@@ -51,6 +51,7 @@ QUICK = {  # an experiment's parameters when it is a test: the same road, a few 
         "ttt_tokens": 10_240,
         "chunk_tokens": 512,
         "prior_tokens": 100_000,
+        "audit_level": "",
     },
     "benchmarks": {
         "rounds": 2,

@@ -21,13 +21,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/45_adapters.ipynb #0006a7af
+# %% ../nbs/45_adapters.ipynb #94e6ea79
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .audit import LIKELY, Losses, Scored, Session, Steps, Subject, Total, clone
+from .audit import LIKELY, Losses, Scored, Session, Steps, Subject, Total, clone, name_of
 from .data import shard_paths, write_shard
 from .dist import Dense
 from .files import GolfError, closest
@@ -36,12 +36,12 @@ from .onecpu import edited, opened, read_script
 from .ranks import Ranks
 from .scoring import Bytes, Chunk
 
-# %% ../nbs/45_adapters.ipynb #a56a91bc
+# %% ../nbs/45_adapters.ipynb #1edfa9b0
 _HALF = (torch.bfloat16, torch.float16)
 
 
 class Windows(SlidingWindow):
-    """Predicts with overlapping windows of any `model(ids [B, T]) -> logits [B, T, V]`.
+    """Predicts with overlapping windows of any `model(ids [B, T]) -> logits [B, T, V]`, or a method.
 
     `stride` is half the `window` by default. Raises `GolfError` for a stride or logits that do not fit.
     """
@@ -52,8 +52,8 @@ class Windows(SlidingWindow):
         self.stride = max(1, window // 2) if stride is None else stride
         if not 0 < self.stride <= window:
             raise GolfError(f"stride must be from 1 to window={window}, not {self.stride}")
-        if isinstance(model, nn.Module):
-            model.eval()
+        if isinstance(self.module, nn.Module):
+            self.module.eval()
         found = self.logits(torch.zeros(1, window, dtype=torch.int64))
         self.vocab_size, self.compute_dtype = found.shape[2], found.dtype
         if vocab_size not in (None, self.vocab_size):
@@ -61,11 +61,17 @@ class Windows(SlidingWindow):
                 f"vocab_size={vocab_size}, but the logits have {self.vocab_size} entries"
             )
 
-# %% ../nbs/45_adapters.ipynb #8ce4a7f5
+    @property
+    def module(self) -> Any:
+        "The module of a bound method, or the model as it is."
+        return getattr(self.model, "__self__", self.model)
+
+# %% ../nbs/45_adapters.ipynb #74dddb34
 @patch
 def logits(self: Windows, rows: Tensor) -> Tensor:
     "The model's logits [B, T, V] for `rows` [B, T]; a tuple's first, or an object's `logits`."
-    weight = next(self.model.parameters(), rows) if isinstance(self.model, nn.Module) else rows
+    module = self.module
+    weight = next(module.parameters(), rows) if isinstance(module, nn.Module) else rows
     with torch.no_grad():
         found = self.model(rows.to(weight.device))
     found = found[0] if isinstance(found, tuple) else getattr(found, "logits", found)
@@ -87,15 +93,17 @@ def distribution(self: Windows, chunk: Chunk) -> Dense:
             parts += [z[first - begin :] for z, (begin, first, _) in zip(logits, some)]
     return Dense(torch.cat(parts))
 
-# %% ../nbs/45_adapters.ipynb #7667ff2d
+# %% ../nbs/45_adapters.ipynb #8104e745
 def from_logits(model: Callable[[Tensor], Any], window: int, stride: int | None = None, *,
                 vocab_size: int | None = None, batch: int = 16, name: str = "") -> Steps:  # fmt: skip
     """The audit's subject for `model(ids int64 [B, T]) -> logits [B, T, V]`, with rows: see `Windows`.
 
-    A module is set to evaluate. Raises `GolfError` for a stride or logits that do not fit.
+    Where `forward` wants targets too, give the method that returns logits: `from_logits(
+    model.forward_logits, 1024, 64)`. A module, or a method's, is set to evaluate. Raises `GolfError`
+    for a stride or logits that do not fit.
     """
     found = Windows(model, window, stride, vocab_size=vocab_size, batch=batch)
-    return Steps(found, name=name or getattr(model, "__name__", type(model).__name__))
+    return Steps(found, name=name or name_of(model, type(model).__name__))
 
 # %% ../nbs/45_adapters.ipynb #d7bdf4d5
 class Functions:
@@ -136,12 +144,12 @@ class Turn(Session):
             return Turn(self.scorer.fork(), self.vocab_size)
         return clone(self)
 
-# %% ../nbs/45_adapters.ipynb #402dbd30
+# %% ../nbs/45_adapters.ipynb #484b0b19
 @patch
 def score(self: Turn, chunk: Chunk) -> Scored:
     "Rows or losses; raises `GolfError` for anything else."
     found = self.scorer.score(chunk.tokens.clone(), chunk.start)
-    found = torch.as_tensor(found).detach().cpu().double()
+    found = torch.as_tensor(found).detach().cpu().double().clone()  # of an array used again
     if found.shape == (len(chunk),):
         return Scored(found)
     if found.shape != (len(chunk), self.vocab_size):
@@ -155,6 +163,7 @@ class Outside(Subject):
 
     def __init__(self, scorer: Any, vocab_size: int, name: str):
         self.scorer, self.vocab_size, self.name = scorer, vocab_size, name
+        self.made = not isinstance(scorer, Functions)
 
     def start(self, tokens: Tensor) -> Turn:
         "The scorer, copied and reset."
@@ -163,7 +172,7 @@ class Outside(Subject):
             scorer.reset()
         return Turn(scorer, self.vocab_size)
 
-# %% ../nbs/45_adapters.ipynb #44dc27ba
+# %% ../nbs/45_adapters.ipynb #4a0cf7f2
 def from_scorer(score: Any, update: Callable[[Tensor, int], None] | None = None, *, vocab_size: int,
                 reset: Callable[[], None] | None = None, state: Any = None,
                 name: str = "") -> Outside:  # fmt: skip
@@ -183,10 +192,10 @@ def from_scorer(score: Any, update: Callable[[Tensor, int], None] | None = None,
         raise GolfError(f"score: an object with a score method or a function, not {score!r}")
     if update and not reset:
         raise GolfError("reset: functions that learn need one, to begin each stream as the first")
-    name = name or getattr(score, "__name__", "scorer")
+    name = name or name_of(score, "scorer")
     return Outside(Functions(score, update, reset, state), vocab_size, name)
 
-# %% ../nbs/45_adapters.ipynb #44c51d03
+# %% ../nbs/45_adapters.ipynb #87f68617
 def as_losses(found: Any, positions: int, name: str = "losses") -> Tensor:
     """`found` as losses [at most `positions`], float64; raises `GolfError` for anything else."""
     try:
@@ -208,7 +217,7 @@ def from_losses(function: Callable[[Tensor], Any], vocab_size: int, *, name: str
 
     A tail may be missing. `slow`: whether to ask little of it (None: the first run tells).
     """
-    name = name or getattr(function, "__name__", "losses")
+    name = name or name_of(function, "losses")
     return Losses(
         lambda x: as_losses(function(x), len(x) - 1, name), vocab_size, name=name, slow=slow
     )
@@ -393,8 +402,8 @@ def from_script(path: str | Path, glue: Callable[[Any, Tensor], Any], vocab_size
     found.precision = "bf16" if half else "fp32"
     return found
 
-# %% ../nbs/45_adapters.ipynb #2204a2e6
-VAL_BPB = r"val_bpb\s*[:=]\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?|nan|inf)"
+# %% ../nbs/45_adapters.ipynb #b5e0a193
+VAL_BPB = r"(?<![\w.])val_bpb[\"']?\s*[:=]\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?|nan|inf)"
 
 
 def _ending(output: str) -> str:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PASS', 'FAIL', 'UNSURE', 'NOT_RUN', 'LEVELS', 'TESTS', 'TOLERANCE', 'SHAPES', 'FUTURES', 'MATERIAL', 'CERTAIN',
-           'LIKELY', 'RATES', 'LIMITS', 'Scored', 'Session', 'within', 'clone', 'trace', 'Walk', 'Subject', 'rows_at',
-           'Steps', 'Losses', 'Total', 'Ledger', 'Guarded', 'Loop', 'Result', 'judge', 'difference', 'AuditReport',
-           'Level', 'Stop', 'cannot', 'entry', 'Audit', 'audit', 'Barred', 'bigram', 'draw_from', 'kinds_of_ids',
-           'sliding', 'door', 'fresh', 'first_time', 'documents', 'audit_arms']
+           'LIKELY', 'BETS', 'RATES', 'LIMITS', 'LEGEND', 'CHANCES', 'Scored', 'Session', 'within', 'clone', 'trace',
+           'Walk', 'Subject', 'rows_at', 'name_of', 'Steps', 'Losses', 'Total', 'Ledger', 'Guarded', 'Loop', 'Result',
+           'judge', 'difference', 'AuditReport', 'Level', 'Stop', 'cannot', 'entry', 'Audit', 'audit', 'Barred',
+           'fortune', 'bigram', 'draw_from', 'kinds_of_ids', 'sliding', 'door', 'fresh', 'first_time', 'documents',
+           'audit_arms']
 
 # %% ../nbs/42_audit.ipynb #dbd713d6
 import copy
@@ -49,7 +50,7 @@ from .runs import BUDGET_LIMITS, budget_table, cached, read_record
 from .scoring import Chunk, Predictor, Stream, arm_key
 from .train import load_model
 
-# %% ../nbs/42_audit.ipynb #108cf208
+# %% ../nbs/42_audit.ipynb #2f91423d
 @dataclass
 class Scored:
     """What a scorer says about the n positions of a chunk.
@@ -61,6 +62,9 @@ class Scored:
     nll: Tensor
     rows: Callable[[Tensor], Tensor] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self):
+        self.nll = self.nll.detach().cpu().double().clone()  # a scorer may use one array for all
 
 # %% ../nbs/42_audit.ipynb #fe3c534a
 class Session:
@@ -224,7 +228,7 @@ def learns(self: Walk) -> bool:
         return _content(self.predictor.get_state())
     return kind.learn is not Predictor.learn
 
-# %% ../nbs/42_audit.ipynb #ec0a3f5f
+# %% ../nbs/42_audit.ipynb #9464de40
 class Subject:
     """What can be audited: `start(tokens)` gives a `Session` for a stream of `vocab_size` ids.
 
@@ -236,6 +240,7 @@ class Subject:
     slow: bool | None = None
     precision = "fp32"
     steps = True  # whether it can be driven chunk by chunk
+    made = False  # whether its sessions are copies of one object, and not built anew
 
     def start(self, tokens: Tensor) -> Session:
         "A scorer as the artifact is; it should see nothing of the stream `tokens` [n + 1]."
@@ -262,7 +267,13 @@ def run(
             session.update(chunk)
     return torch.cat(parts), rows
 
-# %% ../nbs/42_audit.ipynb #0e647af7
+# %% ../nbs/42_audit.ipynb #bfddff25
+def name_of(function: Callable, default: str) -> str:
+    "A function's name, if it has one."
+    name = getattr(function, "__name__", default)
+    return default if name.startswith("<") else name
+
+
 class Steps(Subject):
     """A `Predictor` at its start, or a function `make(tokens)` that gives one.
 
@@ -274,21 +285,30 @@ class Steps(Subject):
         made = isinstance(source, Predictor)
         if made and source.position:
             raise GolfError(f"audit needs a predictor at its start, not at {source.position}")
-        if not made and not callable(source):
-            raise GolfError(f"cannot audit {type(source).__name__}: see Steps, Losses, Total, Loop")
+        if isinstance(source, nn.Module) or not (made or callable(source)):
+            raise GolfError(f"cannot audit {type(source).__name__} as it is: see golf.adapters")
         self.source, self.made, self.vocab_size = source, made, vocab_size
-        default = type(source).__name__ if made else getattr(source, "__name__", "predictor")
-        self.name = name or default
+        self.name = name or (type(source).__name__ if made else name_of(source, "predictor"))
 
     def start(self, tokens: Tensor) -> Walk:
         "The predictor, copied or made."
-        predictor = clone(self.source) if self.made else self.source(tokens)
+        try:
+            predictor = clone(self.source) if self.made else self.source(tokens)
+        except TypeError as error:
+            if not self.made:
+                raise
+            said = f"{self.name} cannot be copied ({error}): give a function that makes a new one"
+            raise GolfError(said) from None
         if not isinstance(predictor, Predictor) or predictor.position:
-            raise GolfError(f"{self.name} must make a new Predictor each time, not {predictor!r}")
+            given = f"a {type(predictor).__name__}"
+            if isinstance(predictor, Predictor):
+                given = f"one at position {predictor.position}"
+            hint = "for logits, losses or a script see golf.adapters"
+            raise GolfError(f"{self.name} must make a new Predictor each time, not {given}; {hint}")
         self.vocab_size = predictor.vocab_size
         return Walk(predictor)
 
-# %% ../nbs/42_audit.ipynb #07347c09
+# %% ../nbs/42_audit.ipynb #5ac5b7e2
 class Losses(Subject):
     """A function `function(tokens [n + 1]) -> nll [n]`, in nats: only the data can be changed."""
 
@@ -297,11 +317,12 @@ class Losses(Subject):
     def __init__(self, function: Callable[[Tensor], Any], vocab_size: int, *, name: str = "",
                  slow: bool | None = None):  # fmt: skip
         self.function, self.vocab_size, self.slow = function, vocab_size, slow
-        self.name = name or getattr(function, "__name__", "losses")
+        self.name = name or name_of(function, "losses")
 
     def run(self, tokens: Tensor, chunk_tokens: int, at: Iterable[int] = ()) -> tuple[Tensor, dict]:
         "The function's numbers."
-        return torch.as_tensor(self.function(tokens.clone()), dtype=torch.float64).flatten(), {}
+        found = torch.as_tensor(self.function(tokens.clone()), dtype=torch.float64)
+        return found.detach().cpu().flatten().clone(), {}  # it may use one array for all runs
 
 
 class Total(Losses):
@@ -523,7 +544,20 @@ class Audit:
         "Uniform whole numbers below `high`."
         return torch.randint(high, (size,), generator=generator)
 
-# %% ../nbs/42_audit.ipynb #67ee8551
+# %% ../nbs/42_audit.ipynb #258690fb
+def _wanted(only: Iterable[str] | None) -> list[str]:
+    "The tests of these ids or first letters, in order; raises `GolfError` for one that there is not."
+    if only is None:
+        return [*TESTS]
+    only = [only] if isinstance(only, str) else list(only)
+    for o in only:
+        if not any(o in (t, t[0]) for t in TESTS):
+            raise GolfError(
+                f"only: no test {o!r}{closest(o, TESTS)} (there are {', '.join(TESTS)})"
+            )
+    return [t for t in TESTS if t in only or t[0] in only]
+
+
 def _context(subject: Session | Subject) -> int:
     "The longest context or window within reach, 1 if there is none."
     found = [1]
@@ -585,7 +619,7 @@ def begin(self: Audit) -> None:
     self.slow = bool(self.subject.slow)
     self.walk(session)
 
-# %% ../nbs/42_audit.ipynb #f30ba84c
+# %% ../nbs/42_audit.ipynb #0271938b
 @patch
 def walk(self: Audit, session: Session) -> None:
     "Drive the subject's own pass and keep copies, digests, scores and some rows."
@@ -600,8 +634,35 @@ def walk(self: Audit, session: Session) -> None:
         if chunk.stop < self.n:
             session.update(chunk)
     self.nll, self.has_rows = torch.cat(parts), found.rows is not None
-    self.fired = len(set(self.digests)) > 1
     self.here: dict[int, Scored] = {}
+    self.fired = self.learns and self.matters()
+
+
+@patch
+def matters(self: Audit) -> bool:
+    "Whether a scorer that never learns, or has another past, scores otherwise somewhere."
+    session, parts = self.subject.start(self.x), []
+    try:
+        for chunk in self.stream:
+            parts.append(session.score(chunk).nll)
+            if isinstance(session, Walk):
+                session.predictor._close()
+                session.predictor.position = chunk.stop
+    except Exception:  # some cannot score without having learnt
+        return len(set(self.digests)) > 1
+    off = difference(torch.cat(parts), self.nll)
+    return float(off.max()) > TOLERANCE[self.precision] or self.remembers()
+
+
+@patch
+def remembers(self: Audit) -> bool:
+    "Whether the first chunk reaches the ends of later ones, where no window reaches back so far."
+    ends = torch.tensor([c.stop - 1 for c in self.chunks[1:] if len(c) == self.chunk_tokens])
+    if not len(ends):
+        return False
+    y = self.changed(0, "foreign", self.random("past"), self.chunk_tokens - 1)
+    off = difference(self.subject.run(y, self.chunk_tokens)[0][ends], self.nll[ends])
+    return float(off.max()) > TOLERANCE[self.precision]
 
 # %% ../nbs/42_audit.ipynb #0ad72c8a
 @patch
@@ -628,23 +689,36 @@ def fork(self: Audit, k: int) -> Session:
         session.update(chunk)
     return session
 
-# %% ../nbs/42_audit.ipynb #3a8e364f
+# %% ../nbs/42_audit.ipynb #eca3ada8
 @patch
 def probe(self: Audit) -> None:
     "Are copies independent? One learns from other text; the kept one must not notice."
-    if not self.sound:
-        return
-    session = self.kept(self.copies[0])
+    session = self.kept(self.copies[0]) if self.sound else None
     if session is None:
         return
     before = self.copies[0].digest()
-    other = self.changed(0, "random", self.random("probe"), self.chunks[0].stop)
+    other = self.changed(0, "foreign", self.random("probe"), self.chunks[0].stop)
     chunk = dataclasses.replace(self.chunks[0], tokens=other[: self.chunks[0].stop + 1])
     session.score(chunk)
     session.update(chunk)
     if self.copies[0].digest() != before:
-        self.sound = False
-        self.facts["copies"] = "share state: every test replays the stream"
+        self.distrust("share state")
+    elif not all(map(self.repeats, self.chunks)):
+        self.distrust("do not repeat what their original said")
+
+
+@patch
+def distrust(self: Audit, why: str) -> None:
+    "Use no copies from here on."
+    self.sound, self.here = False, {}
+    self.facts["copies"] = f"{why}: every test replays the stream"
+
+
+@patch
+def repeats(self: Audit, chunk: Chunk) -> bool:
+    "Whether a copy's copy scores a chunk as the pass did that it was taken from."
+    off = difference(self.base(chunk.index).nll, self.nll[chunk.start : chunk.stop])
+    return float(off.max()) <= TOLERANCE[self.precision]
 
 # %% ../nbs/42_audit.ipynb #e785e909
 @patch
@@ -673,7 +747,7 @@ def spread(self: Audit, test: str, m: int) -> list[int]:
                 chosen[kind.pop()] = None
     return list(chosen)
 
-# %% ../nbs/42_audit.ipynb #0b7d9101
+# %% ../nbs/42_audit.ipynb #c5bd42fd
 @patch
 def stream_places(self: Audit) -> list[int]:
     "Where the whole changed streams part from the original: at the first token, then anywhere."
@@ -681,7 +755,7 @@ def stream_places(self: Audit) -> list[int]:
     generator = self.random("streams")
     fixed = [0, c - 1, c, self.n - self.n // 4]
     more = self.draw(generator, self.n, m).tolist()
-    return list(dict.fromkeys(fixed + more))[:m]
+    return list(dict.fromkeys(min(i, self.n - 1) for i in fixed + more))[:m]
 
 # %% ../nbs/42_audit.ipynb #11ab7f50
 FUTURES = ("random", "foreign", "shuffled", "bos")
@@ -761,7 +835,7 @@ def walked(self: Audit) -> bool:
     "Whether the subject is driven chunk by chunk."
     return self.subject.steps
 
-# %% ../nbs/42_audit.ipynb #52ae8ba3
+# %% ../nbs/42_audit.ipynb #3e88a3da
 @patch
 def settle(self: Audit, name: str, found: dict) -> dict:
     "The verdict, if the test gave none, and how to see the worst place again."
@@ -769,7 +843,7 @@ def settle(self: Audit, name: str, found: dict) -> dict:
     found["verdict"] = found.get("verdict") or judged
     still = self.subject.steps and self.learns and not self.fired if name[0] == "c" else False
     if still and found["verdict"] == PASS:
-        found |= dict(verdict=UNSURE, note="it can learn, but its state never changed here")
+        found |= dict(verdict=UNSURE, note="it can learn, but no score here shows that it did")
     if not found["worst"]:
         found |= dict(where=None, how="")
     if not found.get("how") and found.get("where") is not None:
@@ -792,14 +866,18 @@ def perform(self: Audit, name: str) -> Result:
         return Result(name, title, UNSURE, note=f"the test could not end: {note}"[:300])
     return Result(name, title, **self.settle(name, found))
 
-# %% ../nbs/42_audit.ipynb #b27885ce
+# %% ../nbs/42_audit.ipynb #095edb74
 @patch
 def run(self: Audit, only: Iterable[str] | None) -> AuditReport:
     "Begin, then perform the tests wanted, in order."
-    wanted = [t for t in TESTS if only is None or any(t == o or t[0] == o for o in only)]
+    wanted = _wanted(only)
     report = AuditReport(self.subject.name, dataclasses.asdict(self.level), self.seed)
+    given = getattr(self.subject, "source", None) if self.subject.made else None
+    before = trace(given)
     try:
         self.begin()
+        if trace(given) != before:
+            report.error = "its copies share state with it: give a function that makes a new one"
     except GolfError as error:
         if str(error).startswith("tokens:"):
             raise
@@ -810,7 +888,10 @@ def run(self: Audit, only: Iterable[str] | None) -> AuditReport:
         report.results = [Result(t, TESTS[t][0], NOT_RUN, note="could not start") for t in wanted]
         return report
     if self.walked:
-        self.probe()
+        try:
+            self.probe()
+        except Exception as error:
+            self.distrust(f"fail ({type(error).__name__})")
     first = self.perform("noise")
     report.results = [first, *(self.perform(t) for t in wanted if t != "noise")]
     report.facts = self.facts | self.summary()
@@ -822,14 +903,16 @@ def _why(error: Exception) -> str:
     lines = traceback.format_exception_only(error) + traceback.format_tb(error.__traceback__)[-2:]
     return "".join(lines).strip()
 
-# %% ../nbs/42_audit.ipynb #38398813
+# %% ../nbs/42_audit.ipynb #23d2d214
 @patch
 def summary(self: Audit) -> dict:
     "What a reader should know about the stream and the subject."
     found = {"positions": self.n, "chunk_tokens": self.chunk_tokens, "precision": self.precision}
-    found |= {"vocab_size": self.subject.vocab_size, "tokens": digest(self.x.numpy())}
+    found |= {"vocab_size": self.subject.vocab_size, "digest of tokens": digest(self.x.numpy())}
     if self.walked:
-        found |= {"learns": self.learns, "state changed": self.fired, "rows": self.has_rows}
+        changed = len(set(self.digests)) > 1
+        found |= {"learns": self.learns, "state changed": changed, "learning shows": self.fired}
+        found |= {"rows": self.has_rows}
     return found
 
 
@@ -839,8 +922,7 @@ def _about_files(
     "The report of the tests that need no scorer, only files."
     job = Audit(Subject(), [0, 0], level, seed, None, context)
     job.precision = "fp32"
-    report = AuditReport(name or "files", dataclasses.asdict(level), seed)
-    wanted = [t for t in TESTS if only is None or any(t == o or t[0] == o for o in only)]
+    report, wanted = AuditReport(name or "files", dataclasses.asdict(level), seed), _wanted(only)
     nothing = "no scorer given"
     report.results = [
         job.perform(t) if t in ("g1", "h", "i") else Result(t, TESTS[t][0], NOT_RUN, note=nothing)
@@ -859,16 +941,25 @@ def _level(level: str | Level) -> Level:
 MATERIAL = ("reference", "held_out", "byte_table", "tokenizer", "text", "artifact", "build", "code",
             "record", "data")  # fmt: skip
 
-# %% ../nbs/42_audit.ipynb #ea625689
+# %% ../nbs/42_audit.ipynb #4b10f25b
 def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int = 0,
           name: str | None = None, chunk_tokens: int | None = None,
           only: Iterable[str] | None = None, **context: Any) -> AuditReport:  # fmt: skip
-    """Try to catch a scorer using what it may not know.
+    """Try to catch a scorer using what it may not know, and report what was found.
 
-    `subject`: a `Predictor` at its start, a function `make(tokens)` that gives one, a `Subject`, or
-    None for the tests of files alone; `tokens`: the first `level.tokens` are scored; `only`: ids or first letters of tests. Material:
-    `reference`, `held_out`, `byte_table`, `tokenizer`, `text`, `artifact`, `build`, `code`, `record`, `data`.
-    Raises `GolfError` for tokens, levels or material that cannot be.
+    `subject`: a function `make(tokens)` that gives a new `Predictor`; a `Predictor` at its start, which
+    is only copied; a `Subject` (`golf.adapters` makes them); or None for the tests of files alone.
+    `tokens`: integer ids [n + 1], of which `level.tokens` are scored, or more where `level.chunks`
+    chunks need it. `chunk_tokens`: by default a multiple of the longest context within reach. `only`:
+    ids or first letters of tests. The context is material for some of the tests:
+
+    - R: `reference`, a predictor to draw tokens from;
+    - f: `byte_table`, with `count(previous, targets)`; `tokenizer`, or its path; `text`, the documents;
+    - g: `artifact`, a path; `code`, paths of what is shipped (this package's by default); `build`,
+      "module:function" from the artifact's path to a predictor; `held_out`, tokens [m] never scored;
+    - h, i: `record`, a run's folder or content; `data`, a folder of shards or (training, validation) tokens.
+
+    Raises `GolfError` for tokens, levels, tests or material that cannot be.
     """
     for key in context.keys() - set(MATERIAL):
         raise GolfError(f"audit has no argument {key!r}{closest(key, MATERIAL)}")
@@ -954,7 +1045,7 @@ def future(self: Audit) -> dict:
     few = 4 if self.slow else self.level.positions
     return self.futures("a1", [0, *self.spread("a1", few - 1)], FUTURES, 1)
 
-# %% ../nbs/42_audit.ipynb #bfc50a0c
+# %% ../nbs/42_audit.ipynb #73007c78
 @patch
 @entry("a2", "target flip")
 def flip(self: Audit) -> dict:
@@ -969,7 +1060,9 @@ def flip(self: Audit) -> dict:
 def streams(self: Audit) -> dict:
     "Built and run anew on a changed stream; t = 1 is among the places."
     self.need_steps("a1 and a2 run this scorer on whole streams already")
-    return self.futures("a3", self.places, FUTURES, 1)
+    found = self.futures("a3", self.places, FUTURES, 1)
+    unseen = "copied, not built anew: what it prepared before is not seen"
+    return found | ({"note": unseen} if self.subject.made else {})
 
 # %% ../nbs/42_audit.ipynb #159baca6
 @patch
@@ -997,7 +1090,7 @@ def sums(self: Audit) -> dict:
             broken = f"rows of {rows.shape[1]} entries, {int(rows.isnan().sum())} no numbers"
     return self.about_sums(torch.cat(logs).exp(), torch.cat(places), 1e-5, broken)
 
-# %% ../nbs/42_audit.ipynb #f531e193
+# %% ../nbs/42_audit.ipynb #d1848b0f
 @patch
 def about_sums(
     self: Audit, sums: Tensor, places: Tensor, tolerance: float, broken: str | None
@@ -1012,7 +1105,7 @@ def about_sums(
     if broken:
         found |= dict(verdict=FAIL, note=broken)
     elif low < 1 - tolerance and high <= 1 + tolerance:
-        found |= dict(verdict=UNSURE, note=f"{found['note']}: never above one, which gains nothing")
+        found |= dict(verdict=UNSURE, note=f"{found['note']}: below one, which gains nothing")
     return found
 
 # %% ../nbs/42_audit.ipynb #67b00c3e
@@ -1038,7 +1131,7 @@ def scores(self: Audit) -> dict:
     return dict(worst=worst[0], where=worst[1], note=f"worst for {worst[2]}", positions=m,
                 tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
 
-# %% ../nbs/42_audit.ipynb #f37b4c74
+# %% ../nbs/42_audit.ipynb #498e86e8
 @patch
 @entry("b3", "substitution")
 def substitution(self: Audit) -> dict:
@@ -1049,7 +1142,7 @@ def substitution(self: Audit) -> dict:
     ids, m = self.subject.vocab_size, self.level.substitutions
     m = min(m, self.level.runs // ids)
     if self.slow or not m:
-        cannot(f"every id at one position costs {ids} runs; R covers this")
+        cannot(f"every id at one position costs {ids} runs; R sees some of what this would")
     sums, places = [], self.spread("b3", m)
     for i in places:
         sums.append(sum(math.exp(-self.alone(i, a)) for a in range(ids)))
@@ -1135,7 +1228,7 @@ def adapted(self: Audit, chunk: Chunk) -> dict:
         return dict(verdict=UNSURE, worst=off, where=where, note=f"{note}; no score moved by it")
     return dict(worst=off, where=where, note=note, positions=i - chunk.start)
 
-# %% ../nbs/42_audit.ipynb #bce6a534
+# %% ../nbs/42_audit.ipynb #b39f2de8
 @patch
 @entry("c2", "digest")
 def untouched(self: Audit) -> dict:
@@ -1157,8 +1250,24 @@ def untouched(self: Audit) -> dict:
     if traced and worst[0] <= TOLERANCE[self.precision]:
         note = f"scoring chunks {traced} changes what is learnt, but no score moved by it"
         return found | dict(verdict=UNSURE, note=note)
-    moves = "its state changes by learning" if self.fired else "its state never changes"
-    return found | dict(note=f"a trace in chunks {traced}" if traced else moves)
+    if worst[0] > TOLERANCE[self.precision] and not self.by_content():
+        note = "scoring moves something that no token decides, such as a random state"
+        return found | dict(verdict=UNSURE, note=note)
+    return found | dict(note=f"a trace in chunks {traced}" if traced else "")
+
+
+@patch
+def by_content(self: Audit) -> bool:
+    "Whether it matters which tokens a chunk had that was scored twice."
+    worst = 0.0
+    for chunk in self.chunks[:4]:
+        other, same = self.fork(chunk.index), self.fork(chunk.index)
+        y = self.changed(chunk.start, "random", self.random("c2", chunk.index), chunk.stop)
+        other.score(dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone()))
+        same.score(chunk)
+        off = difference(other.score(chunk).nll, same.score(chunk).nll)
+        worst = max(worst, float(off.max()))
+    return worst > TOLERANCE[self.precision]
 
 # %% ../nbs/42_audit.ipynb #8f3decf2
 @patch
@@ -1171,13 +1280,15 @@ def poison(self: Audit) -> dict:
     worst, where = self.moved_stream(i, y)
     return dict(worst=worst, where=where, positions=i, how=f"tokens {i + 1} to {2 * i} shuffled")
 
-# %% ../nbs/42_audit.ipynb #a84583b9
+# %% ../nbs/42_audit.ipynb #e2fb1b60
 @patch
 @entry("c4", "repeat")
 def repeat(self: Audit) -> dict:
     "A, c, c against A, c, d: the first c must cost the same in both."
     self.need_scores()
     c = self.chunk_tokens
+    if self.n < 2 * c:
+        cannot("less than two whole chunks")
     other = self.spare[:c] if self.n < 3 * c else self.x[2 * c + 1 : 3 * c + 1]
     begin, size = self.x[: 2 * c + 1], min(c, len(other))
     twice = self.subject.run(torch.cat([begin, begin[-c:][:size]]), c)[0]
@@ -1187,16 +1298,31 @@ def repeat(self: Audit) -> dict:
     note = f"the second copy costs {gain:.3f} nats a token less than the first"
     return dict(worst=float(off.max()), where=int(off.argmax()), positions=2 * c, note=note)
 
-# %% ../nbs/42_audit.ipynb #a6c99efb
+# %% ../nbs/42_audit.ipynb #bf1616fa
 CERTAIN, LIKELY = 14.0, math.log(1000)  # nats: exp(-14) is 8e-7
+BETS = 1.0, 0.3, 0.1, 0.03, 0.01, 0.003  # shares of the fortune
 
 
-def bigram(tokens: Tensor, vocab_size: int, strength: float = 20.0) -> Tensor:
-    """Log-probabilities [V, V] of each id after each, from counts drawn towards those of single ids."""
-    pairs = torch.bincount(tokens[:-1] * vocab_size + tokens[1:], minlength=vocab_size**2)
-    counts = pairs.view(vocab_size, vocab_size).double()
-    single = (counts.sum(0) + 0.5) / (counts.sum() + 0.5 * vocab_size)
-    return ((counts + strength * single) / (counts.sum(1, keepdim=True) + strength)).log()
+def fortune(gains: Tensor) -> float:
+    """The log of the mean fortune of the `BETS`, from ln p - ln q [m] of drawn tokens, in nats."""
+    sums = [torch.log1p(bet * gains.expm1()).sum() if bet < 1 else gains.sum() for bet in BETS]
+    return float(torch.stack(sums).logsumexp(0)) - math.log(len(BETS))
+
+
+def bigram(tokens: Tensor, vocab_size: int, strength: float = 20.0) -> Callable[[int], Tensor]:
+    """A function from an id to log-probabilities [V] after it: counts, drawn towards single ids'."""
+    order = tokens[:-1].argsort(stable=True)
+    after, sizes = tokens[1:][order], torch.bincount(tokens[:-1], minlength=vocab_size)
+    begins = sizes.cumsum(0) - sizes
+    single = torch.bincount(tokens[1:], minlength=vocab_size).double() + 0.5
+    single /= single.sum()
+
+    def row(before: int) -> Tensor:
+        here = after[begins[before] : begins[before] + sizes[before]]
+        counts = torch.bincount(here, minlength=vocab_size)
+        return ((counts + strength * single) / (len(here) + strength)).log()
+
+    return row
 
 
 def draw_from(row: Tensor, generator: torch.Generator) -> tuple[int, float]:
@@ -1205,13 +1331,14 @@ def draw_from(row: Tensor, generator: torch.Generator) -> tuple[int, float]:
     a = int(torch.multinomial(row.exp(), 1, generator=generator))
     return a, float(row[a])
 
-# %% ../nbs/42_audit.ipynb #136f97bd
+# %% ../nbs/42_audit.ipynb #b04e9de1
 @patch
 def next_row(self: Audit, session: Session, chunk: Chunk, i: int, y: Tensor) -> Tensor:
     "The row [V] at position `i`; what follows in `y` is noise. A chunk of windows may end with `i`'s."
     stop = min(chunk.stop, (i // self.stride + 1) * self.stride) if self.stride else chunk.stop
     part = dataclasses.replace(chunk, stop=stop, tokens=y[: stop + 1].clone())
-    return session.score(part).rows(torch.tensor([i - chunk.start]))[0]
+    asked = session.fork() if self.sound else session
+    return asked.score(part).rows(torch.tensor([i - chunk.start]))[0]
 
 
 @patch
@@ -1244,7 +1371,7 @@ def own_draws(self: Audit) -> tuple[Tensor, Tensor, Tensor]:
             session.update(whole)
     return y, law, torch.tensor(drawn)
 
-# %% ../nbs/42_audit.ipynb #4179f9dc
+# %% ../nbs/42_audit.ipynb #6819fb7f
 @patch
 def reference_stream(self: Audit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "A stream drawn from a reference, a given predictor or pairs counted in the text, and its scores."
@@ -1257,17 +1384,17 @@ def reference_draws(self: Audit) -> tuple[Tensor, Tensor, Tensor]:
     "Where nothing is known of the scorer's own rows."
     n, generator = len(self.x) - 1, self.random("R")
     y, law = self.x.clone(), torch.zeros(n).double()
-    if self.context.get("reference") is None:
-        table = bigram(self.all, self.subject.vocab_size)
+    if self.context.get("reference") is None or isinstance(self.subject, Total):
+        row_after = bigram(self.all, self.subject.vocab_size)
         for i in range(n):
-            y[i + 1], law[i] = draw_from(table[y[i]], generator)
+            y[i + 1], law[i] = draw_from(row_after(int(y[i])), generator)
         return y, law, torch.arange(n)
     steps = Steps(self.context["reference"])
     drawer = Audit(steps, self.all, self.level, self.seed, self.chunk_tokens, {})
     drawer.begin()
     return drawer.own_draws()
 
-# %% ../nbs/42_audit.ipynb #6b1a71ee
+# %% ../nbs/42_audit.ipynb #3523fe2a
 @patch
 @entry("R", "code-length floor")
 def floor(self: Audit) -> dict:
@@ -1276,12 +1403,16 @@ def floor(self: Audit) -> dict:
     y, law, drawn, nll = self.own_stream() if own else self.reference_stream()
     total = isinstance(self.subject, Total)
     drawn = drawn if total else drawn[drawn < len(nll)]
-    gain = -float(law[drawn].sum() + (nll.sum() if total else nll[drawn].sum()))
-    verdict = FAIL if gain >= CERTAIN else UNSURE if gain >= LIKELY else PASS
+    if total:
+        gain = -float(law[drawn].sum() + nll.sum())
+    else:
+        gain = fortune(-law[drawn] - nll[drawn])
+    unsure = gain >= LIKELY or not math.isfinite(gain)
+    verdict = FAIL if gain >= CERTAIN else UNSURE if unsure else PASS
     whose = "the scorer's own rows" if own else "a reference"
     note = f"{len(drawn)} tokens drawn from {whose}; a valid code gets G >= 14 with chance 8e-7 at most"
     return dict(worst=gain, tolerance=CERTAIN, noise=0.0, positions=len(drawn), verdict=verdict,
-                note=f"{note}; a mean gain of {CERTAIN / len(drawn):.3f} nats is enough")  # fmt: skip
+                note=note)  # fmt: skip
 
 # %% ../nbs/42_audit.ipynb #e23c384a
 @patch
@@ -1296,7 +1427,28 @@ def drawn_rows(self: Audit) -> dict:
     return dict(worst=float(off[worst]), where=int(drawn[worst]), positions=len(drawn),
                 tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
 
-# %% ../nbs/42_audit.ipynb #79012479
+# %% ../nbs/42_audit.ipynb #6982855b
+_WHOLE = "it scores whole sequences only; give their length as chunk_tokens"
+
+
+@patch
+def impossible(self: Audit) -> list[str]:
+    "What no losses can be: no numbers, or below zero."
+    if not len(self.nll):
+        return ["no scores"]
+    wrong = [] if torch.isfinite(self.nll).all() else ["scores that are no numbers"]
+    low = float(self.nll.min())
+    return wrong + ([f"a score of {low:.3g}: a probability above one"] if low < -1e-2 else [])
+
+
+@patch
+def whole_only(self: Audit, found: int, positions: int) -> bool:
+    "Whether `found` scores of so many positions are whole sequences, and a text of these gets as many."
+    if not positions - found < found < positions:  # less than a sequence is missing
+        return False
+    return len(self.subject.run(self.x[: found + 1], self.chunk_tokens)[0]) == found
+
+# %% ../nbs/42_audit.ipynb #a8a49dd2
 @patch
 def guarded(self: Audit) -> dict:
     "The same pass over a guarded stream, whose chunks hold copies with nothing behind them."
@@ -1306,15 +1458,16 @@ def guarded(self: Audit) -> dict:
         ledger.commit(session.score(chunk).nll)
         if chunk.stop < self.n:
             session.update(chunk)
-    if ledger.violations or ledger.length != self.n:
-        note = "; ".join([*ledger.violations, f"{ledger.length} scores"])
+    wrong = ledger.violations + self.impossible()
+    if wrong or ledger.length != self.n:
+        note = "; ".join([*wrong, f"{ledger.length} scores"])
         return dict(verdict=FAIL, worst=math.inf, note=note)
     if not torch.equal(self.stream.tokens, self.intact):
         return dict(verdict=FAIL, worst=math.inf, note="the scorer wrote into the stream")
     off = difference(ledger.nll, self.nll)
     return dict(worst=float(off.max()), where=int(off.argmax()), positions=self.n)
 
-# %% ../nbs/42_audit.ipynb #7d544dcf
+# %% ../nbs/42_audit.ipynb #1886cfbf
 @patch
 @entry("d", "single pass")
 def single(self: Audit) -> dict:
@@ -1323,13 +1476,15 @@ def single(self: Audit) -> dict:
     if self.walked:
         return self.guarded()
     missing = len(self.x) - 1 - self.n
-    violations = list(getattr(self.subject, "violations", []))
-    if not torch.isfinite(self.nll).all():
-        violations.append("scores that are no numbers")
-    if missing >= self.chunk_tokens or self.n > len(self.x) - 1:
+    violations = list(getattr(self.subject, "violations", [])) + self.impossible()
+    short = missing >= self.chunk_tokens or self.n > len(self.x) - 1
+    whole = short and self.whole_only(self.n, len(self.x) - 1)
+    if short and not whole:
         violations.append(f"{self.n} scores for {len(self.x) - 1} positions")
     if violations:
         return dict(verdict=FAIL, worst=float(len(violations)), note="; ".join(violations[:3]))
+    if whole:
+        cannot(f"{self.n} scores for {len(self.x) - 1} positions: {_WHOLE}", UNSURE)
     if not isinstance(self.subject, Loop):
         cannot("one number for each position, but what was read when is not seen")
     early = self.subject.early
@@ -1338,7 +1493,7 @@ def single(self: Audit) -> dict:
         return dict(verdict=UNSURE, worst=float(early), note=note)
     return dict(worst=0.0, positions=self.n, note=f"{missing} positions at the end not scored")
 
-# %% ../nbs/42_audit.ipynb #feec3db2
+# %% ../nbs/42_audit.ipynb #a5819d3a
 @patch
 @entry("e1", "determinism")
 def determinism(self: Audit) -> dict:
@@ -1346,27 +1501,33 @@ def determinism(self: Audit) -> dict:
     verdict = None if self.noise <= TOLERANCE[self.precision] else UNSURE
     if self.noise > 1e-2:
         verdict = FAIL
-    return dict(worst=self.noise, verdict=verdict, noise=0.0, positions=self.n)
+    shared = verdict and not self.subject.made and isinstance(self.subject, Steps)
+    note = "do the scorers that the function makes share something that learns?" if shared else ""
+    return dict(worst=self.noise, verdict=verdict, noise=0.0, positions=self.n, note=note)
 
-# %% ../nbs/42_audit.ipynb #a814a527
+# %% ../nbs/42_audit.ipynb #1310734f
 @patch
 @entry("e2", "truncation")
 def truncation(self: Audit) -> dict:
     "Scores of a text's beginning do not depend on where the text ends."
     self.need_scores()
     c, worst, inside = self.chunk_tokens, (0.0, 0, 0), 0.0
-    for m in dict.fromkeys((self.n - c // 3, c + c // 3, c)):
+    for m in dict.fromkeys(min(m, self.n) for m in (self.n - c // 3, c + c // 3, c)):
         found = self.subject.run(self.x[: m + 1], c)[0][: self.n]
         if m - len(found) >= c:
-            return dict(verdict=FAIL, worst=math.inf, note=f"{len(found)} scores for {m} positions")
+            said = f"{len(found)} scores for {m} positions"
+            if not len(found) or self.whole_only(len(found), m):
+                cannot(f"{said}: {_WHOLE}", UNSURE)
+            return dict(verdict=FAIL, worst=math.inf, note=said)
         off, whole = difference(found, self.nll[: len(found)]), m // c * c
-        worst = max(worst, (float(off[:whole].max()), int(off[:whole].argmax()), m))
+        if len(off[:whole]):
+            worst = max(worst, (float(off[:whole].max()), int(off[:whole].argmax()), m))
         inside = max([inside, *off[whole:].tolist()])
     note = f"up to {inside:.2g} inside the last, shorter chunk, whose windows may lie elsewhere"
     return dict(worst=worst[0], where=worst[1], how=f"the stream cut after {worst[2]} positions",
                 tolerance=SHAPES[self.precision], positions=self.n, note=note)  # fmt: skip
 
-# %% ../nbs/42_audit.ipynb #691c3d9b
+# %% ../nbs/42_audit.ipynb #61a444bf
 @patch
 @entry("e3", "save and load")
 def reload(self: Audit) -> dict:
@@ -1378,8 +1539,11 @@ def reload(self: Audit) -> dict:
         cannot("only a Predictor is asked for its state")
     if old.learns and type(old.predictor).get_state is Predictor.get_state:
         cannot("it learns, but has no get_state to save")
+    state = clone(
+        old.predictor.state()
+    )  # before a new one is made, which may empty what they share
     new = self.subject.start(self.x)
-    new.predictor.load(old.predictor.state())
+    new.predictor.load(state)
     off, m = 0.0, 0
     for chunk in self.chunks[k:]:
         off = max(
@@ -1471,7 +1635,7 @@ def against_original(self: Audit, tokenizer: Any) -> str:
         )
     return f"text agrees, the original of {len(decoded)} documents too"
 
-# %% ../nbs/42_audit.ipynb #d29cb0af
+# %% ../nbs/42_audit.ipynb #34a02eb0
 _PACKAGE = Path(str(importlib.import_module("golf.files").__file__)).parent
 
 
@@ -1490,9 +1654,9 @@ def size(self: Audit) -> dict:
     "Bytes of model and code, as they lie on disk, against the cap."
     model, code = Path(self.need("artifact")).stat().st_size, _code(self.context.get("code"))
     cap, total = BUDGET_LIMITS["artifact"], model + len(code)
-    note = (
-        f"model {model:,} + code {len(code):,} (its lzma {len(lzma.compress(code)):,}) = {total:,}"
-    )
+    whose = "code" if self.context.get("code") else "this package's code"
+    packed = f"{len(code):,} (its lzma {len(lzma.compress(code)):,})"
+    note = f"model {model:,} + {whose} {packed} = {total:,}"
     return dict(
         worst=float(max(0, total - cap)), tolerance=0.0, noise=0.0, note=f"{note} of {cap:,}"
     )
@@ -1583,7 +1747,7 @@ def alone_in_process(self: Audit, folder: Path) -> dict:
         cannot(f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}", UNSURE)
     return json.loads((folder / "said.json").read_text())
 
-# %% ../nbs/42_audit.ipynb #a2fb2398
+# %% ../nbs/42_audit.ipynb #06f75c99
 @patch
 @entry("g2", "self-contained")
 def self_contained(self: Audit) -> dict:
@@ -1598,11 +1762,13 @@ def self_contained(self: Audit) -> dict:
         return dict(verdict=FAIL, worst=float(len(reached)), note="; ".join(reached)[:300])
     if "error" in said:
         return dict(verdict=FAIL, worst=math.inf, note=f"cannot run alone: {said['error']}")
-    mine = self.nll
-    if self.context.get("build") is None:
-        mine = Steps(sliding(self.context["artifact"])).run(self.x, self.chunk_tokens)[0]
-    off = difference(torch.tensor(said["nll"], dtype=torch.float64), mine)
+    off = difference(torch.tensor(said["nll"], dtype=torch.float64), self.nll)
     worst, note = float(off.max()), "nothing opened but what was given and libraries"
+    if worst > 1e-4 and self.context.get("build") is None:
+        note = (
+            "the artifact's sliding window scores otherwise: give `build`, a function of its path"
+        )
+        return dict(verdict=UNSURE, worst=worst, tolerance=1e-4, positions=self.n, note=note)
     started = UNSURE if told and worst <= 1e-4 else None
     return dict(worst=worst, where=int(off.argmax()), positions=self.n, tolerance=1e-4,
                 verdict=started, note=told[0] if told else note)  # fmt: skip
@@ -1701,7 +1867,7 @@ def provenance(self: Audit) -> dict:
     note = f"{shared:,} of {n:,} validation documents are in the training data"
     return dict(worst=share, tolerance=0.0, noise=0.0, positions=n, verdict=verdict, note=note)
 
-# %% ../nbs/42_audit.ipynb #9a752873
+# %% ../nbs/42_audit.ipynb #e42f3db9
 RATES = (0.01, 0.05, 0.20)
 _COUNTED = ("a1", "a2", "a3", "a4", "b1", "b2", "b3")
 _MARKS = {PASS: "#2e7d32", FAIL: "#c62828", UNSURE: "#b26a00", NOT_RUN: "#757575"}
@@ -1709,7 +1875,10 @@ _MARKS = {PASS: "#2e7d32", FAIL: "#c62828", UNSURE: "#b26a00", NOT_RUN: "#757575
 
 @patch
 def power(self: AuditReport) -> pd.DataFrame:
-    """The chance 1 - (1 - r)^m that a test's m positions meet a cheat at a share r of all positions."""
+    """The chance 1 - (1 - r)^m that a test's m positions meet a cheat at a share r of all positions.
+
+    An upper bound on finding it: a test may meet a cheat and not see it.
+    """
     rows = {
         f"{r.test} {r.name}": [r.positions, *(1 - (1 - rate) ** r.positions for rate in RATES)]
         for r in self.results
@@ -1747,54 +1916,79 @@ def short(self: AuditReport) -> str:
     said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
     return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
 
-# %% ../nbs/42_audit.ipynb #e9716ee6
+# %% ../nbs/42_audit.ipynb #d6653365
 def _short(x: float | None) -> str:
     "A number as a table shows it."
     return "" if x is None else f"{x:.3g}"
 
 
 @patch
-def table(self: AuditReport) -> pd.DataFrame:
-    """One row a test: verdict, worst deviation, tolerance, noise floor, positions, where, note."""
+def table(self: AuditReport, ran: bool = False) -> pd.DataFrame:
+    """One row a test: verdict, worst deviation, tolerance, noise floor, positions, where, note.
+
+    With `ran` only those that ran. Units: see `LEGEND`.
+    """
     rows = []
-    for r in self.results:
+    for r in [r for r in self.results if not (ran and r.verdict == NOT_RUN)]:
         where = "" if r.where is None else f"{r.where}"
         told = "; ".join(x for x in (r.note, r.how if r.verdict in (FAIL, UNSURE) else "") if x)
-        rows.append([f"{r.test} {r.name}", r.verdict, _short(r.worst), _short(r.tolerance),
+        test = r.name if r.test == "noise" else f"{r.test} {r.name}"
+        rows.append([test, r.verdict, _short(r.worst), _short(r.tolerance),
                      _short(r.noise), str(r.positions or ""), where, told])  # fmt: skip
     columns = ["test", "verdict", "worst", "tolerance", "noise", "positions", "where", "note"]
     return pd.DataFrame(rows, columns=columns).set_index("test")
 
-# %% ../nbs/42_audit.ipynb #3e0ea1c0
+# %% ../nbs/42_audit.ipynb #d41cfead
 LIMITS = """No audit proves a score. What no test here sees: text of the validation set in the weights
 where no held-out text is given, tuning on it elsewhere, computation baked into constants, a choice
 among runs, and code that knows it is watched."""
+LEGEND = """Worst, tolerance and noise are in nats; for b1 and a b3 without rows the distance of a sum from
+one; for R the nats gained on all drawn tokens together; for f to i what the note tells."""
+CHANCES = """Chance that the positions looked at include one where a cheat acts that is at work at this
+share of all positions: an upper bound on finding it."""
+
+
+@patch
+def left_out(self: AuditReport) -> str:
+    """The tests that did not run, and why not."""
+    reasons: dict[str, list[str]] = {}
+    for r in self.results:
+        if r.verdict == NOT_RUN:
+            reasons.setdefault(r.note, []).append(r.test)
+    return "; ".join(f"{', '.join(tests)} ({why})" for why, tests in reasons.items())
 
 
 @patch
 def markdown(self: AuditReport) -> str:
     """The report as Markdown, for a pull request."""
-    table, power = self.table().reset_index(), self.power().reset_index(names="test")
-    lines = [f"**{self.headline()}**", ""]
-    for frame in (table, power.round(3)):
+    table, power = self.table(ran=True).reset_index(), self.power().reset_index(names="test")
+    lines = [f"**{_escape(self.headline())}**", ""]
+    for frame, told in ((table, LEGEND), (power.round(3), CHANCES)):
         cells = [[str(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
-        lines += ["| " + " | ".join(map(str, row)) + " |" for row in
-                  [frame.columns, ["---"] * len(frame.columns), *cells]] + [""]  # fmt: skip
+        if cells:
+            lines += ["| " + " | ".join(map(str, row)) + " |" for row in
+                      [frame.columns, ["---"] * len(frame.columns), *cells]] + ["", told, ""]  # fmt: skip
+    lines += [f"Not run: {self.left_out()}.", ""] if self.left_out() and not self.error else []
     facts = {"seed": self.seed} | self.facts
     lines.append(", ".join(f"{k} {v}" for k, v in facts.items()))
     lines += ["", LIMITS] if not self.error else ["", "```", self.error, "```"]
     return "\n".join(lines)
 
-# %% ../nbs/42_audit.ipynb #6ff1c485
+# %% ../nbs/42_audit.ipynb #962de048
 @patch
 def _repr_html_(self: AuditReport) -> str:
     def paint(verdict: str) -> str:
         return f"color: white; background-color: {_MARKS[verdict]}"
 
-    table = self.table()
+    table, power = self.table(ran=True), self.power()
     styled = table.style.map(paint, subset=["verdict"]).set_uuid("audit")
-    power = self.power().to_html(float_format="{:.3f}".format) if len(self.power()) else ""
-    return f"<p><b>{_escape(self.headline())}</b></p>{styled.to_html()}{power}"
+    parts = [f"<p><b>{_escape(self.headline())}</b></p>"]
+    parts += [f"{styled.to_html()}<p>{LEGEND}</p>"] if len(table) else []
+    parts += (
+        [f"{power.to_html(float_format='{:.3f}'.format)}<p>{CHANCES}</p>"] if len(power) else []
+    )
+    parts += [f"<p>Not run: {_escape(self.left_out())}.</p>"] if self.left_out() else []
+    return "".join(parts)
 
 
 def _escape(text: str) -> str:
@@ -1804,7 +1998,7 @@ def _escape(text: str) -> str:
 
 @patch
 def __repr__(self: AuditReport) -> str:
-    return f"{self.headline()}\n{self.table().drop(columns='note').to_string()}"
+    return f"{self.headline()}\n{self.table(ran=True).drop(columns='note').to_string()}"
 
 
 @patch

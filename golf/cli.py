@@ -7,9 +7,11 @@ __all__ = ['UsageError', 'app', 'data', 'VocabSize', 'TokenizerPath', 'Variant',
            'Root', 'one_line', 'Commands', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check',
            'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_artifact', 'audit_command']
 
-# %% ../nbs/44_cli.ipynb #9442be1c
+# %% ../nbs/44_cli.ipynb #5dbafea3
 import json
+import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,7 +220,7 @@ def measure(run, made: Path, corpus, tokens: int) -> None:
         sliding = validate(model, corpus, tokens, stride=model.config.context // 2)
         run.stage("sliding", bpb=sliding.bpb)
 
-# %% ../nbs/44_cli.ipynb #d7034619
+# %% ../nbs/44_cli.ipynb #2f22cded
 def kind_of(target: str) -> str:
     """What `golf audit` was given: "submission", "run" or "artifact"."""
     path = Path(target)
@@ -228,7 +230,10 @@ def kind_of(target: str) -> str:
     if path.name == "record.json" or (folder / "record.json").is_file():
         return "run"
     if path.is_dir():
-        raise GolfError(f"{path}: expected submission.json or record.json in this folder")
+        hint = "for a script see golf.adapters.from_script"
+        raise GolfError(f"{path}: expected submission.json or record.json in this folder; {hint}")
+    if path.suffix == ".py":
+        raise GolfError(f"{path}: a script takes a glue of its own, see golf.adapters.from_script")
     return "artifact"
 
 # %% ../nbs/44_cli.ipynb #010012cf
@@ -244,7 +249,7 @@ def audit_submission(path: str, out: Path | None) -> bool:
         atomic_write(out, told + "\n")
     return bool(report.failed)
 
-# %% ../nbs/44_cli.ipynb #ab07458b
+# %% ../nbs/44_cli.ipynb #7f6edfc4
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.audit import audit, door, sliding
@@ -252,16 +257,20 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     from golf.train import model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
-    predictor = (door(build) if build else sliding)(path)
+    if build:
+        sys.path.insert(0, os.getcwd())  # a module that lies here
+    make = door(build) if build else sliding
+    predictor = make(path)
     corpus = load_corpus(source, **where)
     if corpus.vocab_size != predictor.vocab_size:
         ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
         raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")
     material = dict(artifact=path, build=build, byte_table=corpus.byte_table)
     material |= dict(tokenizer=corpus.tokenizer, data=where["data_path"])
-    return audit(predictor, corpus.val[: 1 << 16], level, seed=seed, name=path.stem, **material)
+    tokens = corpus.val[: 1 << 16]
+    return audit(lambda _: make(path), tokens, level, seed=seed, name=path.stem, **material)
 
-# %% ../nbs/44_cli.ipynb #d4814df4
+# %% ../nbs/44_cli.ipynb #00098c83
 @app.command("audit")
 def audit_command(
     target: Annotated[str, typer.Argument(help="A run, an artifact, or a submission's folder.")],
@@ -272,7 +281,10 @@ def audit_command(
     tokenizer: TokenizerPath = None,
     out: Annotated[Path | None, typer.Option(help="A file for the report.")] = None,
 ) -> None:
-    """Try to catch a scorer cheating; ends with code 1 when it was caught."""
+    """Run an artifact and try to catch it; check a submission's numbers, or a run's times, without code.
+
+    Ends with code 1 when something was found.
+    """
     kind = kind_of(target)
     if kind == "submission":
         raise typer.Exit(int(audit_submission(target, out)))

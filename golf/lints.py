@@ -12,12 +12,12 @@ __all__ = ['CANONICAL_BYTES', 'CAP', 'SECONDS', 'VOCABULARIES', 'VERDICTS', 'FAC
            'check_stops', 'check_launches', 'lint_log', 'lint_logs', 'lint_claim', 'check_prior', 'lint_submission',
            'read_tables', 'lint_tables']
 
-# %% ../nbs/47_lints.ipynb #e3bfa3ea
+# %% ../nbs/47_lints.ipynb #8a515d87
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -134,12 +134,12 @@ def __repr__(self: LintReport) -> str:
     words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
     return f"LintReport({self.subject}: {self.summary()}; {words or 'nothing to check'})"
 
-# %% ../nbs/47_lints.ipynb #5cbc1da9
+# %% ../nbs/47_lints.ipynb #6e475d05
 @patch
 def summary(self: LintReport) -> str:
     """The verdict in one sentence; it never says that a submission is valid."""
     if self.verdict == "FAIL":
-        checks = ", ".join(finding.check for finding in self.failed)
+        checks = "; ".join(finding.check for finding in self.failed)
         return f"numbers that cannot belong together ({checks})"
     return {
         "PASS": "no contradiction found",
@@ -246,13 +246,14 @@ def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
         fault = TOTALS[9_662_464]
     return Finding("implied bytes", "FAIL", text, fault)
 
-# %% ../nbs/47_lints.ipynb #c5fc8e4c
+# %% ../nbs/47_lints.ipynb #3c0ce483
 def read_claim(path: str | Path) -> dict[str, Any]:
     """A `submission.json`, its numbers kept as printed (text). Raises `GolfError` for no JSON object."""
     try:
         found = json.loads(Path(path).read_text("utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
-        raise GolfError(f"{path}: expected a JSON file ({error})") from None
+        hint = "a log alone is lint_submission({}, log)"
+        raise GolfError(f"{path}: expected a JSON file ({error}); {hint}") from None
     if not isinstance(found, dict):
         raise GolfError(f"{path}: expected a JSON object, not {type(found).__name__}")
     return found
@@ -355,7 +356,7 @@ def check_sizes(
         found.append(Finding("code as shipped", *verdict))
     return found
 
-# %% ../nbs/47_lints.ipynb #789f9571
+# %% ../nbs/47_lints.ipynb #a5509b49
 LATE = 0.5  # seconds that the last step may take a training loop past its limit
 
 
@@ -373,7 +374,8 @@ def check_times(train: float | None, evaluation: float | None, *, reference: boo
         if seconds is None:
             found.append(Finding(check, "NOT RUN", "no such time is given"))
             continue
-        text = f"{seconds:,.2f} s of {limit:.0f} s, on {place}"
+        late_by = f" + {late:g} s for the last step" if late else ""
+        text = f"{seconds:,.2f} s, limit {limit:.0f} s{late_by}, on {place}"
         verdict = ("PASS", text) if seconds <= limit + late else (over, text, fault)
         found.append(Finding(check, *verdict))
     return found
@@ -732,12 +734,13 @@ def _as_logs(log: Any) -> list[RunLog]:
         return [parse_log(log)]
     return [found for one in log for found in _as_logs(one)]
 
-# %% ../nbs/47_lints.ipynb #0fb77152
+# %% ../nbs/47_lints.ipynb #cd47bb2a
 def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
                     vocabulary: str | None = None, cap: int = CAP) -> LintReport:  # fmt: skip
     """The report on a submission: a folder, a `submission.json`, or its content as a dictionary.
 
-    `log`: path, text, `RunLog`, or several. `vocabulary`: a name of `VOCABULARIES`, where the
+    Of a folder are read: `submission*.json`, `*.log`, `logs/*`, `train*.txt`, and `train_gpt.py` for
+    its size. A log alone is `lint_submission({}, log)`. `log`: path, text, `RunLog`, or several. `vocabulary`: a name of `VOCABULARIES`, where the
     numbers do not tell. Raises `GolfError` for a source that is neither.
     """
     vocabulary_of(vocabulary)
@@ -755,8 +758,12 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
         )
     names = [name for one in logs if (name := one.facts.get("vocabulary"))]
     vocabulary = vocabulary or next(iter(names), None)
-    findings = lint_claim(claim, vocabulary, cap=cap, shipped=shipped)
-    return LintReport(subject, findings + (lint_logs(logs, vocabulary, cap=cap) if logs else []))
+    claims = lint_claim(claim, vocabulary, cap=cap, shipped=shipped)
+    found = lint_logs(logs, vocabulary, cap=cap) if logs else []
+    both = {f.check for f in claims} & {f.check for f in found}
+    named = lambda where, f: f"{where}: {f.check}" if f.check in both else f.check
+    claims = [replace(f, check=named("claim", f)) for f in claims]
+    return LintReport(subject, claims + [replace(f, check=named("log", f)) for f in found])
 
 # %% ../nbs/47_lints.ipynb #620fe827
 TABLES = ("results.csv", "train_curves.csv", "ttt_curves.csv")
