@@ -144,7 +144,7 @@ class Turn(Session):
             return Turn(self.scorer.fork(), self.vocab_size)
         return clone(self)
 
-# %% ../nbs/45_adapters.ipynb #484b0b19
+# %% ../nbs/45_adapters.ipynb #34325c9e
 @patch
 def score(self: Turn, chunk: Chunk) -> Scored:
     "Rows or losses; raises `GolfError` for anything else."
@@ -161,8 +161,9 @@ def score(self: Turn, chunk: Chunk) -> Scored:
 class Outside(Subject):
     """A scorer with `score` and perhaps `update`, `reset` and `fork`."""
 
-    def __init__(self, scorer: Any, vocab_size: int, name: str):
+    def __init__(self, scorer: Any, vocab_size: int, name: str, half: bool = False):
         self.scorer, self.vocab_size, self.name = scorer, vocab_size, name
+        self.precision = "bf16" if half else "fp32"
         self.made = not isinstance(scorer, Functions)
 
     def start(self, tokens: Tensor) -> Turn:
@@ -172,30 +173,30 @@ class Outside(Subject):
             scorer.reset()
         return Turn(scorer, self.vocab_size)
 
-# %% ../nbs/45_adapters.ipynb #4a0cf7f2
+# %% ../nbs/45_adapters.ipynb #f917cdac
 def from_scorer(score: Any, update: Callable[[Tensor, int], None] | None = None, *, vocab_size: int,
-                reset: Callable[[], None] | None = None, state: Any = None,
+                reset: Callable[[], None] | None = None, state: Any = None, half: bool = False,
                 name: str = "") -> Outside:  # fmt: skip
     """The audit's subject for an object with `score` (and `update`, `reset`, `fork`), or for functions.
 
     `score(tokens int64 [stop + 1], start)` -> log-probabilities [stop - start, V] of the tokens after
     `start`, in nats, or their losses [stop - start]; `update(tokens, start)` learns from them.
-    Functions that learn need `reset()`; `state` is what they change, if they do not hold it.
-    Raises `GolfError` for what is no scorer.
+    Functions that learn need `reset()`; `state` is what they change, if they do not hold it. `half`
+    loosens the tolerances to those of half precision. Raises `GolfError` for what is no scorer.
     """
     given = {"update": update, "reset": reset, "state": state}
     if hasattr(score, "score"):
         if extra := [key for key, value in given.items() if value is not None]:
             raise GolfError(f"{extra[0]}: an object brings its own, as a method or attribute")
-        return Outside(score, vocab_size, name or type(score).__name__)
+        return Outside(score, vocab_size, name or type(score).__name__, half)
     if not callable(score):
         raise GolfError(f"score: an object with a score method or a function, not {score!r}")
     if update and not reset:
         raise GolfError("reset: functions that learn need one, to begin each stream as the first")
     name = name or name_of(score, "scorer")
-    return Outside(Functions(score, update, reset, state), vocab_size, name)
+    return Outside(Functions(score, update, reset, state), vocab_size, name, half)
 
-# %% ../nbs/45_adapters.ipynb #87f68617
+# %% ../nbs/45_adapters.ipynb #4f003c04
 def as_losses(found: Any, positions: int, name: str = "losses") -> Tensor:
     """`found` as losses [at most `positions`], float64; raises `GolfError` for anything else."""
     try:
@@ -212,15 +213,17 @@ def as_losses(found: Any, positions: int, name: str = "losses") -> Tensor:
 
 
 def from_losses(function: Callable[[Tensor], Any], vocab_size: int, *, name: str = "",
-                slow: bool | None = None) -> Losses:  # fmt: skip
+                slow: bool | None = None, half: bool = False) -> Losses:  # fmt: skip
     """The audit's subject for `function(tokens int64 [n + 1]) -> losses [n]`, in nats, of any array type.
 
-    A tail may be missing. `slow`: whether to ask little of it (None: the first run tells).
+    A tail may be missing. `slow`: whether to ask little of it (None: the first run tells). `half`
+    loosens the tolerances to those of half precision.
     """
     name = name or name_of(function, "losses")
-    return Losses(
-        lambda x: as_losses(function(x), len(x) - 1, name), vocab_size, name=name, slow=slow
-    )
+    losses = lambda x: as_losses(function(x), len(x) - 1, name)
+    found = Losses(losses, vocab_size, name=name, slow=slow)
+    found.precision = "bf16" if half else "fp32"
+    return found
 
 # %% ../nbs/45_adapters.ipynb #fbac25d9
 _MODEL = """

@@ -465,3 +465,13 @@ def test_stand_ins_come_and_go(scripts):
     assert real == [getattr(module, name) for module, name, _ in stand_ins(False)]
     assert "flash_attn_interface" not in sys.modules and script.__name__ not in sys.modules
     assert torch.compile(mode="default") is not None
+
+
+def test_half_precision_has_its_tolerances():
+    law = torch.rand(V, V, generator=torch.Generator().manual_seed(0)).log_softmax(1).half()
+    score = lambda tokens, start: law[tokens[start:-1]]
+    assert look(from_scorer(score, vocab_size=V), only=["b1"]).failed
+    report = look(from_scorer(score, vocab_size=V, half=True), only=["a", "b1", "b2"])
+    assert not report.failed and report.facts["precision"] == "bf16"
+    losses = from_losses(lambda tokens: -law[tokens[:-1], tokens[1:]].float(), V, half=True)
+    assert look(losses, only=["a2"]).facts["precision"] == "bf16"
