@@ -368,7 +368,7 @@ class Tilt(Distribution):
         self.part, self.hint, self.normalised = part, hint.clamp_min(0), part.normalised
         self.parts, self._log_z = [part], None
 
-# %% ../nbs/02_dist.ipynb #a15d7f4e
+# %% ../nbs/02_dist.ipynb #d2b6cc57
 @patch
 def _log_prob(self: Tilt, ids: Tensor) -> Tensor:
     return self.part.log_prob(ids) + self.strength * (ids == self.hint) - self._normaliser()
@@ -388,7 +388,7 @@ def _normaliser(self: Tilt) -> Tensor:
         z = 1 + self.part.log_prob(self.hint).exp() * self.strength.expm1()
         few = (z < 0.5).nonzero()[:, 0] if self.normalised else z.new_zeros(0, dtype=torch.int64)
         self._log_z = z.log()
-        for at in few.split(max(1, 2**21 // self.vocab_size)):
+        for at in few.split(max(1, 2**21 // self.vocab_size)) if len(few) else ():
             rows = self.part.rows(at).scatter_add(1, self.hint[at, None], self.strength[at, None])
             self._log_z[at] = rows.logsumexp(1)
     return self._log_z

@@ -789,7 +789,7 @@ def check(self: _View) -> None:
     if self.tables.learnt != self.known:
         raise GolfError("a stale distribution: its predictor has observed since it was made")
 
-# %% ../nbs/10_ngram.ipynb #3f38dd27
+# %% ../nbs/10_ngram.ipynb #649cb078
 @patch
 def count(self: _View, at: Tensor, ids: Tensor, left: bool) -> Tensor:
     "Counts, or those of continuations, int32 [order, *shape] of `ids` at the positions `at`."
@@ -801,7 +801,7 @@ def count(self: _View, at: Tensor, ids: Tensor, left: bool) -> Tensor:
     out = np.zeros((tables.order, len(flat)), np.int32)
     asked = self.tokens, self.known, tables.vocab_size, self.found, self.previous
     _ask(tables.slots, tables.nodes, *asked, places, flat, left, out)
-    return torch.from_numpy(out).reshape(-1, *at.shape)
+    return torch.from_numpy(out).reshape(tables.order, *at.shape)
 
 # %% ../nbs/10_ngram.ipynb #c0f0b340
 @patch

@@ -162,6 +162,15 @@ def check(make: Callable[[], Predictor], cut: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])
+def test_no_positions_have_no_rows(name):
+    predictor = ALL[name]()
+    for chunk in list(STREAM)[:2]:
+        none = torch.zeros(0, dtype=torch.int64)
+        assert predictor.predict(chunk).rows(none).shape == (0, predictor.vocab_size)
+        predictor.observe(chunk)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])
 def test_alone(name):
     for cut in (1, CHUNK - 1, CHUNK, 100):
         check(ALL[name], cut)
