@@ -8,7 +8,7 @@ __all__ = ['PASS', 'FAIL', 'UNSURE', 'NOT_RUN', 'LEVELS', 'TESTS', 'TOLERANCE', 
            'Walk', 'Subject', 'rows_at', 'name_of', 'Steps', 'Losses', 'Total', 'Ledger', 'Guarded', 'Loop', 'Result',
            'judge', 'difference', 'AuditReport', 'Level', 'Stop', 'cannot', 'entry', 'Audit', 'audit', 'Barred',
            'fortune', 'bigram', 'draw_from', 'kinds_of_ids', 'sliding', 'door', 'fresh', 'first_time', 'documents',
-           'audit_arms']
+           'audit_arms', 'with_audits']
 
 # %% ../nbs/42_audit.ipynb #dbd713d6
 import copy
@@ -624,7 +624,7 @@ def begin(self: Audit) -> None:
 def walk(self: Audit, session: Session) -> None:
     "Drive the subject's own pass and keep copies, digests, scores and some rows."
     self.copies, self.digests, parts, self.rows = [], [], [], {}
-    self.learnt_digests, self.learns = [], session.learns
+    self.learns = session.learns
     for chunk in self.stream:
         self.copies.append(self.kept(session))
         self.digests.append(session.learnt() + session.digest())
@@ -1773,13 +1773,6 @@ def self_contained(self: Audit) -> dict:
     return dict(worst=worst, where=int(off.argmax()), positions=self.n, tolerance=1e-4,
                 verdict=started, note=told[0] if told else note)  # fmt: skip
 
-# %% ../nbs/42_audit.ipynb #66e26d86
-@patch
-def unseen(self: Audit, i: int, width: int = 8) -> bool:
-    "Whether the tokens after position `i` stand there for the first time."
-    grams = self.x.unfold(0, width, 1)
-    return not bool((grams[: i + 1] == grams[i + 1]).all(1).any())
-
 # %% ../nbs/42_audit.ipynb #3b2c517e
 def first_time(tokens: Tensor, width: int = 3) -> Tensor:
     """For each position of a stream [n + 1]: whether its target and what is before it, `width` tokens, are new."""
@@ -1811,7 +1804,10 @@ def memory(self: Audit) -> dict:
     spread = math.sqrt(float(mine.var()) / len(mine) + float(theirs.var()) / len(theirs))
     gap, free = float(theirs.mean() - mine.mean()) / max(spread, 1e-9), 0.1 * theirs.median()
     blocks = (mine < free).nonzero()[:, 0].tolist()
-    known = sum(self.unseen(b * size + size // 2) for b in blocks) - 5 * int((theirs < free).sum())
+    new = first_time(self.x, 8)  # where eight tokens end that stand there for the first time
+    known = sum(bool(new[b * size + size // 2 + 7]) for b in blocks) - 5 * int(
+        (theirs < free).sum()
+    )
     doubtful = max(gap, scattered) > 4 or known > 1
     verdict = FAIL if known >= 5 else UNSURE if doubtful else PASS
     note = f"{gap:.1f} standard errors cheaper, {scattered:.1f} in very cheap tokens"
@@ -2061,3 +2057,13 @@ def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief
         found[name] = AuditReport.load(kept)
         found[name].name = name
     return found
+
+
+def with_audits(table: pd.DataFrame, audits: dict[str, Any]) -> pd.DataFrame:
+    """A table of arms, as `golf.runs.arms_table` makes it, with a column `violations`.
+
+    `audits`: for each arm its report, or what one said in `short`, as a record keeps it.
+    """
+    said = {arm: a.short() if isinstance(a, AuditReport) else a for arm, a in audits.items()}
+    arms = table.index.get_level_values("arm")
+    return table.assign(violations=[said.get(arm, "not audited") for arm in arms])

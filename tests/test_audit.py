@@ -6,6 +6,7 @@ import math
 import pkgutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -29,6 +30,7 @@ from golf.audit import (
     Total,
     audit,
     audit_arms,
+    with_audits,
 )
 from golf.dist import Dense, Unnormalised
 from golf.eb import EmpiricalBayes, james_stein
@@ -55,7 +57,7 @@ from golf.scoring import Predictor
 from golf.ttt import TTT
 
 V, CHUNK = 64, 64
-SMALL = Level("quick", tokens=288, chunks=4, positions=6, futures=2, streams=3, rows=288,
+SMALL = Level("small", tokens=288, chunks=4, positions=6, futures=2, streams=3, rows=288,
               substitutions=2, ids=4, draws=32, runs=256)  # fmt: skip
 RNG = np.random.default_rng(0)
 LAW = RNG.dirichlet(np.full(V, 0.1), V)
@@ -230,6 +232,12 @@ def test_an_arm_has_a_report_and_a_level(monkeypatch, tmp_path):
         arms, stream, Level("other", tokens=200, chunks=3), chunk_tokens=CHUNK, seed=1
     )
     assert other["counts"].level["tokens"] == 200 and other["counts"].seed == 1
+    brief = audit_arms({"counts": lambda: NGram(V, 2)}, stream, "brief")["counts"]
+    assert brief.level["name"] == "brief" and brief.facts["chunk_tokens"] != CHUNK
+    table = pd.DataFrame({"arm": ["counts", "the targets", "another"], "bpb": 1.0}).set_index("arm")
+    for audits in (first, {arm: report.short() for arm, report in first.items()}):
+        said = with_audits(table, audits).violations.tolist()
+        assert said == [first["counts"].short(), first["the targets"].short(), "not audited"]
     with pytest.raises(GolfError, match="brief"):
         audit_arms(arms, stream, "breif")
 
