@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TABLE := from golf.runs import arms_table, read_record, records; \
+TABLE := from golf.lab.runs import arms_table, read_record, records; \
 	path = "runs/ttt_reset/" + records("ttt_reset").index[-1] + "/record.json"; \
 	print(arms_table(read_record(path), block=8).round(4).to_string(), path, sep="\n")
 

@@ -18,14 +18,19 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "nbs"
-GROUPS = {  # the first number of each group of chapters
-    0: "Foundations",
-    10: "Counting",
-    20: "The network",
-    30: "Adapting",
-    39: "Runs",
-    42: "Auditing",
-    48: "As published",
+PARTS = {  # a folder of notebooks and a subpackage each, in the order in which data flows
+    "base": "Foundations",
+    "text": "Text",
+    "predict": "Prediction",
+    "count": "Counting",
+    "mix": "Mixing",
+    "net": "The network",
+    "store": "The artifact",
+    "train": "Training",
+    "adapt": "Adapting",
+    "auditor": "Auditing",
+    "published": "As published",
+    "lab": "The laboratory",
 }
 EXPERIMENTS = "Experiments"
 
@@ -38,30 +43,29 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+://|#|mailto:)/?([\w./-]+?)\.(html
 
 
 def page(path: Path) -> str:
-    """The page a notebook becomes, under the name nbdev links to: `20_model.ipynb` -> `model`.
-
-    An experiment with the name of a chapter, such as `train.ipynb`, gets another: `train-run`.
-    """
-    name = re.sub(r"^\d+[a-z]?_", "", path.stem)
-    twin = path.suffix == ".ipynb" and name == path.stem and any(NOTEBOOKS.glob(f"*_{name}.ipynb"))
-    return f"{name}-run" if twin else name
+    """The page a notebook becomes, as nbdev links to it: `net/01_model.ipynb` -> `net/model`."""
+    path = path if path.is_absolute() else NOTEBOOKS / path
+    inside = path.resolve().relative_to(NOTEBOOKS)
+    return inside.with_name(re.sub(r"^\d+[a-z]?_", "", inside.stem)).as_posix()
 
 
-def group(path: Path) -> str:
-    """The caption under which a notebook stands, from the number in front of its name."""
-    number = re.match(r"\d+", path.name)
-    if not number:
-        return EXPERIMENTS
-    return GROUPS[max(first for first in GROUPS if first <= int(number[0]))]
+def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
+    """All notebooks, experiments first, then the parts in their order; the index left out."""
+    paths = [
+        *folder.glob("*.ipynb"),
+        *(p for part in PARTS for p in (folder / part).glob("*.ipynb")),
+    ]
+    order = {part: number for number, part in enumerate(PARTS)}
+    named = [p for p in paths if p.stem != "index" and p.name[0] not in "_."]
+    return sorted(named, key=lambda p: (order.get(p.parent.name, -1), p.name))
 
 
 def chapters(folder: Path = NOTEBOOKS) -> dict[str, list[Path]]:
     """The notebooks of each group in reading order, the index left out; empty groups too."""
-    paths = [
-        p for p in sorted(folder.glob("*.ipynb")) if p.stem != "index" and p.name[0] not in "_."
-    ]
-    return {
-        name: [p for p in paths if group(p) == name] for name in [*GROUPS.values(), EXPERIMENTS]
+    paths = notebooks(folder)
+    found = {EXPERIMENTS: [p for p in paths if p.parent == folder]}
+    return found | {
+        words: [p for p in paths if p.parent.name == part] for part, words in PARTS.items()
     }
 
 
@@ -79,7 +83,8 @@ def chapter_table(folder: str = "") -> str:
     for name, paths in chapters().items():
         for path in paths:
             heading, lead = title(path)
-            lines.append(f"| {name} | [{heading}]({folder}{path.name}) | {lead} |")
+            place = folder + path.relative_to(NOTEBOOKS).as_posix()
+            lines.append(f"| {name} | [{heading}]({place}) | {lead} |")
             name = ""
     return "\n".join(lines)
 
@@ -186,21 +191,27 @@ def callout(match: re.Match) -> str:
     return f":::{{admonition}} {words}\n:class: {match[1]}{dropdown}\n\n"
 
 
-def markdown(text: str, labels: set[str]) -> str:
-    """Page text in MyST: callouts, links between chapters and to definitions, figures."""
+def markdown(text: str, labels: set[str], home: Path = NOTEBOOKS) -> str:
+    """Page text in MyST: callouts, links between chapters and to definitions, figures.
+
+    `home` is the folder of the notebook, from which its links start; nbdev's start at the root.
+    """
+    known = {page(p) for p in notebooks()} | {"index"}
 
     def link(match: re.Match) -> str:
-        words, target, anchor = match[1], page(Path(f"{match[2]}.{match[3]}")), (match[4] or "")[1:]
+        words, target, anchor = match[1], match[2], (match[4] or "")[1:]
+        if match[3] == "ipynb":
+            target = page(Path(os.path.normpath(home / f"{target}.ipynb")))
         label = f"{target}.{anchor}".lower()
         if anchor and label in labels:
             return f"[{words}](#{label})"
-        known = {page(p) for p in NOTEBOOKS.glob("*.ipynb")}
-        return f"[{words}]({target}.ipynb)" if target in known else words
+        return f"[{words}](/{target}.ipynb)" if target in known else words
 
     text = LINK.sub(link, CALLOUT.sub(callout, text))
     text = re.sub(r"(?<=\))\{(?:target|style|\.)[^}]*\}", "", text)
     text = re.sub(r"\$\$\s*\{#([\w-]+)\}", r"$$ (\1)", text)
-    return text.replace("](../figures/", "](figures/").replace('src="../figures/', 'src="figures/')
+    text = re.sub(r"\]\((?:\.\./)+figures/", "](/figures/", text)
+    return text.replace('src="../figures/', 'src="figures/')
 
 
 def api(name: str, node: ast.AST, shown: str, labels: set[str]) -> str:
@@ -220,7 +231,7 @@ class Page:
     """A notebook as its author wrote it beside the one nbdev made of it."""
 
     def __init__(self, path: Path, processed: Path):
-        self.name = page(path)
+        self.name, self.home = page(path), path.parent
         self.heading, self.lead = title(path)
         self.source = nbformat.read(path, as_version=4)
         cells = nbformat.read(processed, as_version=4).cells
@@ -239,7 +250,11 @@ class Page:
 
     def cells(self, labels: set[str]) -> list:
         """The cells of the page."""
-        lead = f"\n\n:::{{container}} lead\n{markdown(self.lead, labels)}\n:::" if self.lead else ""
+        lead = (
+            f"\n\n:::{{container}} lead\n{markdown(self.lead, labels, self.home)}\n:::"
+            if self.lead
+            else ""
+        )
         found = [new_markdown_cell(f"# {self.heading}{lead}")]
         for cell in self.source.cells:
             options, code = directives(cell.source) if cell.cell_type == "code" else ({}, "")
@@ -279,7 +294,7 @@ class Page:
         if cell.cell_type == "markdown":
             text = re.sub(r"<!-- WARNING: THIS FILE WAS AUTOGENERATED.*?-->", "", cell.source)
             text = text.replace("<!-- chapters -->", chapter_table())
-            return [new_markdown_cell(markdown(text, labels))] if text.strip() else []
+            return [new_markdown_cell(markdown(text, labels, self.home))] if text.strip() else []
         if cell.cell_type != "code":
             return []
         options, code = directives(cell.source)
@@ -331,8 +346,9 @@ def stage(processed: Path, target: Path) -> list[Path]:
     target.mkdir(parents=True)
     if (ROOT / "figures").exists():
         shutil.copytree(ROOT / "figures", target / "figures")
-    paths = [p for p in sorted(NOTEBOOKS.glob("*.ipynb")) if (processed / p.name).exists()]
-    pages = [Page(p, processed / p.name) for p in paths]
+    paths = [NOTEBOOKS / "index.ipynb", *notebooks()]
+    paths = [p for p in paths if (processed / p.relative_to(NOTEBOOKS)).exists()]
+    pages = [Page(p, processed / p.relative_to(NOTEBOOKS)) for p in paths]
     labels = set().union(*[p.labels() for p in pages])
     for each in pages:
         cells = each.cells(labels)
@@ -342,6 +358,7 @@ def stage(processed: Path, target: Path) -> list[Path]:
         made = nbformat.v4.new_notebook(cells=cells, metadata=each.source.metadata)
         for number, cell in enumerate(made.cells):
             cell.id = f"cell-{number}"
+        (target / each.name).parent.mkdir(exist_ok=True)
         nbformat.write(made, target / f"{each.name}.ipynb")
     return [target / f"{p.name}.ipynb" for p in pages]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from golf.adapters import (
+from golf.auditor.adapters import (
     EXAMPLES,
     example_script,
     from_command,
@@ -23,11 +23,11 @@ from golf.adapters import (
     printed_nats,
     run_command,
 )
-from golf.audit import FAIL, NOT_RUN, PASS, Level, audit
-from golf.data import ByteTable, read_tokens, write_shard
-from golf.files import GolfError
-from golf.onecpu import cpu_command, flash_attention, one_cpu, opened, stand_ins
-from golf.scoring import Stream
+from golf.auditor.audit import FAIL, NOT_RUN, PASS, Level, audit
+from golf.auditor.scripts import cpu_command, flash_attention, one_cpu, opened, stand_ins
+from golf.base.files import GolfError
+from golf.predict.stream import Stream
+from golf.text.corpus import ByteTable, read_tokens, write_shard
 
 V, CHUNK = 64, 64
 SMALL = Level("small", tokens=256, chunks=4, positions=6, futures=2, streams=3, rows=256,

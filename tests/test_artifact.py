@@ -19,8 +19,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf import coder
-from golf.artifact import (
+from golf.base.files import GolfError
+from golf.store import coder
+from golf.store.artifact import (
     COMPRESSORS,
     DTYPES,
     LAYOUTS,
@@ -43,9 +44,8 @@ from golf.artifact import (
     size_report,
     unpack,
 )
-from golf.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
-from golf.files import GolfError
-from golf.quant import Quantized, dequantize_rows, largest_code
+from golf.store.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
+from golf.store.quant import Quantized, dequantize_rows, largest_code
 
 
 def make_state() -> dict[str, torch.Tensor]:
@@ -458,7 +458,7 @@ def test_comparison_agrees_with_the_files():
 def test_coder_without_a_place_for_its_cache():
     "A module that lives in no file cannot keep what it compiled, and compiles all the same."
     source = Path(coder.__file__).read_text()
-    space = {"__name__": "golf.coder", "__package__": "golf"}
+    space = {"__name__": "golf.store.coder", "__package__": "golf"}
     exec(compile(source, "<nowhere>", "exec"), space)
     data = bytes(range(256)) * 3
     assert space["encode_grid"](data, rows=3, columns=256) == encode_grid(data, rows=3, columns=256)

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import golf
-from golf import audit as auditing
-from golf.audit import (
+from golf.adapt.gradients import EmpiricalBayes, james_stein
+from golf.adapt.ttt import TTT
+from golf.auditor import audit as auditing
+from golf.auditor.audit import (
     FAIL,
     LEVELS,
     NOT_RUN,
@@ -32,10 +34,10 @@ from golf.audit import (
     audit_arms,
     with_audits,
 )
-from golf.dist import Dense, Unnormalised
-from golf.eb import EmpiricalBayes, james_stein
-from golf.files import GolfError
-from golf.mix import (
+from golf.base.files import GolfError
+from golf.count.ngram import SMOOTHINGS, NGram, Uniform
+from golf.count.packets import Packets, distil
+from golf.mix.mixtures import (
     EM,
     Entropy,
     Evidence,
@@ -50,11 +52,9 @@ from golf.mix import (
     Selective,
     online,
 )
-from golf.model import GPT, SlidingWindow, preset
-from golf.ngram import SMOOTHINGS, NGram, Uniform
-from golf.packets import Packets, distil
-from golf.scoring import Predictor
-from golf.ttt import TTT
+from golf.net.model import GPT, SlidingWindow, preset
+from golf.predict.dist import Dense, Unnormalised
+from golf.predict.stream import Predictor
 
 V, CHUNK = 64, 64
 SMALL = Level("small", tokens=288, chunks=4, positions=6, futures=2, streams=3, rows=288,
@@ -88,7 +88,7 @@ def adapted(**changes) -> TTT:
 
 
 def windows():
-    from golf.adapters import Windows
+    from golf.auditor.adapters import Windows
 
     return Windows(window().model, 32, 16)
 
@@ -129,13 +129,13 @@ def five():
 
 
 def lora():
-    from golf.lora import LoRA
+    from golf.adapt.lora import LoRA
 
     return LoRA(window(), rank=2)
 
 
 def temperatures():
-    from golf.mix import Temperatures
+    from golf.mix.mixtures import Temperatures
 
     return Temperatures(NGram(V, 2))
 
@@ -197,15 +197,15 @@ def test_no_predictor_of_the_package_is_left_out():
         kind.__name__
         for kind in below(Predictor)
         if kind.__module__.startswith("golf.") and kind.__name__[0] != "_"
-        if kind.__module__ != "golf.zoo"  # cheats, made to be caught
+        if kind.__module__ != "golf.auditor.zoo"  # cheats, made to be caught
     }
     audited = {type(make()).__name__ for make in MAKE.values()}
     assert public - audited == {"Recorded", "FiveExperts"}  # by its losses; and to its shame: below
 
 
 def test_a_recorded_pass_is_audited_by_its_losses():
-    from golf.recorded import record_pass
-    from golf.scoring import Stream, evaluate
+    from golf.mix.recorded import record_pass
+    from golf.predict.stream import Stream, evaluate
 
     def replayed(tokens):
         stream = Stream(tokens, CHUNK)
@@ -216,7 +216,7 @@ def test_a_recorded_pass_is_audited_by_its_losses():
 
 
 def test_an_arm_has_a_report_and_a_level(monkeypatch, tmp_path):
-    from golf.scoring import Stream
+    from golf.predict.stream import Stream
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     stream, early = Stream(TOKENS, CHUNK), says(lambda c: Dense(LOGITS.log_softmax(1)[c.targets]))
@@ -393,9 +393,9 @@ def test_wrong_tests_and_subjects_are_named():
     assert set(report.verdicts) == {"noise", "b1"}
     with pytest.raises(GolfError, match="no test 'f1'"):
         small(NGram(V, 2), "f1")
-    with pytest.raises(GolfError, match="golf.adapters"):
+    with pytest.raises(GolfError, match="golf.auditor.adapters"):
         small(torch.nn.Linear(2, 2))
-    assert "golf.adapters" in small(bigram_losses).error
+    assert "golf.auditor.adapters" in small(bigram_losses).error
 
 
 def says(function, ids=V) -> Predictor:
@@ -582,18 +582,18 @@ BUILDERS = """
 from pathlib import Path
 import socket
 import numpy as np
-import golf.audit
+import golf.auditor.audit
 
 def reads(path):
     np.fromfile({secret!r}, dtype=np.uint16)
-    return golf.audit.sliding(path)
+    return golf.auditor.audit.sliding(path)
 
 def calls(path):
     try:
         socket.create_connection(("127.0.0.1", 9), timeout=1)
     except OSError:
         pass
-    return golf.audit.sliding(path)
+    return golf.auditor.audit.sliding(path)
 
 def fails(path):
     raise KeyError("DATA_PATH")
@@ -602,7 +602,7 @@ def fails(path):
 
 @pytest.mark.parametrize(("build", "verdict"), [("reads", FAIL), ("calls", FAIL), ("fails", FAIL)])
 def test_a_fresh_process_is_watched(tmp_path, monkeypatch, build, verdict):
-    from golf.train import model_path
+    from golf.train.loop import model_path
 
     secret = tmp_path / "fineweb_train_000000.bin"
     np.arange(64, dtype=np.uint16).tofile(secret)
@@ -620,7 +620,7 @@ def test_a_fresh_process_is_watched(tmp_path, monkeypatch, build, verdict):
 def test_the_command_audits_an_artifact_and_a_submission(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from golf.cli import app
+    from golf.lab.cli import app
 
     monkeypatch.setitem(LEVELS, "quick", Level("quick", tokens=1024, positions=2, futures=1,
                         streams=1, rows=64, substitutions=1, ids=2, draws=4))  # fmt: skip
@@ -629,7 +629,7 @@ def test_the_command_audits_an_artifact_and_a_submission(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     report = AuditReport.load(out)
     assert report.name == "tiny" and report["g2"].verdict == PASS and report["f"].verdict == PASS
-    pytest.importorskip("golf.lints")
+    pytest.importorskip("golf.auditor.lints")
     claim = {"name": "x", "val_loss": 1.5, "val_bpb": 0.5, "bytes_total": 17_000_000}
     (tmp_path / "submission.json").write_text(json.dumps(claim))
     done = CliRunner().invoke(app, ["audit", str(tmp_path)])

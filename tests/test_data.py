@@ -16,8 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from golf import data
-from golf.data import (
+from golf.base.files import GolfError, digest, project_root
+from golf.text import corpus as data
+from golf.text.corpus import (
     BOS,
     ByteTable,
     Corpus,
@@ -35,7 +36,6 @@ from golf.data import (
     train_tokenizer,
     write_shard,
 )
-from golf.files import GolfError, digest, project_root
 
 TEXT = "def add(a, b):\n\treturn a + b  # été\n\nfor i in range(10):\n        print(add(i, i))\n"
 SOON = settings(
@@ -233,7 +233,7 @@ def test_committed_records_still_name_their_data():
 
 LAZY = """
 import resource, sys
-from golf.data import TokenStream, open_tokens
+from golf.text.corpus import TokenStream, open_tokens
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
@@ -491,7 +491,7 @@ def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path, monkeypatch, err
 
 SLOW = """
 import sys, time
-from golf import data
+from golf.text import corpus as data
 write = data.write_shard
 def slow(path, tokens):
     write(path, tokens)

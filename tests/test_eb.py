@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from golf.eb import EmpiricalBayes, james_stein, predictive, shrink
-from golf.model import GPT, SlidingWindow, preset
-from golf.ranks import join, run_ranks
-from golf.scoring import Stream, evaluate
-from golf.ttt import TTT
+from golf.adapt.gradients import EmpiricalBayes, james_stein, predictive, shrink
+from golf.adapt.ttt import TTT
+from golf.net.model import GPT, SlidingWindow, preset
+from golf.net.ranks import join, run_ranks
+from golf.predict.stream import Stream, evaluate
 
 SHAPE = preset(
     "tiny", vocab_size=64, layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, context=32,

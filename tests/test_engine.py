@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.engine import parse_command, run_key
+from golf.lab.engine import parse_command, run_key
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
 CELLS = [
@@ -167,7 +167,7 @@ def test_options_are_papermills_own():
 
 
 def test_import_is_light():
-    code = "import sys, golf.engine; print(*(m for m in ('torch', 'numpy', 'papermill') if m in sys.modules))"
+    code = "import sys, golf.lab.engine; print(*(m for m in ('torch', 'numpy', 'papermill') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from golf import data
-from golf.cli import app
-from golf.data import (
+from golf.base.files import GolfError
+from golf.lab.cli import app
+from golf.text import corpus as data
+from golf.text.corpus import (
     check_data,
     fetch_fineweb,
     load_corpus,
@@ -31,7 +32,6 @@ from golf.data import (
     train_tokenizer,
     write_shard,
 )
-from golf.files import GolfError
 
 REPO, COMMIT = "someone/golf-data", "0123456789abcdef0123456789abcdef01234567"
 SHARDS, TOKENIZER = (
@@ -286,7 +286,7 @@ def test_what_cannot_be_continued_starts_again(fetch, hub, tmp_path, fault):
 PROGRAM = """
 import signal
 import sys
-from golf.data import fetch_fineweb
+from golf.text.corpus import fetch_fineweb
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 fetch_fineweb("sp290", 2, sys.argv[1], repo=sys.argv[2], endpoint=sys.argv[3], progress=False)
 """
@@ -496,7 +496,7 @@ def golf(*arguments, **environment) -> tuple[int, str, str]:
 def test_the_command_ends_with_what_to_type_next(hub, tmp_path, monkeypatch):
     fetch = ["data", "fineweb", "--variant", "sp290", "--train-shards", "2", "--repo", REPO]
     fetch += ["--folder", str(tmp_path / "my data")]
-    program = "import sys; from golf.cli import app; sys.argv[0] = 'golf'; app()"
+    program = "import sys; from golf.lab.cli import app; sys.argv[0] = 'golf'; app()"
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint}  # read once, at import
     done = subprocess.run(
         [sys.executable, "-c", program, *fetch], env=environment, capture_output=True, text=True

@@ -32,7 +32,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from golf.artifact import (
+from golf.base.files import GolfError
+from golf.count.packets import Packets, distil
+from golf.count.packets import pack as pack_prior
+from golf.count.packets import unpack as unpack_prior
+from golf.lab.runs import Run, read_record
+from golf.predict.stream import Stream
+from golf.store.artifact import (
     MAGIC,
     PREAMBLE,
     VERSION,
@@ -46,13 +52,7 @@ from golf.artifact import (
     size_report,
     unpack,
 )
-from golf.data import HEADER_BYTES, Shards, read_shard, write_shard
-from golf.files import GolfError
-from golf.packets import Packets, distil
-from golf.packets import pack as pack_prior
-from golf.packets import unpack as unpack_prior
-from golf.runs import Run, read_record
-from golf.scoring import Stream
+from golf.text.corpus import HEADER_BYTES, Shards, read_shard, write_shard
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEMORY = 5.0, 128 << 20  # the most that one input may take
@@ -530,7 +530,7 @@ def test_a_record_is_the_old_or_the_new_one(tmp_path, monkeypatch, before, after
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     constant = {"git_state": {"commit": None, "clean": None}, "code_digest": "", "versions": {}}
     for name, value in constant.items():  # slow, and not what is tested here
-        monkeypatch.setattr(f"golf.runs.{name}", lambda *_, value=value: value)
+        monkeypatch.setattr(f"golf.lab.runs.{name}", lambda *_, value=value: value)
     old, new, seen = (1.0, before) if before is not None else None, (2.0, after), []
     for step in range(200):
         root = tmp_path / str(step)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from golf.ngram import NGram
-from golf.scoring import Stream
+from golf.count.ngram import NGram
+from golf.predict.stream import Stream
 
 SEEN = [5, 6, 7, 5, 6, 8, 5, 6, 7, 9, 5, 6]
 AFTER = {  # probabilities of 7, 8 and 0 by chains of orders 1, 2 and 3

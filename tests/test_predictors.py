@@ -9,18 +9,29 @@ import pytest
 import torch
 
 import golf
-from golf.adapters import Windows
-from golf.files import GolfError, digest
-from golf.lora import LoRA
-from golf.mix import EM, Bins, Fixed, GridBayes, Hedge, Hinted, Mix, Product, Temperatures, online
-from golf.model import GPT, SlidingWindow, preset
-from golf.ngram import NGram, Uniform
-from golf.packets import Packets, distil
+from golf.adapt.lora import LoRA
+from golf.adapt.ttt import TTT
+from golf.auditor.adapters import Windows
+from golf.base.files import GolfError, digest
+from golf.count.ngram import NGram, Uniform
+from golf.count.packets import Packets, distil
+from golf.mix.mixtures import (
+    EM,
+    Bins,
+    Fixed,
+    GridBayes,
+    Hedge,
+    Hinted,
+    Mix,
+    Product,
+    Temperatures,
+    online,
+)
+from golf.mix.recorded import Recorded, record_pass
+from golf.net.model import GPT, SlidingWindow, preset
+from golf.net.ranks import Ranks, join, run_ranks
+from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
-from golf.ranks import Ranks, join, run_ranks
-from golf.recorded import Recorded, record_pass
-from golf.scoring import Predictor, Stream, evaluate
-from golf.ttt import TTT
 
 V, CHUNK, CHUNKS = 64, 64, 4
 SHAPE = preset(
@@ -106,7 +117,7 @@ def test_every_predictor_of_the_package_is_here():
         name_of(kind)
         for kind in below(Predictor)
         if kind.__module__.startswith("golf.") and kind.__name__[0] != "_"
-        if kind.__module__ != "golf.zoo"  # cheats, made to be caught
+        if kind.__module__ != "golf.auditor.zoo"  # cheats, made to be caught
     }
     assert public == {name.partition(",")[0] for name in ALL} | NOT_DISTRIBUTIONS
     for name in ALL:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from golf.average import AverageConfig
-from golf.files import GolfError
-from golf.model import preset
-from golf.optim import OptimConfig
-from golf.ranks import run_ranks
-from golf.train import Job, TrainConfig, launch
+from golf.base.files import GolfError
+from golf.net.average import AverageConfig
+from golf.net.model import preset
+from golf.net.optim import OptimConfig
+from golf.net.ranks import run_ranks
+from golf.train.loop import Job, TrainConfig, launch
 
 SHAPE = preset("tiny", layers=3, value_layers=(2,), xsa_layers=(2,), context=64, width=64)
 SETTINGS = TrainConfig(
@@ -62,9 +62,9 @@ def test_the_same_world_size_gives_the_same_bytes(runs, tmp_path):
 
 def half_way(folder: str) -> str:
     """Half of the run of `SETTINGS` on however many ranks there are, and its checkpoint."""
-    from golf.data import load_corpus
-    from golf.ranks import join
-    from golf.train import Trainer
+    from golf.net.ranks import join
+    from golf.text.corpus import load_corpus
+    from golf.train.loop import Trainer
 
     trainer = Trainer(SHAPE, SETTINGS, load_corpus("stdlib"), ranks=join())
     trainer.log = [trainer.train_step() for _ in range(15)]
@@ -91,7 +91,7 @@ def test_the_precision_between_ranks_matters(runs, tmp_path):
 
 def explode(rank: int, clock: str) -> None:
     """A rank that fails in the middle of a run, while the others wait for it."""
-    from golf.ranks import join
+    from golf.net.ranks import join
 
     ranks = join()
     ranks.barrier()
@@ -103,7 +103,7 @@ def explode(rank: int, clock: str) -> None:
 
 def vanish(rank: int, clock: str) -> None:
     """A rank that is killed by the system, as for want of memory."""
-    from golf.ranks import join
+    from golf.net.ranks import join
 
     ranks = join()
     ranks.barrier()
@@ -137,7 +137,7 @@ def test_torchrun_runs_a_job_file(tmp_path):
     import subprocess
     import sys
 
-    from golf.train import to_json
+    from golf.train.loop import to_json
 
     short = replace(SETTINGS, steps=3)
     file = tmp_path / "job.json"

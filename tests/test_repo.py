@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import functools
 import importlib.util
 import os
 import re
@@ -15,12 +16,18 @@ import nbformat
 import pytest
 
 import golf
-from golf.engine import notebook_parameters
+from golf.lab.engine import notebook_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.name[0] not in "_.")
-EXPERIMENTS = [p for p in NOTEBOOKS if not p.name[0].isdigit() and p.stem != "index"]
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+NOTEBOOKS = sorted(
+    p
+    for p in (ROOT / "nbs").rglob("*.ipynb")
+    if p.name[0] not in "_." and ".ipynb_checkpoints" not in p.parts
+)
+EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.stem != "index"]
+each_notebook = pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 
 
 def settings() -> configparser.SectionProxy:
@@ -51,6 +58,7 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def docs_module(name: str):
     """A module of the `docs` folder, which is no package."""
     sys.path.insert(0, str(ROOT / "docs"))
@@ -77,7 +85,7 @@ def test_settings_and_pyproject_agree():
     assert nbdev["tst_flags"] == ours["tst_flags"]
     assert nbdev["jupyter_hooks"] is ours.getboolean("jupyter_hooks")
     assert nbdev["allowed_cell_metadata_keys"] == ours["allowed_cell_metadata_keys"].split()
-    assert project["entry-points"]["papermill.engine"] == {"golf": "golf.engine"}
+    assert project["entry-points"]["papermill.engine"] == {"golf": "golf.lab.engine"}
 
 
 def test_every_direct_dependency_is_pinned():
@@ -102,13 +110,59 @@ def test_experiments_have_one_literal_parameters_cell(path):
     assert not missing, f"a comment behind each parameter is its help: {missing}"
 
 
-@each_notebook
-def test_clean_chapters_do_not_import_the_published_ones(path):
-    number = re.match(r"\d+", path.name)
-    module = re.search(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.MULTILINE)
-    if not number or int(number[0]) >= 50 or (module and module[1].split(".")[0] == "published"):
-        pytest.skip("may import golf.published")
-    assert not {name for name in imports_of(path) if name.startswith("golf.published")}
+@functools.cache
+def room(module: str) -> tuple[int, int] | None:
+    """The place of a module in the order of ideas: its part's number, and its own in that part."""
+    names = module.split(".")
+    parts = list(docs_module("notebooks").PARTS)
+    if len(names) < 3 or names[1] not in parts:
+        return None
+    rooms = [default_module(p) for p in NOTEBOOKS if p.parent.name == names[1]]
+    name = ".".join(names[1:3])
+    return (parts.index(names[1]), rooms.index(name)) if name in rooms else None
+
+
+@functools.cache
+def default_module(path: Path) -> str:
+    found = re.search(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def imported(path: Path, module: str) -> set[str]:
+    """The package's modules that a module imports at any depth, lazily too, by full name."""
+    found, package = set(), module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            name = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            found |= {name} | {f"{name}.{member.name}" for member in node.names}
+    return {name for name in found if name.startswith("golf.")}
+
+
+def test_imports_follow_the_order_of_ideas():
+    against = []
+    for path in sorted((ROOT / "golf").glob("*/*.py")):
+        module = f"golf.{path.parent.name}.{path.stem}"
+        if path.stem == "__init__" or (here := room(module)) is None:
+            continue
+        for name in imported(path, module):
+            there = room(name)
+            if there is not None and there > here:
+                against.append(f"{module} imports {name}, which comes later")
+            if name.startswith("golf.published") and here[0] < room("golf.published.recipes")[0]:
+                against.append(f"{module} imports {name}")
+    assert not against, "\n".join(sorted(set(against)))
+
+
+def test_every_module_is_a_room_of_a_part():
+    modules = {f"{p.parent.name}.{p.stem}" for p in (ROOT / "golf").glob("*/*.py")}
+    chapters = {default_module(p) for p in NOTEBOOKS if p.parent.name != "nbs"}
+    assert {m for m in modules if not m.endswith(".__init__")} == chapters
+    assert {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0] != "."} == set(
+        docs_module("notebooks").PARTS
+    )
 
 
 @each_notebook
@@ -180,7 +234,7 @@ def test_readme_is_made_from_the_index():
 def test_every_notebook_is_a_chapter():
     groups = docs_module("notebooks").chapters()
     found = [path for paths in groups.values() for path in paths]
-    assert sorted(found) == [p for p in NOTEBOOKS if p.stem != "index"]
+    assert sorted(found) == sorted(p for p in NOTEBOOKS if p.stem != "index")
     assert groups["Experiments"] == EXPERIMENTS
 
 

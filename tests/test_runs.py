@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.files import GolfError
-from golf.runs import Run, cached, git_state, portable, read_record, records
+from golf.base.files import GolfError
+from golf.lab.runs import Run, cached, git_state, portable, read_record, records
 
 
 def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     constant = {"git_state": {"commit": None, "clean": None}, "code_digest": "", "versions": {}}
     for name, value in constant.items():  # slow, and not what is tested here
-        monkeypatch.setattr(f"golf.runs.{name}", lambda *_, value=value: value)
+        monkeypatch.setattr(f"golf.lab.runs.{name}", lambda *_, value=value: value)
 
 
 def killed_at(root: Path, step: int) -> bool:

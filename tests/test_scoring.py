@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from golf import scoring
-from golf.dist import Dense
-from golf.files import GolfError, cache_dir
-from golf.ngram import NGram, Uniform
-from golf.scoring import Predictor, Scores, Stream, arm_key, compare, evaluate
+from golf.base.files import GolfError, cache_dir
+from golf.count.ngram import NGram, Uniform
+from golf.predict import stream as scoring
+from golf.predict.dist import Dense
+from golf.predict.stream import Predictor, Scores, Stream, arm_key, compare, evaluate
 
 TOKENS = np.random.default_rng(0).integers(0, 40, 1500) % np.random.default_rng(1).integers(
     1, 40, 1500
@@ -49,9 +49,9 @@ def stored() -> list[Path]:
 SCRIPT = """
 import sys, time
 import numpy as np
-from golf.ngram import NGram, Uniform
-from golf import scoring
-from golf.scoring import Stream, compare
+from golf.count.ngram import NGram, Uniform
+from golf.predict import stream as scoring
+from golf.predict.stream import Stream, compare
 
 scoring.code_digest = lambda: "as it stands"
 
@@ -73,7 +73,7 @@ print("loss", found["slow"].loss, flush=True)
 def script(tmp_path, seconds: float, learn="NGram.learn(self, chunk)") -> subprocess.Popen:
     path = tmp_path / "arms.py"
     path.write_text(SCRIPT.replace("NGram.learn(self, chunk)", learn))
-    root = str(Path(scoring.__file__).parents[1])
+    root = str(Path(scoring.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(path), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -14,11 +14,11 @@ STEPS = 40
 
 def work(folder: Path, begun) -> None:
     """Train a small model into `folder`; `begun` is set when the first step is near."""
-    from golf.average import AverageConfig
-    from golf.data import ByteTable, Corpus
-    from golf.model import GPTConfig
-    from golf.quant import Qat
-    from golf.train import Burst, TrainConfig, fit
+    from golf.net.average import AverageConfig
+    from golf.net.model import GPTConfig
+    from golf.store.quant import Qat
+    from golf.text.corpus import ByteTable, Corpus
+    from golf.train.loop import Burst, TrainConfig, fit
 
     torch.set_num_threads(1)
     text = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 200, dtype=np.uint8)
@@ -58,7 +58,7 @@ def work(folder: Path, begun) -> None:
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["golf.train"])
+CONTEXT.set_forkserver_preload(["golf.train.loop"])
 
 
 def start(folder: Path) -> multiprocessing.Process:
@@ -106,8 +106,8 @@ def test_killed_training_ends_with_the_same_bytes(tmp_path):
 
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
     """A damaged checkpoint is an error that names the file, not a silent fresh start."""
-    from golf.artifact import Plan, encode, load_artifact, save_artifact
-    from golf.files import GolfError
+    from golf.base.files import GolfError
+    from golf.store.artifact import Plan, encode, load_artifact, save_artifact
 
     path = tmp_path / "run.checkpoint"
     save_artifact(path, encode({}, Plan.lossless(), meta={"step": 1}))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from golf.files import GolfError, digest
-from golf.lora import LoRA
-from golf.mix import Entropy, Mix
-from golf.model import GPT, SlidingWindow, preset
-from golf.ngram import NGram
-from golf.ranks import Ranks, run_ranks
-from golf.scoring import Predictor, Stream, evaluate
-from golf.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
+from golf.adapt.lora import LoRA
+from golf.adapt.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
+from golf.base.files import GolfError, digest
+from golf.count.ngram import NGram
+from golf.mix.mixtures import Entropy, Mix
+from golf.net.model import GPT, SlidingWindow, preset
+from golf.net.ranks import Ranks, run_ranks
+from golf.predict.stream import Predictor, Stream, evaluate
 
 SHAPE = preset(
     "tiny",
@@ -97,7 +97,7 @@ def run(case: str, ranks: Ranks) -> dict:
 
 def every_case() -> dict:
     """All cases on this rank, and what it says to ranks that bring a model each."""
-    from golf.ranks import join
+    from golf.net.ranks import join
 
     ranks = join()
     found = {case: run(case, ranks) for case in CASES}

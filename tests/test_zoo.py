@@ -7,11 +7,10 @@ import re
 import pandas as pd
 import pytest
 
-from golf import audit as auditor
-from golf.audit import FAIL, NOT_RUN, PASS, UNSURE
-from golf.files import GolfError, project_root
-from golf.lints import lint_tables
-from golf.zoo import (
+from golf.auditor import audit as auditor
+from golf.auditor.audit import FAIL, NOT_RUN, PASS, UNSURE
+from golf.auditor.lints import lint_tables
+from golf.auditor.zoo import (
     STRONG,
     WEAK,
     ZOO,
@@ -26,6 +25,7 @@ from golf.zoo import (
     survey,
     zoo,
 )
+from golf.base.files import GolfError, project_root
 
 NAMES = [one.id for one in zoo()]
 QUICK = [name for name in NAMES if name != "V20"]  # that one needs a process for each audit
