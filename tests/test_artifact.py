@@ -16,33 +16,35 @@ import numpy as np
 import pytest
 import torch
 import zstandard
+from golf.store.container import (
+    COMPRESSORS,
+    LAYOUTS,
+    MAGIC,
+    PREAMBLE,
+    VERSION,
+    Section,
+    decompress,
+    pack,
+    unpack,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.base.files import GolfError
 from golf.store import coder
 from golf.store.artifact import (
-    COMPRESSORS,
     DTYPES,
-    LAYOUTS,
-    MAGIC,
-    PREAMBLE,
-    VERSION,
     Plan,
-    Section,
     Treatment,
     compare_compressors,
     decode,
-    decompress,
     encode,
     extras,
     load_artifact,
-    pack,
     quantized_tensors,
     read_meta,
     save_artifact,
     size_report,
-    unpack,
 )
 from golf.store.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
 from golf.store.quant import Quantized, dequantize_rows, largest_code

@@ -9,6 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from golf.mix.gates import Entropy, Evidence, Fixed, Selective
+from golf.mix.products import Hinted, Product
+from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
+from golf.net.windows import SlidingWindow
 
 import golf
 from golf.adapt.gradients import EmpiricalBayes, james_stein
@@ -37,22 +41,8 @@ from golf.auditor.audit import (
 from golf.base.files import GolfError
 from golf.count.ngram import SMOOTHINGS, NGram, Uniform
 from golf.count.packets import Packets, distil
-from golf.mix.mixtures import (
-    EM,
-    Entropy,
-    Evidence,
-    Fixed,
-    Gradient,
-    GridBayes,
-    Hedge,
-    Hinted,
-    Logistic,
-    Mix,
-    Product,
-    Selective,
-    online,
-)
-from golf.net.model import GPT, SlidingWindow, preset
+from golf.mix.mixtures import Mix
+from golf.net.model import GPT, preset
 from golf.predict.dist import Dense, Unnormalised
 from golf.predict.stream import Predictor
 
@@ -135,7 +125,7 @@ def lora():
 
 
 def temperatures():
-    from golf.mix.mixtures import Temperatures
+    from golf.mix.products import Temperatures
 
     return Temperatures(NGram(V, 2))
 
@@ -602,7 +592,7 @@ def fails(path):
 
 @pytest.mark.parametrize(("build", "verdict"), [("reads", FAIL), ("calls", FAIL), ("fails", FAIL)])
 def test_a_fresh_process_is_watched(tmp_path, monkeypatch, build, verdict):
-    from golf.train.loop import model_path
+    from golf.store.saved import model_path
 
     secret = tmp_path / "fineweb_train_000000.bin"
     np.arange(64, dtype=np.uint16).tofile(secret)

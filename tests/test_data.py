@@ -17,24 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from golf.base.files import GolfError, digest, project_root
-from golf.text import corpus as data
-from golf.text.corpus import (
-    BOS,
+from golf.text import documents, shards
+from golf.text.batches import TokenStream
+from golf.text.corpus import Corpus, load_corpus
+from golf.text.documents import tokenize_documents
+from golf.text.fineweb import check_data
+from golf.text.shards import BOS, Shards, open_tokens, read_shard, read_tokens, write_shard
+from golf.text.tokenizers import (
     ByteTable,
-    Corpus,
-    Shards,
-    TokenStream,
-    check_data,
     decode_documents,
     encode,
-    load_corpus,
     load_tokenizer,
-    open_tokens,
-    read_shard,
-    read_tokens,
-    tokenize_documents,
     train_tokenizer,
-    write_shard,
 )
 
 TEXT = "def add(a, b):\n\treturn a + b  # été\n\nfor i in range(10):\n        print(add(i, i))\n"
@@ -160,7 +154,7 @@ def cut_to_shards(folder, tokens, cuts, split="train"):
 )
 def test_shards_read_like_the_joined_array(tmp_path, tokens, cuts, draw):
     folder = cut_to_shards(tmp_path, tokens, cuts)
-    shards, joined = Shards(data.shard_paths(folder, "train")), np.array(tokens, np.uint16)
+    shards, joined = Shards(shards.shard_paths(folder, "train")), np.array(tokens, np.uint16)
     assert len(shards) == len(joined) == sum(map(len, shards.parts))
     edge = st.none() | st.integers(-45, 45)
     key = draw.draw(st.slices(len(joined)) | st.builds(slice, edge, edge))
@@ -209,7 +203,7 @@ def test_a_fingerprint_does_not_know_about_files(tmp_path, tokenizer):
     assert fingerprint(lazy, tokens, tokenizer) == fingerprint(tokens, tokens, tokenizer)
     assert fingerprint(lazy, tokens, tokenizer)["train"] == digest((5000, tokens))
     for sampled in ({"whole": 64, "block": 8}, {"whole": 4096, "block": 512}):
-        assert data._digest_tokens(lazy, **sampled) == data._digest_tokens(tokens, **sampled)
+        assert shards._digest_tokens(lazy, **sampled) == shards._digest_tokens(tokens, **sampled)
     changed = tokens.copy()
     changed[4000] ^= 1
     other = open_tokens(cut_to_shards(tmp_path, changed, [9]), "train")
@@ -233,7 +227,8 @@ def test_committed_records_still_name_their_data():
 
 LAZY = """
 import resource, sys
-from golf.text.corpus import TokenStream, open_tokens
+from golf.text.batches import TokenStream
+from golf.text.shards import open_tokens
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
@@ -268,16 +263,16 @@ def test_the_largest_id_of_a_large_shard_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_shard(tmp_path / "x.bin", [5, 300, 7])
     reads = []
-    blocks = data._blocks
-    monkeypatch.setattr(data, "_blocks", lambda path: reads.append(path) or blocks(path))
-    assert [data._largest_id(path, small=0) for _ in range(3)] == [300] * 3
+    blocks = shards._blocks
+    monkeypatch.setattr(shards, "_blocks", lambda path: reads.append(path) or blocks(path))
+    assert [shards._largest_id(path, small=0) for _ in range(3)] == [300] * 3
     assert len(reads) == 1
-    assert [data._largest_id(path) for _ in range(2)] == [300] * 2  # small: read each time
+    assert [shards._largest_id(path) for _ in range(2)] == [300] * 2  # small: read each time
     assert len(reads) == 3
     write_shard(path, [5, 299, 7, 8])
-    assert data._largest_id(path, small=0) == 299
+    assert shards._largest_id(path, small=0) == 299
     os.utime(path, (1, 1))
-    assert data._largest_id(path, small=0) == 299 and len(reads) == 5
+    assert shards._largest_id(path, small=0) == 299 and len(reads) == 5
 
 
 # --- what a folder holds ------------------------------------------------------------------------
@@ -296,8 +291,8 @@ def test_documents_are_counted_wherever_shards_and_blocks_end(
     for split, documents in streams.items():
         cut_to_shards(tmp_path, [t for d in documents for t in (BOS, *d)], cuts, split)
     with pytest.MonkeyPatch.context() as patch:
-        blocks = data._blocks
-        patch.setattr(data, "_blocks", lambda path: blocks(path, size))
+        blocks = shards._blocks
+        patch.setattr(shards, "_blocks", lambda path: blocks(path, size))
         report = check_data(tmp_path, tokenizer.path, progress=False)
     table = ByteTable.from_sentencepiece(tokenizer)
     for split, other in (("train", "val"), ("val", "train")):
@@ -438,7 +433,7 @@ def test_documents_may_straddle_shards(tmp_path, tokenizer):
     options = {"shard_tokens": 97, "progress": False}
     counts = tokenize_documents(iter(documents), tokenizer, tmp_path, "train", **options)
     tokens = read_tokens(tmp_path, "train")
-    sizes = [len(read_shard(p)) for p in data.shard_paths(tmp_path, "train")]
+    sizes = [len(read_shard(p)) for p in shards.shard_paths(tmp_path, "train")]
     assert set(sizes[:-1]) == {97} and 0 < sizes[-1] <= 97
     assert counts == {
         "documents": 60, "bytes": sum(len(d.encode()) for d in documents), "tokens": len(tokens)
@@ -474,32 +469,33 @@ def test_another_tokenizer_or_text_is_another_corpus(texts, tmp_path, tokenizer)
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, GolfError])
 def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path, monkeypatch, error):
-    write, written = data.write_shard, []
+    write, written = documents.write_shard, []
 
     def fail_at_second(path, tokens):
         if written:
             raise error("in the middle")
         written.append(write(path, tokens))
 
-    monkeypatch.setattr(data, "write_shard", fail_at_second)
+    monkeypatch.setattr(documents, "write_shard", fail_at_second)
     with pytest.raises(error):
         load_corpus(texts, vocab_size=300, progress=False)
     assert written and prepared(tmp_path) == []
-    monkeypatch.setattr(data, "write_shard", write)
+    monkeypatch.setattr(documents, "write_shard", write)
     assert len(load_corpus(texts, vocab_size=300, progress=False).train) > 100
 
 
 SLOW = """
 import sys, time
-from golf.text import corpus as data
-write = data.write_shard
+from golf.text import documents
+from golf.text.corpus import load_corpus
+write = documents.write_shard
 def slow(path, tokens):
     write(path, tokens)
     print("written", flush=True)
     time.sleep(60)
 if sys.argv[2] == "slow":
-    data.write_shard = slow
-print(len(data.load_corpus(sys.argv[1], vocab_size=300, progress=False).train))
+    documents.write_shard = slow
+print(len(load_corpus(sys.argv[1], vocab_size=300, progress=False).train))
 """
 
 

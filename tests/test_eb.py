@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from golf.net.windows import SlidingWindow
 
 from golf.adapt.gradients import EmpiricalBayes, james_stein, predictive, shrink
 from golf.adapt.ttt import TTT
-from golf.net.model import GPT, SlidingWindow, preset
+from golf.net.model import GPT, preset
 from golf.net.ranks import join, run_ranks
 from golf.predict.stream import Stream, evaluate
 

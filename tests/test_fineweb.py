@@ -23,15 +23,11 @@ from typer.testing import CliRunner
 
 from golf.base.files import GolfError
 from golf.lab.cli import app
-from golf.text import corpus as data
-from golf.text.corpus import (
-    check_data,
-    fetch_fineweb,
-    load_corpus,
-    read_shard,
-    train_tokenizer,
-    write_shard,
-)
+from golf.text import fineweb
+from golf.text.corpus import load_corpus
+from golf.text.fineweb import check_data, fetch_fineweb
+from golf.text.shards import read_shard, write_shard
+from golf.text.tokenizers import train_tokenizer
 
 REPO, COMMIT = "someone/golf-data", "0123456789abcdef0123456789abcdef01234567"
 SHARDS, TOKENIZER = (
@@ -286,7 +282,7 @@ def test_what_cannot_be_continued_starts_again(fetch, hub, tmp_path, fault):
 PROGRAM = """
 import signal
 import sys
-from golf.text.corpus import fetch_fineweb
+from golf.text.fineweb import fetch_fineweb
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 fetch_fineweb("sp290", 2, sys.argv[1], repo=sys.argv[2], endpoint=sys.argv[3], progress=False)
 """
@@ -448,13 +444,13 @@ def test_another_root_and_revision(fetch, hub, tmp_path):
 
 def test_a_full_disk_is_noticed_first(fetch, hub, monkeypatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(GolfError, match=r"0\.00 GB free"):
         fetch()
     assert hub.downloads() == []
     monkeypatch.undo()
     fetch(1)
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     assert len(fetch(2).downloaded) == 1  # 81 KB: only what is missing has to fit
 
 

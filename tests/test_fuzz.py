@@ -29,6 +29,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
+from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,9 +41,6 @@ from golf.count.packets import unpack as unpack_prior
 from golf.lab.runs import Run, read_record
 from golf.predict.stream import Stream
 from golf.store.artifact import (
-    MAGIC,
-    PREAMBLE,
-    VERSION,
     Plan,
     Treatment,
     decode,
@@ -50,9 +49,7 @@ from golf.store.artifact import (
     quantized_tensors,
     read_meta,
     size_report,
-    unpack,
 )
-from golf.text.corpus import HEADER_BYTES, Shards, read_shard, write_shard
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEMORY = 5.0, 128 << 20  # the most that one input may take

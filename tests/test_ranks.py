@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from golf.train.job import Job, launch
 
 from golf.base.files import GolfError
 from golf.net.average import AverageConfig
 from golf.net.model import preset
 from golf.net.optim import OptimConfig
 from golf.net.ranks import run_ranks
-from golf.train.loop import Job, TrainConfig, launch
+from golf.train.loop import TrainConfig
 
 SHAPE = preset("tiny", layers=3, value_layers=(2,), xsa_layers=(2,), context=64, width=64)
 SETTINGS = TrainConfig(
@@ -137,7 +138,7 @@ def test_torchrun_runs_a_job_file(tmp_path):
     import subprocess
     import sys
 
-    from golf.train.loop import to_json
+    from golf.train.job import to_json
 
     short = replace(SETTINGS, steps=3)
     file = tmp_path / "job.json"

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golf.predict.compare import arm_key, compare
 
 from golf.base.files import GolfError, cache_dir
 from golf.count.ngram import NGram, Uniform
 from golf.predict import stream as scoring
 from golf.predict.dist import Dense
-from golf.predict.stream import Predictor, Scores, Stream, arm_key, compare, evaluate
+from golf.predict.stream import Predictor, Scores, Stream, evaluate
 
 TOKENS = np.random.default_rng(0).integers(0, 40, 1500) % np.random.default_rng(1).integers(
     1, 40, 1500

@@ -14,10 +14,12 @@ STEPS = 40
 
 def work(folder: Path, begun) -> None:
     """Train a small model into `folder`; `begun` is set when the first step is near."""
+    from golf.text.tokenizers import ByteTable
+
     from golf.net.average import AverageConfig
     from golf.net.model import GPTConfig
     from golf.store.quant import Qat
-    from golf.text.corpus import ByteTable, Corpus
+    from golf.text.corpus import Corpus
     from golf.train.loop import Burst, TrainConfig, fit
 
     torch.set_num_threads(1)

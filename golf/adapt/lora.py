@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from fastcore.basics import patch
+from ..net.windows import SlidingWindow, portion
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..base.files import GolfError, closest
-from ..net.model import GPT, ROLES, SlidingWindow, Transform, portion
+from ..net.model import GPT, ROLES, Transform
 from ..predict.dist import Dense, Distribution
 from ..predict.stream import Chunk, Predictor
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from fastcore.basics import patch
+from ..net.windows import SlidingWindow, portion
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.files import GolfError, closest, digest
 from ..net.average import EMA
-from ..net.model import GPT, SlidingWindow, portion
+from ..net.model import GPT
 from ..net.optim import Muon, role
 from ..predict.dist import Distribution
 from ..predict.stream import Bytes, Chunk, Predictor

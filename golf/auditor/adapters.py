@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
+from ..net.windows import SlidingWindow
+from ..text.shards import shard_paths, write_shard
 from torch import Tensor, nn
 
 from golf.auditor.audit import (
@@ -40,11 +42,9 @@ from golf.auditor.audit import (
 )
 from .scripts import edited, opened, read_script
 from ..base.files import GolfError, closest
-from ..net.model import SlidingWindow
 from ..net.ranks import Ranks
 from ..predict.dist import Dense
 from ..predict.stream import Bytes, Chunk
-from ..text.corpus import shard_paths, write_shard
 
 # %% ../../nbs/auditor/11_adapters.ipynb #1edfa9b0
 _HALF = (torch.bfloat16, torch.float16)

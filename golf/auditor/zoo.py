@@ -39,6 +39,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from ..text.tokenizers import ByteTable, Tokenizer, load_tokenizer, train_tokenizer
 from scipy.stats import beta
 from torch import Tensor
 
@@ -47,7 +48,6 @@ from ..base.files import GolfError, atomic_write, closest, project_root
 from ..lab.runs import Budget
 from ..predict.dist import Dense, Distribution, Unnormalised
 from ..predict.stream import Chunk, Predictor
-from ..text.corpus import ByteTable, Tokenizer, load_tokenizer, train_tokenizer
 
 # %% ../../nbs/auditor/13_zoo.ipynb #e33e62bb
 V, CHUNK = 64, 32

@@ -129,7 +129,7 @@ def data_fineweb(
     repo: Repo = None, revision: Revision = "main", root: Root = "datasets",
 ) -> None:  # fmt: skip
     """Download the challenge's tokenizer, validation and first training shards; run again to resume."""
-    from golf.text.corpus import fetch_fineweb
+    from golf.text.fineweb import fetch_fineweb
 
     found = fetch_fineweb(variant, train_shards, folder, repo=repo, revision=revision, root=root)
     size = sum(path.stat().st_size for path in found.downloaded)
@@ -156,7 +156,7 @@ def data_check(
     ] = None,
 ) -> None:  # fmt: skip
     """Look for damaged shards, copies within a split, and documents that are in both."""
-    from golf.text.corpus import check_data
+    from golf.text.fineweb import check_data
 
     report = check_data(data_path, tokenizer)
     typer.echo(str(report))
@@ -209,8 +209,10 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
 # %% ../../nbs/lab/09_cli.ipynb #c0db7e8c
 def measure(run, made: Path, corpus, tokens: int) -> None:
     """Add the bits per byte of each stage, and the seconds of training, to a run."""
+    from golf.store.saved import load_model
+
     from golf.store.artifact import load_artifact
-    from golf.train.loop import load_model, validate
+    from golf.train.loop import validate
 
     about = json.loads(made.with_suffix(".json").read_text())
     for stage, bpb in about["stages"].items():
@@ -256,9 +258,10 @@ def audit_submission(path: str, out: Path | None) -> bool:
 # %% ../../nbs/lab/09_cli.ipynb #7f6edfc4
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
+    from golf.store.saved import model_path
+
     from golf.auditor.audit import audit, door, sliding
     from golf.text.corpus import load_corpus
-    from golf.train.loop import model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:

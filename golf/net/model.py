@@ -7,7 +7,7 @@ __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', '
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
            'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend', 'GPT',
            'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu', 'initial_mix', 'mix_with_first',
-           'trigram_rows', 'deviation_shapes', 'Deviations', 'windows', 'SlidingWindow', 'portion']
+           'trigram_rows', 'deviation_shapes', 'Deviations']
 
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
@@ -22,9 +22,6 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..base.files import GolfError, closest, digest
-from .ranks import Ranks
-from ..predict.dist import Dense
-from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/net/01_model.ipynb #433f0a01
 @dataclass(frozen=True)
@@ -877,115 +874,3 @@ def _repr_markdown_(self: GPTConfig) -> str:
         if k in trunk or usual[k] != v  # a switch is shown where it is on
     ]
     return "\n".join(["| field | value | default, where it differs |", "|---|---|---|", *cells])
-
-# %% ../../nbs/net/01_model.ipynb #fa00b94b
-def windows(start: int, stop: int, window: int, stride: int) -> list[tuple[int, int, int]]:
-    """Triples (window start, first scored position, end of the scored positions) from `start` to `stop`.
-
-    Positions are those of inputs: position i predicts token i + 1. A window holds at most `window`
-    tokens and ends where its scored positions end. `start` must be a multiple of `stride`.
-    """
-    found, position = [], start
-    while position < stop:
-        end = min(position + stride, stop)
-        if end <= window:  # the text's first window scores everything in it at once
-            end = min(window, stop)
-        found.append((max(0, end - window), position, end))
-        position = end
-    return found
-
-# %% ../../nbs/net/01_model.ipynb #a0134d8b
-class SlidingWindow(Predictor):
-    """Predicts with overlapping windows of a fixed `model`; learns nothing.
-
-    `window` defaults to the model's context and `stride` to half of it; `batch` windows go through
-    the model together; `ranks` share the windows. Raises `GolfError` when a chunk does not begin on
-    a multiple of the stride, or when the ranks hold different models.
-    """
-
-    def __init__(
-        self,
-        model: GPT,
-        window: int | None = None,
-        stride: int | None = None,
-        *,
-        batch: int = 16,
-        ranks: Ranks | None = None,
-    ):
-        self.model, self.vocab_size, self.ranks = model, model.config.vocab_size, ranks or Ranks()
-        self.window = window or model.config.context
-        self.stride = stride or max(1, self.window // 2)
-        self.batch = batch
-        if not 0 < self.stride <= self.window:
-            raise GolfError(f"stride must be from 1 to window={self.window}, not {self.stride}")
-        if not self.ranks.alone:
-            self.ranks.agree(digest(model), "the model of a SlidingWindow")
-
-# %% ../../nbs/net/01_model.ipynb #b69f09cc
-@patch
-def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
-    "One row per position of the chunk, from at least `window - stride` tokens where there are."
-    with torch.no_grad():
-        states = self.states(chunk)
-
-    def logits(positions):
-        with torch.no_grad():
-            return self.model.head(states[positions.to(states.device)])
-
-    return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
-
-# %% ../../nbs/net/01_model.ipynb #f1287e0a
-@patch
-def plan(self: SlidingWindow, chunk: Chunk) -> list[tuple[int, int, int]]:
-    "The `windows` of a chunk."
-    if chunk.start % self.stride:
-        rule = f"a multiple of the stride, {self.stride}"
-        raise GolfError(f"chunk_tokens must be {rule}: this chunk starts at {chunk.start}")
-    return windows(chunk.start, chunk.stop, self.window, self.stride)
-
-
-@patch
-def window_states(
-    self: SlidingWindow, chunk: Chunk, plan: list, transform: Transform | None = None
-) -> Tensor:
-    "States [scored positions, d] of some windows, all padded on the right to one length."
-    length = min(self.window, chunk.stop) if chunk.stop < self.window else self.window
-    rows = torch.zeros(len(plan), length, dtype=torch.long)
-    for row, (begin, _, end) in zip(rows, plan):
-        row[: end - begin] = chunk.tokens[begin:end]
-    rows = rows.to(self.model.embedding.weight.device)
-    hidden = self.model.eval().hidden(rows, transform=transform)
-    return torch.cat([h[a - w : b - w] for h, (w, a, b) in zip(hidden, plan)])
-
-# %% ../../nbs/net/01_model.ipynb #b3129b4a
-@patch
-def digestible(self: SlidingWindow) -> Any:
-    "What decides the predictions: the weights, the shape, how windows are laid, and among whom."
-    layout = self.window, self.stride, self.batch
-    shared = () if self.ranks.alone else (self.ranks.world_size,)
-    return type(self).__name__, self.model, *layout, *shared
-
-# %% ../../nbs/net/01_model.ipynb #9357ebb8
-def portion(n: int, rank: int, world_size: int) -> slice:
-    """The contiguous part of `n` things that falls to `rank`; it may be empty (PR #461)."""
-    return slice(n * rank // world_size, n * (rank + 1) // world_size)
-
-# %% ../../nbs/net/01_model.ipynb #1d544678
-@patch
-def states(self: SlidingWindow, chunk: Chunk, transform: Transform | None = None) -> Tensor:
-    "States [n, d] of the positions of a chunk, each rank having computed a part of them."
-    plan = self.plan(chunk)
-    r, all_ranks = self.ranks, range(self.ranks.world_size)
-    parts = [plan[portion(len(plan), rank, r.world_size)] for rank in all_ranks]
-    mine, batch = parts[r.rank], self.batch
-    batches = (mine[i : i + batch] for i in range(0, len(mine), batch))
-    found = [self.window_states(chunk, part, transform) for part in batches]
-    if r.alone:
-        return torch.cat(found)
-    counts = [sum(end - first for _, first, end in part) for part in parts]
-    weight = self.model.embedding.weight
-    sent = weight.new_zeros(max(counts), weight.size(1), dtype=self.model.compute_dtype)
-    if found:
-        sent[: counts[r.rank]] = torch.cat(found)
-    every = r.gather(sent).get().view(r.world_size, *sent.shape)
-    return torch.cat([rows[:count] for rows, count in zip(every, counts)])

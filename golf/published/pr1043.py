@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
+from ..store.container import MAGIC, PREAMBLE, VERSION, Section
+from ..store.container import pack as pack_sections
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,8 +32,7 @@ from ..predict.dist import Counts, Distribution
 from ..predict.stream import Chunk, Predictor
 from . import pr473
 from .recipes import Adaptation, Wart
-from ..store.artifact import MAGIC, PREAMBLE, VERSION, Section, extras, read_meta
-from ..store.artifact import pack as pack_sections
+from ..store.artifact import extras, read_meta
 
 # %% ../../nbs/published/04_pr1043.ipynb #e437090b
 def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from fastcore.basics import patch
+from ..mix.gates import Entropy
 from torch import Tensor
 
 from ..base.files import GolfError
 from ..count.ngram import NGram
-from ..mix.mixtures import Entropy, Mix
+from ..mix.mixtures import Mix
 from ..net.average import AverageConfig
 from ..net.model import GPT, last_layers
 from ..predict.dist import Counts

@@ -19,13 +19,16 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from ..mix.gates import feature
+from ..mix.rules import Online
+from ..net.windows import SlidingWindow
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapt.ttt import Masks, by_layer, ramped_cosine, role_scales, sequences
 from ..base.files import GolfError
-from ..mix.mixtures import Gated, Mix, Online, feature
-from ..net.model import GPT, SlidingWindow, last_layers
+from ..mix.mixtures import Gated, Mix
+from ..net.model import GPT, last_layers
 from ..net.ranks import Ranks
 from ..predict.dist import Counts, Distribution, Geometric, Mixture, Unnormalised, slices
 from ..predict.stream import Bytes, Chunk, Predictor, Scores, Stream, evaluate

@@ -17,15 +17,18 @@ from typing import Any, Protocol
 
 import torch
 from fastcore.basics import patch
+from ..net.windows import SlidingWindow
+from ..store.saved import load_model
+from ..train.job import Job, door
 
 from ..adapt.ttt import TTT, Gradients, Masks, cosine
 from ..base.files import GolfError, closest
-from ..net.model import GPT, GPTConfig, SlidingWindow, preset
+from ..net.model import GPT, GPTConfig, preset
 from ..net.ranks import Ranks
 from ..predict.stream import Bytes, Predictor
 from ..store.artifact import Plan, default_plan
 from ..text.corpus import Corpus
-from ..train.loop import Combine, Job, Objective, Squeeze, TrainConfig, Trainer, door, load_model
+from ..train.loop import Combine, Objective, Squeeze, TrainConfig, Trainer
 
 # %% ../../nbs/published/00_recipes.ipynb #09ac8e00
 class Adapts(Protocol):

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/train/02_shell.ipynb #a1000004
 import sys
 
-from .loop import main
+from .job import main
 
 # %% ../../nbs/train/02_shell.ipynb #a1000005
 #| eval: false

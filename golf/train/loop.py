@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'Combine', 'Objective', 'LOWER_RATES', 'LOWER_MEMORY', 'PEAK_FLOPS', 'Squeeze', 'SHIPPED', 'TrainConfig',
-           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'export_model', 'load_model',
-           'unsqueezed', 'fit', 'finish', 'peak_memory', 'Job', 'to_json', 'job_from', 'door', 'work', 'launch', 'main',
-           'laptop', 'model_path', 'starting_from']
+           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'fit', 'finish',
+           'peak_memory', 'laptop']
 
 # %% ../../nbs/train/00_loop.ipynb #ef1e907d
-import importlib
 import json
 import math
 import resource
@@ -18,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,26 +24,23 @@ from typing import Any
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from ..net.windows import SlidingWindow
+from ..text.batches import TokenStream
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..base.files import GolfError, atomic_write, cache_dir, closest, digest
+from ..base.files import GolfError, atomic_write, digest
 from ..net.average import AverageConfig, Recent, burst, make_average
-from ..net.model import GPT, GPTConfig, SlidingWindow, config_from, preset
+from ..net.model import GPT, GPTConfig, preset
 from ..net.optim import OptimConfig, Optimisers, lr_scale, lr_scale_by_clock
-from ..net.ranks import Ranks, guarded, join, run_ranks
+from ..net.ranks import Ranks
 from ..predict.stream import Scores, Stream, evaluate
-from golf.store.artifact import (
-    Plan,
-    decode,
-    default_plan,
-    encode,
-    load_artifact,
-    read_meta,
-    save_artifact,
-)
+from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
 from ..store.quant import Qat, crown_q, qat_transform
-from ..text.corpus import Corpus, TokenStream, load_corpus
+from ..text.corpus import Corpus
+
+# %% ../../nbs/train/00_loop.ipynb #c0d1f22e
+from ..store.saved import export_model
 
 # %% ../../nbs/train/00_loop.ipynb #1ee6d9fd
 @dataclass(frozen=True)
@@ -505,44 +500,6 @@ def history(self: Trainer) -> pd.DataFrame:
     """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
     return pd.DataFrame(self.log)
 
-# %% ../../nbs/train/00_loop.ipynb #72f5a8cc
-def export_model(
-    model: GPT,
-    *,
-    tokenizer: Path | None = None,
-    plan: Plan | None = None,
-    meta: dict | None = None,
-    embed_tokenizer: bool = False,
-) -> bytes:
-    """The artifact of a model's present weights, int6 matrices by default; `load_model` reads it.
-
-    Heads that only help training are left out. `embed_tokenizer` stores the tokenizer's file
-    inside, so that the artifact stands alone.
-    """
-    state = {name: t.detach().cpu().float() for name, t in model.exported().items()}
-    about = dict(model=asdict(model.config.exported()), **(meta or {}))
-    extra = {}
-    if tokenizer is not None:
-        content = Path(tokenizer).read_bytes()
-        about["tokenizer"] = digest(content)
-        extra = {"tokenizer": content} if embed_tokenizer else {}
-    return encode(state, plan or default_plan(state, small=16_384), meta=about, extra=extra)
-
-# %% ../../nbs/train/00_loop.ipynb #6b5bcef7
-def load_model(
-    data: bytes, *, build: Callable[..., GPT] = GPT, compute_dtype: torch.dtype = torch.float32
-) -> GPT:
-    """The `GPT` of an artifact's bytes, its weights really decoded; raises `GolfError` if it has none.
-
-    `build` makes the model where a published one is of another kind.
-    """
-    meta = read_meta(data)
-    if "model" not in meta:
-        raise GolfError("this artifact holds no model: its meta has no 'model' configuration")
-    model = build(config_from(meta["model"]), compute_dtype=compute_dtype)
-    model.load_state_dict({k: v.float() for k, v in decode(data).items()})
-    return model.eval()
-
 # %% ../../nbs/train/00_loop.ipynb #f5583c76
 Squeeze = Callable[[GPT, Corpus], Plan]
 
@@ -610,111 +567,6 @@ def peak_memory(device: str = "cpu") -> int:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used
 
-# %% ../../nbs/train/00_loop.ipynb #4d7af110
-@dataclass(frozen=True)
-class Job:
-    """One training run as a JSON file holds it; `doors` are functions as "module:name".
-
-    Doors: `build`, `objective`, `combine` (see `Trainer`) and `squeeze` (see `fit`).
-    """
-
-    model: GPTConfig
-    train: TrainConfig
-    corpus: str = "stdlib"  # a name or folder, as for `load_corpus`
-    corpus_options: dict[str, Any] = field(default_factory=dict)  # such as data_path, limit
-    folder: str = ""  # where the artifact goes; the cache by default
-    doors: dict[str, str] = field(default_factory=dict)
-
-
-def to_json(job: Job) -> str:
-    """The text of a job's file; `job_from` reads it."""
-    return json.dumps(asdict(job), indent=1, sort_keys=True, default=str)
-
-# %% ../../nbs/train/00_loop.ipynb #d491d11c
-def _settings(kind: type, given: dict, where: str) -> Any:
-    "A settings dataclass from a dictionary, its nested settings included."
-    known = {f.name: f for f in fields(kind)}
-    for name in given:
-        if name not in known:
-            raise GolfError(f"{where} has no field {name!r}{closest(name, known)}")
-    inner = {"optim": OptimConfig, "average": AverageConfig, "qat": Qat, "crown": Crown}
-    inner["burst"] = Burst
-    made = {
-        k: _settings(inner[k], v, f"{where}.{k}") if k in inner and isinstance(v, dict) else v
-        for k, v in given.items()
-    }
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in made.items()})
-
-
-def job_from(text: str) -> Job:
-    """The job that a JSON text describes; raises `GolfError` naming what is wrong with it."""
-    try:
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise GolfError(f"a job is a JSON object, not {type(given).__name__}")
-    except ValueError as error:
-        raise GolfError(f"this is not a job's JSON: {error}") from None
-    job = dict(given)
-    model = job.pop("model", "tiny")
-    model = dict(preset=model) if isinstance(model, str) else dict(model)
-    name = model.pop("preset", None)
-    shape = preset(name, **model) if name else config_from(model)
-    train = _settings(TrainConfig, job.pop("train", {}), "train")
-    return _settings(Job, job | dict(model=shape, train=train), "the job")
-
-# %% ../../nbs/train/00_loop.ipynb #84cde8bd
-def door(name: str) -> Any:
-    """The function that "module:name" says; raises `GolfError` if there is none."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise GolfError(f"door {name!r}: expected 'module:name' of a function ({error})") from None
-
-
-def work(text: str, progress: bool = True) -> str:
-    """Run the job of a JSON text as one rank of however many there are.
-
-    Returns the artifact's path on rank 0, and nothing on the others.
-    """
-    job = job_from(text)
-    doors = {key: door(name) for key, name in job.doors.items()}
-    folder = Path(job.folder or cache_dir() / "models")
-    ranks = join(job.train.device)
-    if not ranks.main:  # rank 0 prepares the text that the others then find
-        ranks.barrier()
-    corpus = load_corpus(job.corpus, **job.corpus_options)
-    if ranks.main:
-        ranks.barrier()
-    path = fit(job.model, job.train, corpus, folder, progress=progress, ranks=ranks, **doors)
-    return str(path) if ranks.main else ""
-
-# %% ../../nbs/train/00_loop.ipynb #d0eb5b91
-def launch(job: Job, *, ranks: int = 1, progress: bool = False) -> Path:
-    """Run `job` on so many fresh processes of this machine and return the artifact's path.
-
-    Impossible settings are refused before anything starts; a rank's failure raises `GolfError`
-    with that rank's traceback.
-    """
-    job.train.check(job.model, world_size=ranks)
-    for name in job.doors.values():
-        door(name)
-    return Path(run_ranks(work, to_json(job), progress, ranks=ranks)[0])
-
-
-def main(arguments: list[str]) -> int:
-    """`python -m golf.train JOB.json`, alone or under `torchrun`: 0, or 2 for a bad job."""
-    try:
-        if len(arguments) != 1:
-            raise GolfError("usage: python -m golf.train JOB.json")
-        path = guarded(work, Path(arguments[0]).read_text())
-    except (OSError, GolfError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if path:
-        print(path)
-    return 0
-
 # %% ../../nbs/train/00_loop.ipynb #78be7dc2
 def laptop(steps: int, **changes: Any) -> TrainConfig:
     """Settings for a run on a laptop: 4,096 tokens a step, the learning rate falling for half of it."""
@@ -730,30 +582,3 @@ SHIPPED: dict[str, tuple[str, TrainConfig]] = {
     "tiny": ("stdlib", laptop(600, compute_dtype="bfloat16")),
     "proxy": ("shards", laptop(2500, compute_dtype="bfloat16")),
 }  # name of the preset and of the file: corpus and settings
-
-# %% ../../nbs/train/00_loop.ipynb #ee9b46bd
-def model_path(name: str | Path) -> Path:
-    """The file of a shipped artifact by name ("tiny", "proxy"), or `name` itself if it is a file.
-
-    Raises `GolfError` for anything else.
-    """
-    shipped = Path(__file__).parent.parent / "models" / f"{name}.golf"
-    if str(name) in SHIPPED and shipped.exists():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
-    raise GolfError(f"artifact {str(name)!r}: expected a file or one of {sorted(SHIPPED)}")
-
-# %% ../../nbs/train/00_loop.ipynb #bd628f02
-def _decoded(
-    path: str, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32
-) -> GPT:
-    model = load_model(load_artifact(model_path(path)), compute_dtype=compute_dtype)
-    if model.config != config:
-        raise GolfError(f"artifact {path!r} is of another shape: give the run its configuration")
-    return model.train()
-
-
-def starting_from(artifact: str | Path) -> Callable[..., GPT]:
-    """A `build` for `Trainer`: the decoded model of an artifact (see `model_path`), of its shape."""
-    return partial(_decoded, str(artifact))
