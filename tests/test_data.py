@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from golf.base.files import GolfError, digest, project_root
-from golf.text import documents, shards
+from golf.text import corpus as corpora
+from golf.text import documents as readers
+from golf.text import fineweb
+from golf.text import shards as files
 from golf.text.batches import TokenStream
 from golf.text.corpus import Corpus, load_corpus
 from golf.text.documents import tokenize_documents
@@ -154,7 +157,7 @@ def cut_to_shards(folder, tokens, cuts, split="train"):
 )
 def test_shards_read_like_the_joined_array(tmp_path, tokens, cuts, draw):
     folder = cut_to_shards(tmp_path, tokens, cuts)
-    shards, joined = Shards(shards.shard_paths(folder, "train")), np.array(tokens, np.uint16)
+    shards, joined = Shards(files.shard_paths(folder, "train")), np.array(tokens, np.uint16)
     assert len(shards) == len(joined) == sum(map(len, shards.parts))
     edge = st.none() | st.integers(-45, 45)
     key = draw.draw(st.slices(len(joined)) | st.builds(slice, edge, edge))
@@ -203,7 +206,7 @@ def test_a_fingerprint_does_not_know_about_files(tmp_path, tokenizer):
     assert fingerprint(lazy, tokens, tokenizer) == fingerprint(tokens, tokens, tokenizer)
     assert fingerprint(lazy, tokens, tokenizer)["train"] == digest((5000, tokens))
     for sampled in ({"whole": 64, "block": 8}, {"whole": 4096, "block": 512}):
-        assert shards._digest_tokens(lazy, **sampled) == shards._digest_tokens(tokens, **sampled)
+        assert files._digest_tokens(lazy, **sampled) == files._digest_tokens(tokens, **sampled)
     changed = tokens.copy()
     changed[4000] ^= 1
     other = open_tokens(cut_to_shards(tmp_path, changed, [9]), "train")
@@ -263,16 +266,16 @@ def test_the_largest_id_of_a_large_shard_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_shard(tmp_path / "x.bin", [5, 300, 7])
     reads = []
-    blocks = shards._blocks
-    monkeypatch.setattr(shards, "_blocks", lambda path: reads.append(path) or blocks(path))
-    assert [shards._largest_id(path, small=0) for _ in range(3)] == [300] * 3
+    blocks = files._blocks
+    monkeypatch.setattr(files, "_blocks", lambda path: reads.append(path) or blocks(path))
+    assert [files._largest_id(path, small=0) for _ in range(3)] == [300] * 3
     assert len(reads) == 1
-    assert [shards._largest_id(path) for _ in range(2)] == [300] * 2  # small: read each time
+    assert [files._largest_id(path) for _ in range(2)] == [300] * 2  # small: read each time
     assert len(reads) == 3
     write_shard(path, [5, 299, 7, 8])
-    assert shards._largest_id(path, small=0) == 299
+    assert files._largest_id(path, small=0) == 299
     os.utime(path, (1, 1))
-    assert shards._largest_id(path, small=0) == 299 and len(reads) == 5
+    assert files._largest_id(path, small=0) == 299 and len(reads) == 5
 
 
 # --- what a folder holds ------------------------------------------------------------------------
@@ -291,8 +294,8 @@ def test_documents_are_counted_wherever_shards_and_blocks_end(
     for split, documents in streams.items():
         cut_to_shards(tmp_path, [t for d in documents for t in (BOS, *d)], cuts, split)
     with pytest.MonkeyPatch.context() as patch:
-        blocks = shards._blocks
-        patch.setattr(shards, "_blocks", lambda path: blocks(path, size))
+        blocks = files._blocks
+        patch.setattr(fineweb, "_blocks", lambda path: blocks(path, size))
         report = check_data(tmp_path, tokenizer.path, progress=False)
     table = ByteTable.from_sentencepiece(tokenizer)
     for split, other in (("train", "val"), ("val", "train")):
@@ -433,7 +436,7 @@ def test_documents_may_straddle_shards(tmp_path, tokenizer):
     options = {"shard_tokens": 97, "progress": False}
     counts = tokenize_documents(iter(documents), tokenizer, tmp_path, "train", **options)
     tokens = read_tokens(tmp_path, "train")
-    sizes = [len(read_shard(p)) for p in shards.shard_paths(tmp_path, "train")]
+    sizes = [len(read_shard(p)) for p in files.shard_paths(tmp_path, "train")]
     assert set(sizes[:-1]) == {97} and 0 < sizes[-1] <= 97
     assert counts == {
         "documents": 60, "bytes": sum(len(d.encode()) for d in documents), "tokens": len(tokens)
@@ -446,7 +449,9 @@ def test_documents_may_straddle_shards(tmp_path, tokenizer):
 
 def test_a_corpus_is_prepared_once(texts, tmp_path, monkeypatch):
     first = load_corpus(texts, vocab_size=300, progress=False)
-    monkeypatch.setattr(data, "_build_corpus", lambda folder, **options: pytest.fail("built again"))
+    monkeypatch.setattr(
+        corpora, "_build_corpus", lambda folder, **options: pytest.fail("built again")
+    )
     again = load_corpus(texts, vocab_size=300, progress=False)
     assert first.fingerprint() == again.fingerprint()
     assert len(prepared(tmp_path)) == 1
@@ -469,32 +474,32 @@ def test_another_tokenizer_or_text_is_another_corpus(texts, tmp_path, tokenizer)
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, GolfError])
 def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path, monkeypatch, error):
-    write, written = documents.write_shard, []
+    write, written = readers.write_shard, []
 
     def fail_at_second(path, tokens):
         if written:
             raise error("in the middle")
         written.append(write(path, tokens))
 
-    monkeypatch.setattr(documents, "write_shard", fail_at_second)
+    monkeypatch.setattr(readers, "write_shard", fail_at_second)
     with pytest.raises(error):
         load_corpus(texts, vocab_size=300, progress=False)
     assert written and prepared(tmp_path) == []
-    monkeypatch.setattr(documents, "write_shard", write)
+    monkeypatch.setattr(readers, "write_shard", write)
     assert len(load_corpus(texts, vocab_size=300, progress=False).train) > 100
 
 
 SLOW = """
 import sys, time
-from golf.text import documents
+from golf.text import documents as readers
 from golf.text.corpus import load_corpus
-write = documents.write_shard
+write = readers.write_shard
 def slow(path, tokens):
     write(path, tokens)
     print("written", flush=True)
     time.sleep(60)
 if sys.argv[2] == "slow":
-    documents.write_shard = slow
+    readers.write_shard = slow
 print(len(load_corpus(sys.argv[1], vocab_size=300, progress=False).train))
 """
 

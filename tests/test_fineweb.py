@@ -508,7 +508,7 @@ def test_the_command_ends_with_what_to_type_next(hub, tmp_path, monkeypatch):
     environment = dict(zip(("DATA_PATH", "TOKENIZER_PATH"), paths, strict=True))
     code, out, _ = golf("data", "check", **environment)
     assert code == 0 and "80,000" in out
-    monkeypatch.setattr(data, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
+    monkeypatch.setattr(fineweb, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
     summary = f"sp290: 0 files downloaded (0.0 MB), 5 kept, from {REPO} at {COMMIT[:7]}"
     assert golf(*fetch)[:2] == (0, f"{summary}\n{export}\n{use}\n")
     (Path(environment["DATA_PATH"]) / name("val", 0)).write_bytes(PAGE)
@@ -516,7 +516,7 @@ def test_the_command_ends_with_what_to_type_next(hub, tmp_path, monkeypatch):
 
 
 def test_the_command_takes_its_options(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
+    monkeypatch.setattr(fineweb, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
     fetch = ["data", "fineweb", "--repo", REPO, "--folder", tmp_path, "--variant"]
     for options, complaint in [
         (["sp300"], "fineweb_300_bpe.model"),
@@ -529,7 +529,7 @@ def test_the_command_takes_its_options(hub, tmp_path, monkeypatch):
 
 
 def test_the_command_fails_in_one_line(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
+    monkeypatch.setattr(fineweb, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
     hub.faults[f"{SHARDS}/{name('train', 0)}"] = ["reset"]
     options = ["--variant", "sp290", "--repo", REPO, "--folder", tmp_path]
     code, out, err = golf("data", "fineweb", *options)
