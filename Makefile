@@ -6,11 +6,14 @@ TABLE := from golf.lab.runs import arms_table, read_record, records; \
 	path = "runs/ttt_reset/" + records("ttt_reset").index[-1] + "/record.json"; \
 	print(arms_table(read_record(path), block=8).round(4).to_string(), path, sep="\n")
 
-.PHONY: run test docs lab readme venv clean
+.PHONY: run export test docs lab readme venv clean
 
 run: venv  ## the main experiment with its defaults, then its table
 	$(BIN)/papermill nbs/ttt_reset.ipynb $(ARGS)
 	@$(BIN)/python -c '$(TABLE)'
+
+export: venv  ## golf/ from the notebooks, as plain classes
+	$(BIN)/python tools/export.py
 
 test: venv  ## every notebook cell and every test, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

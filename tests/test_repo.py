@@ -190,35 +190,31 @@ def test_notebooks_open_with_a_title_and_one_sentence(path):
     )
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A copy of notebooks and package after `nbdev_export` and `nbdev_clean`."""
-    folder = tmp_path_factory.mktemp("export")
-    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "models")
-    for name in ("nbs", "golf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("settings.ini", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, folder / name)
+def run_tool(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
-    environment["PYTHONPATH"] = str(folder)
-    for command in ("nbdev_export", "nbdev_clean"):
-        program = Path(sys.executable).with_name(command)
-        options = {"capture_output": True, "text": True, "env": environment}
-        done = subprocess.run([program], cwd=folder, check=False, **options)
-        assert done.returncode == 0, done.stderr
-    return folder
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": cwd}
+    return subprocess.run(command, check=False, **options)
 
 
-@pytest.mark.parametrize(("name", "ending"), [("golf", "*.py"), ("nbs", "*.ipynb")])
-def test_package_is_in_sync_and_notebooks_are_clean(exported, name, ending):
-    def files(folder):
-        found = (p for p in folder.rglob(ending) if ".ipynb_checkpoints" not in p.parts)
-        return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+def test_the_package_is_what_the_notebooks_export():
+    done = run_tool(sys.executable, "tools/export.py", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
 
-    kept, made = files(ROOT / name), files(exported / name)
-    assert kept.keys() == made.keys()
-    hint = {"golf": "nbdev_export", "nbs": "nbdev_clean"}[name]
-    assert not [file for file in kept if kept[file] != made[file]], f"run {hint}"
+
+def test_notebooks_are_clean(tmp_path):
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_*"))
+    for name in ("settings.ini", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = run_tool(str(Path(sys.executable).with_name("nbdev_clean")), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [path.relative_to(ROOT) for path in NOTEBOOKS]
+    unclean = [str(n) for n in names if (tmp_path / n).read_bytes() != (ROOT / n).read_bytes()]
+    assert not unclean, "run nbdev_clean"
+
+
+def test_no_notebook_exports_by_itself():
+    "The package is made by `make export` alone: a bare export would undo the folding."
+    assert not [p.name for p in NOTEBOOKS if "nbdev_export()" in code_of(p)]
 
 
 # README and site

@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from .ttt import TTT, Gradients
@@ -100,6 +99,30 @@ class Groups:
     def __len__(self) -> int:
         return len(self.part)
 
+    # %% ../../nbs/adapt/01_gradients.ipynb #c17d9650
+    def sums(
+        self, values: dict[str, Tensor], others: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Sums [G] over each group, in float64: of squares, or of products with `others`."""
+        found = torch.zeros(len(self), dtype=torch.float64, device=self.part.device)
+        for name, value in values.items():
+            other = value if others is None else others[name]
+            product = value.float() * other.float()
+            index = self.index[name]
+            by_entry = product.reshape(index.numel(), -1).sum(1, dtype=torch.float32)
+            found.index_add_(0, index.flatten(), by_entry.double())
+        return found
+
+    # %% ../../nbs/adapt/01_gradients.ipynb #a3b5aa31
+    def by_part(self, values: Tensor) -> Tensor:
+        """Sums [P] over the groups of each part of `values` [..., G]."""
+        found = values.new_zeros(*values.shape[:-1], len(self.names))
+        return found.index_add_(-1, self.part, values)
+
+    def spread(self, scales: Tensor) -> dict[str, Tensor]:
+        """One factor for each leading entry of each parameter, by name, from `scales` [G]."""
+        return {name: scales[index].float() for name, index in self.index.items()}
+
 # %% ../../nbs/adapt/01_gradients.ipynb #0fc9e24e
 HALVES = {"qo_bank": ("q", "o"), "kv_bank": ("k", "v")}
 
@@ -171,35 +194,7 @@ def _finished(model: GPT, index: dict, part: list[int], keys: list[tuple[int, st
     found.dims = found.sums(ones)
     return found
 
-# %% ../../nbs/adapt/01_gradients.ipynb #c17d9650
-@patch
-def sums(
-    self: Groups, values: dict[str, Tensor], others: dict[str, Tensor] | None = None
-) -> Tensor:
-    """Sums [G] over each group, in float64: of squares, or of products with `others`."""
-    found = torch.zeros(len(self), dtype=torch.float64, device=self.part.device)
-    for name, value in values.items():
-        other = value if others is None else others[name]
-        product = value.float() * other.float()
-        index = self.index[name]
-        by_entry = product.reshape(index.numel(), -1).sum(1, dtype=torch.float32)
-        found.index_add_(0, index.flatten(), by_entry.double())
-    return found
-
 # %% ../../nbs/adapt/01_gradients.ipynb #a3b5aa31
-@patch
-def by_part(self: Groups, values: Tensor) -> Tensor:
-    """Sums [P] over the groups of each part of `values` [..., G]."""
-    found = values.new_zeros(*values.shape[:-1], len(self.names))
-    return found.index_add_(-1, self.part, values)
-
-
-@patch
-def spread(self: Groups, scales: Tensor) -> dict[str, Tensor]:
-    """One factor for each leading entry of each parameter, by name, from `scales` [G]."""
-    return {name: scales[index].float() for name, index in self.index.items()}
-
-
 def times_(value: Tensor, factor: Tensor) -> None:
     """Multiply a tensor by a factor for each of its leading entries, in place."""
     value.mul_(factor.view(factor.shape + (1,) * (value.ndim - factor.ndim)).to(value.dtype))
@@ -298,227 +293,200 @@ class EmpiricalBayes(Gradients):
         self.log: list[tuple[int, int, Tensor]] = []  # chunk, step, [scale, noise, size] [3, P]
         self.forget()
 
-# %% ../../nbs/adapt/01_gradients.ipynb #d1eff89b
-@patch
-def check(self: EmpiricalBayes) -> None:
-    """Raise `GolfError` naming the first argument that cannot work."""
-    kinds = f"one of {KINDS}{closest(str(self.group), KINDS)}"
-    rules = [
-        ("rule", hasattr(self.rule, "needs"), "marked by needs(…)"),
-        ("group", callable(self.group) or self.group in KINDS, kinds),
-        ("micro", self.micro >= 0, "0 or more"),
-        ("decay", 0 <= self.decay < 1, "in [0, 1)"),
-        ("decay", not (self.pool and self.decay), "0 with pool, which averages by itself"),
-        ("pool", self.pool == 0 or self.pool > 1, "0 or at least 2"),
-        ("lo", 0 <= self.lo <= self.hi, f"from 0 to hi={self.hi}"),
-        ("order", self.order in ORDERS, f"one of {ORDERS}"),
-    ]
-    for name, holds, wanted in rules:
-        if not holds:
-            raise GolfError(f"EmpiricalBayes: {name} must be {wanted}, not {getattr(self, name)!r}")
+    # %% ../../nbs/adapt/01_gradients.ipynb #d1eff89b
+    def check(self) -> None:
+        """Raise `GolfError` naming the first argument that cannot work."""
+        kinds = f"one of {KINDS}{closest(str(self.group), KINDS)}"
+        rules = [
+            ("rule", hasattr(self.rule, "needs"), "marked by needs(…)"),
+            ("group", callable(self.group) or self.group in KINDS, kinds),
+            ("micro", self.micro >= 0, "0 or more"),
+            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
+            ("decay", not (self.pool and self.decay), "0 with pool, which averages by itself"),
+            ("pool", self.pool == 0 or self.pool > 1, "0 or at least 2"),
+            ("lo", 0 <= self.lo <= self.hi, f"from 0 to hi={self.hi}"),
+            ("order", self.order in ORDERS, f"one of {ORDERS}"),
+        ]
+        for name, holds, wanted in rules:
+            if not holds:
+                raise GolfError(f"EmpiricalBayes: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-# %% ../../nbs/adapt/01_gradients.ipynb #2a1bab40
-@patch
-def __repr__(self: EmpiricalBayes) -> str:
-    usual = {k: p.default for k, p in inspect.signature(EmpiricalBayes).parameters.items()}
-    chosen = {k: getattr(self, k) for k, v in usual.items() if getattr(self, k) != v}
-    names = {k: getattr(v, "__qualname__", repr(v)).split(".<")[0] for k, v in chosen.items()}
-    return f"EmpiricalBayes({', '.join(f'{k}={name}' for k, name in names.items())})"
+    # %% ../../nbs/adapt/01_gradients.ipynb #2a1bab40
+    def __repr__(self) -> str:
+        usual = {k: p.default for k, p in inspect.signature(EmpiricalBayes).parameters.items()}
+        chosen = {k: getattr(self, k) for k, v in usual.items() if getattr(self, k) != v}
+        names = {k: getattr(v, "__qualname__", repr(v)).split(".<")[0] for k, v in chosen.items()}
+        return f"EmpiricalBayes({', '.join(f'{k}={name}' for k, name in names.items())})"
 
+    def forget(self) -> None:
+        "Nothing was seen yet (but the log stays)."
+        self.past: dict[str, Tensor] = {}  # smoothed sums by name, [G]
+        self.previous: dict[str, Tensor] = {}  # the gradient of the chunk before
+        self.history: list[Tensor] = []  # raw scales of past chunks, [G] each
+        self.fresh, self.steps = True, []
 
-@patch
-def forget(self: EmpiricalBayes) -> None:
-    "Nothing was seen yet (but the log stays)."
-    self.past: dict[str, Tensor] = {}  # smoothed sums by name, [G]
-    self.previous: dict[str, Tensor] = {}  # the gradient of the chunk before
-    self.history: list[Tensor] = []  # raw scales of past chunks, [G] each
-    self.fresh, self.steps = True, []
+    def begin(self, learner: TTT) -> None:
+        """Sort the model's values into groups, and forget everything."""
+        kind = self.group
+        self.groups = kind(learner.model) if callable(kind) else groups(learner.model, kind)
+        self.forget()
 
+    # %% ../../nbs/adapt/01_gradients.ipynb #1c13ce04
+    def one(self, learner: TTT, ids: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        "The gradients of one micro-batch by name, masked."
+        moving = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            loss = learner.loss(ids, targets)
+            found = torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
+        masks = learner.masks
+        named = {n: g for n, g in zip(moving, found) if g is not None}
+        return {n: g * masks[n] if n in masks else g for n, g in named.items()}
 
-@patch
-def begin(self: EmpiricalBayes, learner: TTT) -> None:
-    """Sort the model's values into groups, and forget everything."""
-    kind = self.group
-    self.groups = kind(learner.model) if callable(kind) else groups(learner.model, kind)
-    self.forget()
+    # %% ../../nbs/adapt/01_gradients.ipynb #5c22d871
+    def collect(self, learner: TTT, ids: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+        "Leave the mean gradient in `.grad`; mean of squared norms [G], number of micro-batches."
+        model = learner.model
+        model.zero_grad(set_to_none=True)
+        whole, (x, y) = learner.weigh(ids, targets), learner.share(ids, targets)
+        found = torch.zeros(len(self.groups) + 1, dtype=torch.float64, device=learner.device)
+        size = max(1, self.micro or len(x))
+        for a, b in zip(x.split(size), y.split(size)) if len(x) else ():
+            gradients, part = self.one(learner, a, b), learner.weigh(a, b) / whole
+            for n, p in ((n, p) for n, p in model.named_parameters() if n in gradients):
+                p.grad = part * gradients[n] + (0 if p.grad is None else p.grad)
+            found[:-1] += part * self.groups.sums(gradients)
+            found[-1] += 1
+        learner.sum_gradients()
+        found = learner.ranks.sum_(found)
+        return found[:-1], int(found[-1])
 
-# %% ../../nbs/adapt/01_gradients.ipynb #1c13ce04
-@patch
-def one(self: EmpiricalBayes, learner: TTT, ids: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    "The gradients of one micro-batch by name, masked."
-    moving = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
-        loss = learner.loss(ids, targets)
-        found = torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
-    masks = learner.masks
-    named = {n: g for n, g in zip(moving, found) if g is not None}
-    return {n: g * masks[n] if n in masks else g for n, g in named.items()}
+    # %% ../../nbs/adapt/01_gradients.ipynb #e5fd492f
+    def smoothed(self, name: str, now: Tensor) -> Tensor:
+        "What is new and what is past, by their weights; common factors cancel in every ratio."
+        return (1 - self.decay) * now + self.decay * self.past.get(name, torch.zeros_like(now))
 
-# %% ../../nbs/adapt/01_gradients.ipynb #5c22d871
-@patch
-def collect(self: EmpiricalBayes, learner: TTT, ids: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-    "Leave the mean gradient in `.grad`; mean of squared norms [G], number of micro-batches."
-    model = learner.model
-    model.zero_grad(set_to_none=True)
-    whole, (x, y) = learner.weigh(ids, targets), learner.share(ids, targets)
-    found = torch.zeros(len(self.groups) + 1, dtype=torch.float64, device=learner.device)
-    size = max(1, self.micro or len(x))
-    for a, b in zip(x.split(size), y.split(size)) if len(x) else ():
-        gradients, part = self.one(learner, a, b), learner.weigh(a, b) / whole
-        for n, p in ((n, p) for n, p in model.named_parameters() if n in gradients):
-            p.grad = part * gradients[n] + (0 if p.grad is None else p.grad)
-        found[:-1] += part * self.groups.sums(gradients)
-        found[-1] += 1
-    learner.sum_gradients()
-    found = learner.ranks.sum_(found)
-    return found[:-1], int(found[-1])
-
-# %% ../../nbs/adapt/01_gradients.ipynb #e5fd492f
-@patch
-def smoothed(self: EmpiricalBayes, name: str, now: Tensor) -> Tensor:
-    "What is new and what is past, by their weights; common factors cancel in every ratio."
-    return (1 - self.decay) * now + self.decay * self.past.get(name, torch.zeros_like(now))
-
-
-@patch
-def weigh_up(self: EmpiricalBayes, gradients: dict, squares: Tensor, count: int) -> Evidence:
-    "The evidence of one step, from its mean gradients and the micro-batches' squared norms."
-    size = self.groups.sums(gradients)
-    if self.fresh and "before" in self.rule.needs:
-        self.look_back(gradients, size)
-    unknown = torch.full_like(size, math.nan)
-    self.now |= {"noise": noise(squares, size, count), "size": size}
-    names = "noise", "size", "agreement", "before"
-    found = {n: self.smoothed(n, self.now.get(n, unknown)) for n in names}
-    return Evidence(
-        **found, dims=self.groups.dims, count=count, groups=self.groups, gradients=gradients
-    )
-
-# %% ../../nbs/adapt/01_gradients.ipynb #8b901220
-@patch
-def look_back(self: EmpiricalBayes, gradients: dict[str, Tensor], size: Tensor) -> None:
-    "Compare the first gradient of a chunk with that of the last, and keep it."
-    if self.previous:
-        there = {n: g for n, g in gradients.items() if n in self.previous}
-        self.now["agreement"] = self.groups.sums(there, self.previous)
-        self.now["before"] = self.groups.sums(self.previous)
-    self.previous = {n: g.detach().clone() for n, g in gradients.items()}
-
-
-@patch
-def decide(self: EmpiricalBayes, evidence: Evidence) -> Tensor:
-    "The scale of each group [G]: by the rule, then pooled, of full length, and cut."
-    scale = self.rule(evidence).nan_to_num(nan=1.0)
-    self.raw.append(scale)
-    if self.pool:
-        scale = self.pooled(scale)
-    if self.keep_length:
-        scale = keep_length(scale, self.now["size"])
-    return scale.clamp(self.lo, self.hi)
-
-# %% ../../nbs/adapt/01_gradients.ipynb #f22e4f52
-@patch
-def pooled(self: EmpiricalBayes, scale: Tensor) -> Tensor:
-    "Scales averaged over the last `pool` chunks and pulled together within each role."
-    seen = torch.stack([*self.history[1 - self.pool :], scale])  # [k, G]
-    mean, k = seen.mean(0), len(seen)
-    if k < 2:
-        return mean
-    error = seen.var(0) / k
-    roles = [self.groups.roles[i] for i in self.groups.part.tolist()]
-    alone = [self.groups.layers[i] < 0 for i in self.groups.part.tolist()]
-    for role in dict.fromkeys(r for r, single in zip(roles, alone) if not single):
-        members = torch.tensor([r == role for r in roles], device=mean.device)
-        mean[members] = toward_mean(mean[members], error[members].mean().item())
-    return mean
-
-# %% ../../nbs/adapt/01_gradients.ipynb #b27a566f
-@patch
-def fill(self: EmpiricalBayes, learner: TTT, ids: Tensor, targets: Tensor) -> None:
-    """The scaled gradient of a batch, in `.grad` (with order="after_clip" not scaled yet)."""
-    if self.fresh:
-        self.now, self.raw = {}, []
-    squares, count = self.collect(learner, ids, targets)
-    if count < 2 and "noise" in self.rule.needs:
-        rule = f"the rule {self.rule.__name__!r} compares micro-batches"
-        raise GolfError(
-            f"EmpiricalBayes: {rule}, and a batch of {len(ids)} has but one of micro={self.micro}"
+    def weigh_up(self, gradients: dict, squares: Tensor, count: int) -> Evidence:
+        "The evidence of one step, from its mean gradients and the micro-batches' squared norms."
+        size = self.groups.sums(gradients)
+        if self.fresh and "before" in self.rule.needs:
+            self.look_back(gradients, size)
+        unknown = torch.full_like(size, math.nan)
+        self.now |= {"noise": noise(squares, size, count), "size": size}
+        names = "noise", "size", "agreement", "before"
+        found = {n: self.smoothed(n, self.now.get(n, unknown)) for n in names}
+        return Evidence(
+            **found, dims=self.groups.dims, count=count, groups=self.groups, gradients=gradients
         )
-    named = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
-    self.scales = self.decide(self.weigh_up(named, squares, count))
-    self.fresh = False
-    self.steps.append({k: v.clone() for k, v in self.now.items()})
-    self.note(learner)
-    if self.order == "before_clip":
-        self.scale(learner)
 
-# %% ../../nbs/adapt/01_gradients.ipynb #d22435e9
-@patch
-def adjust(self: EmpiricalBayes, learner: TTT) -> None:
-    """Scale gradients that are masked and cut already, where `order` is "after_clip"."""
-    if self.order == "after_clip":
-        self.scale(learner)
+    # %% ../../nbs/adapt/01_gradients.ipynb #8b901220
+    def look_back(self, gradients: dict[str, Tensor], size: Tensor) -> None:
+        "Compare the first gradient of a chunk with that of the last, and keep it."
+        if self.previous:
+            there = {n: g for n, g in gradients.items() if n in self.previous}
+            self.now["agreement"] = self.groups.sums(there, self.previous)
+            self.now["before"] = self.groups.sums(self.previous)
+        self.previous = {n: g.detach().clone() for n, g in gradients.items()}
 
+    def decide(self, evidence: Evidence) -> Tensor:
+        "The scale of each group [G]: by the rule, then pooled, of full length, and cut."
+        scale = self.rule(evidence).nan_to_num(nan=1.0)
+        self.raw.append(scale)
+        if self.pool:
+            scale = self.pooled(scale)
+        if self.keep_length:
+            scale = keep_length(scale, self.now["size"])
+        return scale.clamp(self.lo, self.hi)
 
-@patch
-@torch.no_grad()
-def scale(self: EmpiricalBayes, learner: TTT) -> None:
-    "Multiply every gradient by the scale of its group."
-    factors = self.groups.spread(self.scales)
-    for name, p in learner.model.named_parameters():
-        if p.grad is not None:
-            times_(p.grad, factors[name])
+    # %% ../../nbs/adapt/01_gradients.ipynb #f22e4f52
+    def pooled(self, scale: Tensor) -> Tensor:
+        "Scales averaged over the last `pool` chunks and pulled together within each role."
+        seen = torch.stack([*self.history[1 - self.pool :], scale])  # [k, G]
+        mean, k = seen.mean(0), len(seen)
+        if k < 2:
+            return mean
+        error = seen.var(0) / k
+        roles = [self.groups.roles[i] for i in self.groups.part.tolist()]
+        alone = [self.groups.layers[i] < 0 for i in self.groups.part.tolist()]
+        for role in dict.fromkeys(r for r, single in zip(roles, alone) if not single):
+            members = torch.tensor([r == role for r in roles], device=mean.device)
+            mean[members] = toward_mean(mean[members], error[members].mean().item())
+        return mean
 
-# %% ../../nbs/adapt/01_gradients.ipynb #64c885d5
-@patch
-def note(self: EmpiricalBayes, learner: TTT) -> None:
-    "Keep for the log what this step did to each part: mean scale, and sums of noise and size."
-    dims = self.groups.by_part(self.groups.dims)
-    mean = self.groups.by_part(self.scales * self.groups.dims) / dims
-    sums = self.groups.by_part(torch.stack([self.now["noise"], self.now["size"]]))
-    self.steps[-1]["log"] = torch.cat([mean[None], sums]).cpu()
+    # %% ../../nbs/adapt/01_gradients.ipynb #b27a566f
+    def fill(self, learner: TTT, ids: Tensor, targets: Tensor) -> None:
+        """The scaled gradient of a batch, in `.grad` (with order="after_clip" not scaled yet)."""
+        if self.fresh:
+            self.now, self.raw = {}, []
+        squares, count = self.collect(learner, ids, targets)
+        if count < 2 and "noise" in self.rule.needs:
+            rule = f"the rule {self.rule.__name__!r} compares micro-batches"
+            raise GolfError(
+                f"EmpiricalBayes: {rule}, and a batch of {len(ids)} has but one of micro={self.micro}"
+            )
+        named = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+        self.scales = self.decide(self.weigh_up(named, squares, count))
+        self.fresh = False
+        self.steps.append({k: v.clone() for k, v in self.now.items()})
+        self.note(learner)
+        if self.order == "before_clip":
+            self.scale(learner)
 
+    # %% ../../nbs/adapt/01_gradients.ipynb #d22435e9
+    def adjust(self, learner: TTT) -> None:
+        """Scale gradients that are masked and cut already, where `order` is "after_clip"."""
+        if self.order == "after_clip":
+            self.scale(learner)
 
-@patch
-def end_chunk(self: EmpiricalBayes, learner: TTT, chunk: int) -> None:
-    """Let the chunk become past: its means enter the smoothed sums, its steps the log."""
-    self.log += [(chunk, i, step.pop("log")) for i, step in enumerate(self.steps)]
-    for name in self.steps[0] if self.steps else ():
-        mean = torch.stack([step[name] for step in self.steps]).mean(0)
-        self.past[name] = self.smoothed(name, mean)
-    if self.pool and self.raw:
-        self.history = [*self.history, torch.stack(self.raw).mean(0)][-self.pool :]
-    self.fresh, self.steps = True, []
+    @torch.no_grad()
+    def scale(self, learner: TTT) -> None:
+        "Multiply every gradient by the scale of its group."
+        factors = self.groups.spread(self.scales)
+        for name, p in learner.model.named_parameters():
+            if p.grad is not None:
+                times_(p.grad, factors[name])
 
-# %% ../../nbs/adapt/01_gradients.ipynb #f5b8209f
-@patch
-def state(self: EmpiricalBayes) -> dict[str, Any]:
-    """Copies of the smoothed sums, the last gradient and the past scales."""
-    copied = lambda kept: {name: t.clone() for name, t in kept.items()}
-    past = dict(past=copied(self.past), previous=copied(self.previous))
-    return past | dict(history=[t.clone() for t in self.history])
+    # %% ../../nbs/adapt/01_gradients.ipynb #64c885d5
+    def note(self, learner: TTT) -> None:
+        "Keep for the log what this step did to each part: mean scale, and sums of noise and size."
+        dims = self.groups.by_part(self.groups.dims)
+        mean = self.groups.by_part(self.scales * self.groups.dims) / dims
+        sums = self.groups.by_part(torch.stack([self.now["noise"], self.now["size"]]))
+        self.steps[-1]["log"] = torch.cat([mean[None], sums]).cpu()
 
+    def end_chunk(self, learner: TTT, chunk: int) -> None:
+        """Let the chunk become past: its means enter the smoothed sums, its steps the log."""
+        self.log += [(chunk, i, step.pop("log")) for i, step in enumerate(self.steps)]
+        for name in self.steps[0] if self.steps else ():
+            mean = torch.stack([step[name] for step in self.steps]).mean(0)
+            self.past[name] = self.smoothed(name, mean)
+        if self.pool and self.raw:
+            self.history = [*self.history, torch.stack(self.raw).mean(0)][-self.pool :]
+        self.fresh, self.steps = True, []
 
-@patch
-def load(self: EmpiricalBayes, state: dict[str, Any]) -> None:
-    """Continue from a `state()`; the log stays as it is."""
-    self.forget()
-    self.past, self.previous = dict(state["past"]), dict(state["previous"])
-    self.history = list(state["history"])
+    # %% ../../nbs/adapt/01_gradients.ipynb #f5b8209f
+    def state(self) -> dict[str, Any]:
+        """Copies of the smoothed sums, the last gradient and the past scales."""
+        copied = lambda kept: {name: t.clone() for name, t in kept.items()}
+        past = dict(past=copied(self.past), previous=copied(self.previous))
+        return past | dict(history=[t.clone() for t in self.history])
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a `state()`; the log stays as it is."""
+        self.forget()
+        self.past, self.previous = dict(state["past"]), dict(state["previous"])
+        self.history = list(state["history"])
 
-@patch
-def frame(self: EmpiricalBayes) -> pd.DataFrame:
-    """One row for each chunk, step and part: chunk, step, group, layer, role, scale, noise, size."""
-    g, frames = self.groups, []
-    parts = pd.DataFrame({"group": g.names, "layer": g.layers, "role": g.roles}) if g else None
-    for chunk, step, values in self.log:
-        rows = parts.assign(**dict(zip(("scale", "noise", "size"), values.numpy())))
-        frames.append(rows.assign(chunk=chunk, step=step))
-    columns = ["chunk", "step", "group", "layer", "role", "scale", "noise", "size"]
-    return (
-        pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-    )
+    def frame(self) -> pd.DataFrame:
+        """One row for each chunk, step and part: chunk, step, group, layer, role, scale, noise, size."""
+        g, frames = self.groups, []
+        parts = pd.DataFrame({"group": g.names, "layer": g.layers, "role": g.roles}) if g else None
+        for chunk, step, values in self.log:
+            rows = parts.assign(**dict(zip(("scale", "noise", "size"), values.numpy())))
+            frames.append(rows.assign(chunk=chunk, step=step))
+        columns = ["chunk", "step", "group", "layer", "role", "scale", "noise", "size"]
+        return (
+            pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+        )
 
 # %% ../../nbs/adapt/01_gradients.ipynb #b8b8686b
 def lengths(log: pd.DataFrame) -> pd.Series:
@@ -559,25 +527,23 @@ class Memorisation:
     after_b: float
     loop: tuple[float, ...] = ()
 
-# %% ../../nbs/adapt/01_gradients.ipynb #a959a7a9
-@patch(as_prop=True)
-def gains(self: Memorisation) -> tuple[float, float]:
-    "What learning from A gained on A and on B; positive is better."
-    return self.before_a - self.after_a, self.before_b - self.after_b
+    # %% ../../nbs/adapt/01_gradients.ipynb #a959a7a9
+    @property
+    def gains(self) -> tuple[float, float]:
+        "What learning from A gained on A and on B; positive is better."
+        return self.before_a - self.after_a, self.before_b - self.after_b
 
+    @property
+    def index(self) -> float:
+        "The share of the gain on A that B did not get; NaN where A gained nothing."
+        a, b = self.gains
+        return (a - b) / a if a > 0 else math.nan
 
-@patch(as_prop=True)
-def index(self: Memorisation) -> float:
-    "The share of the gain on A that B did not get; NaN where A gained nothing."
-    a, b = self.gains
-    return (a - b) / a if a > 0 else math.nan
-
-
-@patch(as_prop=True)
-def flagged(self: Memorisation) -> bool:
-    "Whether memory is suspected: an index over 0.2, or passes that gain more than B did."
-    falls = len(self.loop) > 1 and self.loop[0] - self.loop[-1] > max(self.gains[1], 0)
-    return self.index > 0.2 or falls
+    @property
+    def flagged(self) -> bool:
+        "Whether memory is suspected: an index over 0.2, or passes that gain more than B did."
+        falls = len(self.loop) > 1 and self.loop[0] - self.loop[-1] > max(self.gains[1], 0)
+        return self.index > 0.2 or falls
 
 # %% ../../nbs/adapt/01_gradients.ipynb #384e1890
 def halves(tokens: Tensor, block: int, begins: int = 1) -> tuple[Tensor, Tensor]:

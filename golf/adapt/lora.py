@@ -9,7 +9,6 @@ __all__ = ['low_rank', 'in_banks', 'in_head', 'open_from', 'before_mark', 'LoRA'
 from typing import Any
 
 import torch
-from fastcore.basics import patch
 from ..net.windows import SlidingWindow, portion
 from torch import Tensor
 from torch.nn import functional as F
@@ -91,130 +90,119 @@ class LoRA(Predictor):
         self.first = low_rank(self.model, tuple(roles), rank, head=head, seed=seed)
         self.reset()
 
-# %% ../../nbs/adapt/02_lora.ipynb #957d5bb9
-@patch
-def check(self: LoRA) -> None:
-    """Raise `GolfError` naming the first argument that cannot work."""
-    there = [role for role, (bank, _) in ROLES.items() if hasattr(self.model, bank)]
-    odd = next((role for role in self.roles if role not in there), "")
-    token = self.boundary
-    rules = [
-        ("rank", self.rank >= 1, "at least 1"),
-        ("roles", not odd, f"among {there}{closest(odd, there)}"),
-        ("roles", len(set(self.roles)) == len(self.roles), "different"),
-        ("head", self.head or len(self.roles) > 0, "True where roles is empty"),
-        ("lr", self.lr >= 0, "0 or more"),
-        ("betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"),
-        ("epochs", self.epochs >= 0, "0 or more"),
-        ("boundary", token is None or 0 <= token < self.vocab_size, "None or an id"),
-    ]
-    for name, holds, wanted in rules:
-        if not holds:
-            raise GolfError(f"LoRA: {name} must be {wanted}, not {getattr(self, name)!r}")
+    # %% ../../nbs/adapt/02_lora.ipynb #957d5bb9
+    def check(self) -> None:
+        """Raise `GolfError` naming the first argument that cannot work."""
+        there = [role for role, (bank, _) in ROLES.items() if hasattr(self.model, bank)]
+        odd = next((role for role in self.roles if role not in there), "")
+        token = self.boundary
+        rules = [
+            ("rank", self.rank >= 1, "at least 1"),
+            ("roles", not odd, f"among {there}{closest(odd, there)}"),
+            ("roles", len(set(self.roles)) == len(self.roles), "different"),
+            ("head", self.head or len(self.roles) > 0, "True where roles is empty"),
+            ("lr", self.lr >= 0, "0 or more"),
+            ("betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"),
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("boundary", token is None or 0 <= token < self.vocab_size, "None or an id"),
+        ]
+        for name, holds, wanted in rules:
+            if not holds:
+                raise GolfError(f"LoRA: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-# %% ../../nbs/adapt/02_lora.ipynb #034e0cef
-@patch
-def reset(self: LoRA) -> None:
-    """Factors whose products are zero, and an optimiser that remembers nothing."""
-    self.factors = {name: f.clone().requires_grad_() for name, f in self.first.items()}
-    self.optimiser = torch.optim.Adam(self.factors.values(), lr=self.lr, betas=self.betas)
-    self.trained = False
+    # %% ../../nbs/adapt/02_lora.ipynb #034e0cef
+    def reset(self) -> None:
+        """Factors whose products are zero, and an optimiser that remembers nothing."""
+        self.factors = {name: f.clone().requires_grad_() for name, f in self.first.items()}
+        self.optimiser = torch.optim.Adam(self.factors.values(), lr=self.lr, betas=self.betas)
+        self.trained = False
 
+    def distribution(self, chunk: Chunk) -> Distribution:
+        "The corrected model's word up to the chunk's first mark, then the plain one's."
+        adapted = before_mark(chunk.inputs, self.boundary)
+        if not self.trained or not adapted:
+            return self.predictor.distribution(chunk)
+        with torch.no_grad():
+            states = self.predictor.states(chunk, in_banks(self.model, self.factors))
+            if adapted < len(chunk):
+                states = torch.cat([states[:adapted], self.predictor.states(chunk)[adapted:]])
+        return Dense(self.logits(states, adapted), n=len(chunk), vocab_size=self.vocab_size)
 
-@patch
-def distribution(self: LoRA, chunk: Chunk) -> Distribution:
-    "The corrected model's word up to the chunk's first mark, then the plain one's."
-    adapted = before_mark(chunk.inputs, self.boundary)
-    if not self.trained or not adapted:
-        return self.predictor.distribution(chunk)
-    with torch.no_grad():
-        states = self.predictor.states(chunk, in_banks(self.model, self.factors))
-        if adapted < len(chunk):
-            states = torch.cat([states[:adapted], self.predictor.states(chunk)[adapted:]])
-    return Dense(self.logits(states, adapted), n=len(chunk), vocab_size=self.vocab_size)
+    # %% ../../nbs/adapt/02_lora.ipynb #90278960
+    def logits(self, states: Tensor, adapted: int) -> Any:
+        "A function from positions [m] to logits [m, V]: the corrected head for those before `adapted`."
+        corrected = in_head(self.factors)
 
-# %% ../../nbs/adapt/02_lora.ipynb #90278960
-@patch
-def logits(self: LoRA, states: Tensor, adapted: int) -> Any:
-    "A function from positions [m] to logits [m, V]: the corrected head for those before `adapted`."
-    corrected = in_head(self.factors)
+        @torch.no_grad()
+        def at(positions: Tensor) -> Tensor:
+            positions = positions.to(states.device)
+            found, early = self.model.head(states[positions], corrected), positions < adapted
+            if early.all():
+                return found
+            return torch.where(early[:, None], found, self.model.head(states[positions]))
 
-    @torch.no_grad()
-    def at(positions: Tensor) -> Tensor:
-        positions = positions.to(states.device)
-        found, early = self.model.head(states[positions], corrected), positions < adapted
-        if early.all():
-            return found
-        return torch.where(early[:, None], found, self.model.head(states[positions]))
+        return at
 
-    return at
+    # %% ../../nbs/adapt/02_lora.ipynb #8e6cb497
+    def learn(self, chunk: Chunk) -> None:
+        "Train on what the chunk holds of the document that is still open."
+        mark = open_from(chunk.targets, self.boundary)
+        begin = chunk.start
+        if mark is not None:
+            self.reset()
+            begin = chunk.start + mark + 1  # the mark is the first input of its document
+        if begin == chunk.stop:
+            return
+        for _ in range(self.epochs):
+            self.step(chunk, begin)
+            self.trained = True
 
-# %% ../../nbs/adapt/02_lora.ipynb #8e6cb497
-@patch
-def learn(self: LoRA, chunk: Chunk) -> None:
-    "Train on what the chunk holds of the document that is still open."
-    mark = open_from(chunk.targets, self.boundary)
-    begin = chunk.start
-    if mark is not None:
+    # %% ../../nbs/adapt/02_lora.ipynb #a5cc2dff
+    def step(self, chunk: Chunk, begin: int) -> None:
+        "One step of Adam along the mean loss of the positions from `begin` to the chunk's end."
+        ranks, size = self.predictor.ranks, self.predictor.batch
+        plan = [(w, max(a, begin), b) for w, a, b in self.predictor.plan(chunk) if b > begin]
+        mine = plan[portion(len(plan), ranks.rank, ranks.world_size)]
+        for f in self.factors.values():
+            f.grad = torch.zeros_like(f)
+        for i in range(0, len(mine), size):
+            with torch.enable_grad():
+                loss = self.loss(chunk, mine[i : i + size]) / (chunk.stop - begin)
+            found = torch.autograd.grad(loss, list(self.factors.values()))
+            for f, g in zip(self.factors.values(), found):
+                f.grad += g
+        flat = ranks.sum_(torch.cat([f.grad.flatten() for f in self.factors.values()]))
+        parts = flat.split([f.numel() for f in self.factors.values()])
+        for f, g in zip(self.factors.values(), parts):
+            f.grad = g.view_as(f)
+        self.optimiser.step()
+
+    # %% ../../nbs/adapt/02_lora.ipynb #9068b8a3
+    def loss(self, chunk: Chunk, plan: list[tuple[int, int, int]]) -> Tensor:
+        "The sum of the losses, in nats, at the scored positions of some windows."
+        states = self.predictor.window_states(chunk, plan, in_banks(self.model, self.factors))
+        targets = torch.cat([chunk.tokens[a + 1 : b + 1] for _, a, b in plan]).to(states.device)
+        return F.cross_entropy(self.model.head(states, in_head(self.factors)), targets, reduction="sum")
+
+    # %% ../../nbs/adapt/02_lora.ipynb #f72494df
+    def get_state(self) -> dict[str, Any]:
+        "Copies of the factors and of what Adam remembers of each."
+        memory = {n: self.optimiser.state.get(f, {}) for n, f in self.factors.items()}
+        copied = {n: {k: v.clone() for k, v in kept.items()} for n, kept in memory.items()}
+        factors = {n: f.detach().clone() for n, f in self.factors.items()}
+        return dict(factors=factors, memory=copied, trained=self.trained)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over factors and memory; raises `GolfError` for factors of another shape."
+        shapes = [
+            {n: tuple(f.shape) for n, f in kept.items()} for kept in (self.first, state["factors"])
+        ]
+        if shapes[0] != shapes[1]:
+            raise GolfError(f"LoRA: the state's factors are {shapes[1]}, expected {shapes[0]}")
         self.reset()
-        begin = chunk.start + mark + 1  # the mark is the first input of its document
-    if begin == chunk.stop:
-        return
-    for _ in range(self.epochs):
-        self.step(chunk, begin)
-        self.trained = True
-
-# %% ../../nbs/adapt/02_lora.ipynb #a5cc2dff
-@patch
-def step(self: LoRA, chunk: Chunk, begin: int) -> None:
-    "One step of Adam along the mean loss of the positions from `begin` to the chunk's end."
-    ranks, size = self.predictor.ranks, self.predictor.batch
-    plan = [(w, max(a, begin), b) for w, a, b in self.predictor.plan(chunk) if b > begin]
-    mine = plan[portion(len(plan), ranks.rank, ranks.world_size)]
-    for f in self.factors.values():
-        f.grad = torch.zeros_like(f)
-    for i in range(0, len(mine), size):
-        with torch.enable_grad():
-            loss = self.loss(chunk, mine[i : i + size]) / (chunk.stop - begin)
-        found = torch.autograd.grad(loss, list(self.factors.values()))
-        for f, g in zip(self.factors.values(), found):
-            f.grad += g
-    flat = ranks.sum_(torch.cat([f.grad.flatten() for f in self.factors.values()]))
-    parts = flat.split([f.numel() for f in self.factors.values()])
-    for f, g in zip(self.factors.values(), parts):
-        f.grad = g.view_as(f)
-    self.optimiser.step()
-
-# %% ../../nbs/adapt/02_lora.ipynb #9068b8a3
-@patch
-def loss(self: LoRA, chunk: Chunk, plan: list[tuple[int, int, int]]) -> Tensor:
-    "The sum of the losses, in nats, at the scored positions of some windows."
-    states = self.predictor.window_states(chunk, plan, in_banks(self.model, self.factors))
-    targets = torch.cat([chunk.tokens[a + 1 : b + 1] for _, a, b in plan]).to(states.device)
-    return F.cross_entropy(self.model.head(states, in_head(self.factors)), targets, reduction="sum")
-
-# %% ../../nbs/adapt/02_lora.ipynb #f72494df
-@patch
-def get_state(self: LoRA) -> dict[str, Any]:
-    "Copies of the factors and of what Adam remembers of each."
-    memory = {n: self.optimiser.state.get(f, {}) for n, f in self.factors.items()}
-    copied = {n: {k: v.clone() for k, v in kept.items()} for n, kept in memory.items()}
-    factors = {n: f.detach().clone() for n, f in self.factors.items()}
-    return dict(factors=factors, memory=copied, trained=self.trained)
-
-
-@patch
-def set_state(self: LoRA, state: dict[str, Any]) -> None:
-    "Take over factors and memory; raises `GolfError` for factors of another shape."
-    shapes = [
-        {n: tuple(f.shape) for n, f in kept.items()} for kept in (self.first, state["factors"])
-    ]
-    if shapes[0] != shapes[1]:
-        raise GolfError(f"LoRA: the state's factors are {shapes[1]}, expected {shapes[0]}")
-    self.reset()
-    with torch.no_grad():
-        for name, f in self.factors.items():
-            f.copy_(state["factors"][name])
-            if state["memory"][name]:
-                self.optimiser.state[f] = {k: v.clone() for k, v in state["memory"][name].items()}
-    self.trained = state["trained"]
+        with torch.no_grad():
+            for name, f in self.factors.items():
+                f.copy_(state["factors"][name])
+                if state["memory"][name]:
+                    self.optimiser.state[f] = {k: v.clone() for k, v in state["memory"][name].items()}
+        self.trained = state["trained"]

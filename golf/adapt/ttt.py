@@ -16,7 +16,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from fastcore.basics import patch
 from ..net.windows import SlidingWindow, portion
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -174,29 +173,22 @@ class Gradients:
     def end_chunk(self, learner: "TTT", chunk: int) -> None:
         "Take note that the last step on chunk number `chunk` is made."
 
-# %% ../../nbs/adapt/00_ttt.ipynb #37052942
-@patch
-def state(self: Gradients) -> dict[str, Any]:
-    "All that changes, as tensors and plain values."
-    return {}
+    # %% ../../nbs/adapt/00_ttt.ipynb #37052942
+    def state(self) -> dict[str, Any]:
+        "All that changes, as tensors and plain values."
+        return {}
 
+    def load(self, state: dict[str, Any]) -> None:
+        "Take over what `state` gave."
 
-@patch
-def load(self: Gradients, state: dict[str, Any]) -> None:
-    "Take over what `state` gave."
+    def digestible(self) -> Any:
+        "Name and constructor arguments, which must be kept as attributes."
+        names = inspect.signature(type(self)).parameters
+        return type(self).__name__, {name: getattr(self, name) for name in names}
 
-
-@patch
-def digestible(self: Gradients) -> Any:
-    "Name and constructor arguments, which must be kept as attributes."
-    names = inspect.signature(type(self)).parameters
-    return type(self).__name__, {name: getattr(self, name) for name in names}
-
-
-@patch
-def __repr__(self: Gradients) -> str:
-    name, settings = self.digestible()
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+    def __repr__(self) -> str:
+        name, settings = self.digestible()
+        return f"{name}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 # %% ../../nbs/adapt/00_ttt.ipynb #06f31cc7
 class TTT(Predictor):
@@ -225,6 +217,285 @@ class TTT(Predictor):
         self.check()
         self.prepare()
 
+    # %% ../../nbs/adapt/00_ttt.ipynb #3beee1dc
+    def check(self) -> None:
+        """Raise `GolfError` naming the first argument that cannot work."""
+        n = self.total_chunks
+        rules = [
+            ("total_chunks", n >= 1, "at least 1"),
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("lr", self.lr >= 0, "0 or more"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("reset_every", 0 <= self.reset_every < max(n, 1), f"0 (never) or below total_chunks={n}"),
+        ]
+        for name, holds, wanted in rules + _choices(self):
+            if not holds:
+                raise GolfError(f"TTT: {name} must be {wanted}, not {getattr(self, name)!r}")
+        for name, p in self.model.named_parameters():
+            if p.dtype not in (torch.float32, torch.float64):
+                raise GolfError(f"TTT: {name} must be float32 while it adapts, not {p.dtype}")
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #eabf2554
+    @property
+    def device(self) -> torch.device:
+        "Where the model's weights are."
+        return self.model.embedding.weight.device
+
+    def factors(self, argument: str) -> Masks:
+        """What the function given as `argument` says about the model, checked and on its device."""
+        function, there = getattr(self, argument), dict(self.model.named_parameters())
+        found = function(self.model) if function else {}
+        for name, factor in found.items():
+            if name not in there:
+                raise GolfError(f"TTT: {argument} names no parameter: {name!r}{closest(name, there)}")
+            shape = there[name].shape
+            sizes = zip(reversed(factor.shape), reversed(shape))
+            if factor.ndim > len(shape) or any(a not in (1, b) for a, b in sizes):
+                raise GolfError(f"TTT: {argument} must give {name} factors that fit {tuple(shape)}")
+        return {name: factor.to(self.device) for name, factor in found.items()}
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #93860dcb
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        "The optimisers that share the parameters, without weight decay."
+        adam = dict(lr=self.lr, betas=self.betas or (0.9, 0.999), weight_decay=0.0)
+        if self.optimiser == "sgd":
+            return [torch.optim.SGD(self.model.parameters(), lr=self.lr, momentum=self.momentum)]
+        if self.optimiser == "adamw":
+            return [torch.optim.AdamW(self.model.parameters(), **adam)]
+        named = list(self.model.named_parameters())
+        banks = [p for n, p in named if role(n) == "matrix"]
+        rest = [p for n, p in named if role(n) != "matrix"]
+        muon = Muon(banks, self.lr, momentum=self.momentum, dtype=torch.float32)
+        return [muon, torch.optim.AdamW(rest, **adam)]
+
+    def prepare(self) -> None:
+        "Masks, scales, optimisers, average, and a copy of the artifact's weights."
+        self.masks, self.scales = self.factors("trainable"), self.factors("scale")
+        self.start = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.optimisers = self.make_optimisers()
+        self.average = EMA(self.model, self.polyak) if self.polyak else None
+        self.raw: dict[str, Tensor] | None = None  # the learner's weights while the average is scored
+        self.former.begin(self)
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #99d11959
+    def reset_due(self, chunk: Chunk) -> bool:
+        "Whether the weights go back to the artifact's before `chunk` is scored."
+        if chunk.index == 0:
+            return False
+        if self.reset_every and chunk.index % self.reset_every == 0:
+            return True
+        size = chunk.start // chunk.index
+        before = chunk.tokens[chunk.start - size + 1 : chunk.start + 1]
+        return self.reset_on is not None and bool((before == self.reset_on).any())
+
+    def distribution(self, chunk: Chunk) -> Distribution:
+        "What the wrapped predictor says, after a reset when one is due."
+        if chunk.index >= self.total_chunks:
+            raise GolfError(f"total_chunks is {self.total_chunks}, but the stream has more chunks")
+        if self.reset_due(chunk):
+            self.reset()
+        self.swap_in()
+        return self.predictor.distribution(chunk)
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #fb1a41c0
+    @torch.no_grad()
+    def put(self, weights: dict[str, Tensor]) -> None:
+        "Copy `weights` into the model in place: the learner's own from now on."
+        for name, p in self.model.named_parameters():
+            p.copy_(weights[name])
+        self.raw = None
+
+    def reset(self) -> None:
+        """Return to the artifact: its weights copied in place, the optimiser's memory cleared."""
+        self.put(self.start)
+        for optimiser in self.optimisers:
+            optimiser.state.clear()
+        self.average = EMA(self.model, self.polyak) if self.polyak else None
+        self.former.begin(self)
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #59ca5ac2
+    @torch.no_grad()
+    def swap_in(self) -> None:
+        "Let the model hold the average, if there is one, until `swap_out`."
+        if self.average is not None and self.raw is None:
+            raw, average = self.weights(), self.average.average()
+            self.put(average)
+            self.raw = raw
+
+    def swap_out(self) -> None:
+        "Give the model the learner's own weights back."
+        if self.raw is not None:
+            self.put(self.raw)
+
+    def weights(self) -> dict[str, Tensor]:
+        "Copies of the learner's own weights, whatever the model holds just now."
+        own = dict(self.model.named_parameters()) if self.raw is None else self.raw
+        return {n: p.detach().clone() for n, p in own.items()}
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #a8476d79
+    def learn(self, chunk: Chunk) -> None:
+        "Train on a chunk whose score is final; the text's last chunk is left alone."
+        self.swap_out()
+        if chunk.index == self.total_chunks - 1 or self.epochs == 0:
+            return
+        x, y = (t.to(self.device) for t in sequences(chunk, self.model.config.context))
+        batches = list(zip(x.split(self.batch), y.split(self.batch))) * self.epochs
+        self.model.train()
+        for i, (ids, targets) in enumerate(batches):
+            self.set_rate(chunk.index, i, len(batches))
+            self.step(ids, targets)
+        self.former.end_chunk(self, chunk.index)
+        self.model.eval()
+
+    def set_rate(self, chunk: int, step: int, steps: int) -> None:
+        "The learning rate at `step` of the `steps` that every chunk gets but the last, which gets none."
+        now, total = chunk, self.total_chunks
+        if self.clock == "step":
+            now, total = chunk * steps + step, (total - 1) * steps
+        for group in (g for o in self.optimisers for g in o.param_groups):
+            group["lr"] = self.lr * self.schedule(now, total)
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #b5cd72f6
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        "The loss of one batch of inputs and targets [B, T], in nats per token or weighted by bytes."
+        if self.byte_table is None:
+            return self.model.loss(ids, targets)
+        ids, targets, logits = ids.flatten(), targets.flatten(), self.model(ids).flatten(0, 1)
+        nll = F.cross_entropy(logits, targets, reduction="none")
+        return weighted_mean(nll, self.byte_table.count(ids, targets).to(nll))
+
+    def weigh(self, ids: Tensor, targets: Tensor) -> Tensor:
+        "What the loss of a batch is divided by: its tokens, or their bytes, as one number."
+        if self.byte_table is None:
+            return torch.tensor(float(targets.numel()), device=self.device)
+        return self.byte_table.count(ids.flatten(), targets.flatten()).sum().clamp_min(1)
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #2c8588e2
+    def share(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        "This rank's rows of a batch [B, T]; there may be none."
+        mine = portion(len(ids), self.ranks.rank, self.ranks.world_size)
+        return ids[mine], targets[mine]
+
+    def gather(self, ids: Tensor, targets: Tensor) -> None:
+        "The plain gradient of the loss of a batch [B, T], in `.grad` on every rank."
+        self.model.zero_grad(set_to_none=True)
+        mine = self.share(ids, targets)
+        if len(mine[0]):
+            part = 1.0 if self.ranks.alone else self.weigh(*mine) / self.weigh(ids, targets)
+            with torch.enable_grad():
+                (self.loss(*mine) * part).backward()
+        self.sum_gradients()
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #628d3298
+    @torch.no_grad()
+    def sum_gradients(self) -> None:
+        "Replace every `.grad` by its sum over the ranks, in one message; None where no rank has one."
+        if self.ranks.alone:
+            return
+        moving = [p for p in self.model.parameters() if p.requires_grad]
+        has = torch.tensor([float(p.grad is not None) for p in moving], device=self.device)
+        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in moving]
+        found = self.ranks.sum_(torch.cat([has, *parts]))
+        has, *parts = found.split([len(moving), *(p.numel() for p in moving)])
+        for p, there, part in zip(moving, has.tolist(), parts):
+            p.grad = part.view_as(p) if there else None
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #106de173
+    def step(self, ids: Tensor, targets: Tensor) -> None:
+        "One update from one batch: gradient, masks, clip, descent, scales, anchor, average."
+        self.former.fill(self, ids, targets)
+        for name, p in self.model.named_parameters():
+            if name in self.masks and p.grad is not None:
+                p.grad.mul_(self.masks[name])
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+        self.former.adjust(self)
+        self.descend()
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #f2f366be
+    @torch.no_grad()
+    def descend(self) -> None:
+        "Step along the gradients, each part by its factor; then back towards the artifact; then average."
+        moving = dict(self.model.named_parameters())
+        on_step = dict(self.scales)
+        if self.optimiser == "muon":  # makes matrices of gradients, so a mask within one must act again
+            for name, mask in self.masks.items():
+                on_step[name] = on_step[name] * mask if name in on_step else mask
+        old = {name: moving[name].clone() for name in on_step}
+        for optimiser in self.optimisers:
+            optimiser.step()
+        for name, factor in on_step.items():
+            p = moving[name]
+            p.copy_(torch.lerp(old[name], p, factor.to(p).expand_as(p)))
+        if self.anchor:
+            for name, p in moving.items():
+                p.lerp_(self.start[name], self.anchor)
+        if self.average is not None:
+            self.average.update()
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #994a4eb3
+    def digestible(self) -> Any:
+        "Settings, the starting weights, and the wrapped predictor's layout."
+        p = self.predictor
+        layout = asdict(self.model.config), str(self.model.compute_dtype), p.window, p.stride, p.batch
+        layout = layout if self.ranks.alone else (*layout, self.ranks.world_size)
+        settings = {k: getattr(self, k) for k in (
+            "total_chunks", "lr", "momentum", "epochs", "grad_clip", "reset_every", "trainable", "batch", "schedule",
+        )}  # fmt: skip
+        chosen = {k: getattr(self, k) for k, off in OPTIONS.items() if getattr(self, k) != off}
+        return "TTT", digest(self.start), layout, settings | chosen
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #c904d235
+    def get_state(self) -> dict[str, Any]:
+        """Copies of the weights and the momentum; `optimiser`, `memory`, `average` where they are not default."""
+        memory = {
+            name: {k: v.clone() for k, v in o.state[p].items() if torch.is_tensor(v)}
+            for name, p in self.model.named_parameters()
+            for o in self.optimisers
+            if p in o.state
+        }
+        found: dict[str, Any] = dict(weights=self.weights(), momentum={})
+        if self.optimiser == "sgd":
+            buffers = {name: kept.get("momentum_buffer") for name, kept in memory.items()}
+            found["momentum"] = {name: b for name, b in buffers.items() if b is not None}
+        else:
+            found |= dict(optimiser=self.optimiser, memory=memory)
+        if self.gradients is not None:
+            found |= dict(gradients=self.former.state())
+        return found if self.average is None else found | dict(average=self.average.state())
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #31d8b970
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Put weights, momentum and average back in place; `GolfError` for another optimiser's state."
+        kind, averaged = state.get("optimiser", "sgd"), self.average is not None
+        if kind != self.optimiser:
+            raise GolfError(f"TTT: optimiser is {self.optimiser!r}, but the state is of {kind!r}")
+        if averaged != ("average" in state):
+            raise GolfError(
+                f"TTT: polyak is {self.polyak}, but the state has {'no' if averaged else 'an'} average"
+            )
+        if (self.gradients is not None) != ("gradients" in state):
+            raise GolfError("TTT: gradients are formed in one way here and in another in the state")
+        self.put(state["weights"])
+        self.remember(state)
+        if self.gradients is not None:
+            self.former.load(state["gradients"])
+        if averaged:
+            self.average.load(state["average"])
+
+    # %% ../../nbs/adapt/00_ttt.ipynb #d0daee67
+    def remember(self, state: dict[str, Any]) -> None:
+        "Give each optimiser copies of what a state says it remembered, and nothing besides."
+        memory = {name: dict(momentum_buffer=b) for name, b in state["momentum"].items()}
+        memory |= state.get("memory", {})
+        owner = {id(p): o for o in self.optimisers for g in o.param_groups for p in g["params"]}
+        for optimiser in self.optimisers:
+            optimiser.state.clear()
+        for name, p in self.model.named_parameters():
+            if name in memory:
+                owner[id(p)].state[p] = {k: v.clone() for k, v in memory[name].items()}
+
 # %% ../../nbs/adapt/00_ttt.ipynb #c477609a
 OPTIMISERS, CLOCKS, WEIGHTS = ("sgd", "adamw", "muon"), ("chunk", "step"), ("tokens", "bytes")
 
@@ -246,73 +517,6 @@ def _choices(learner: Any) -> list[tuple[str, bool, str]]:
         ("byte_table", has_table == (learner.weight == "bytes"), "given for weight='bytes' only"),
     ]
 
-# %% ../../nbs/adapt/00_ttt.ipynb #3beee1dc
-@patch
-def check(self: TTT) -> None:
-    """Raise `GolfError` naming the first argument that cannot work."""
-    n = self.total_chunks
-    rules = [
-        ("total_chunks", n >= 1, "at least 1"),
-        ("epochs", self.epochs >= 0, "0 or more"),
-        ("lr", self.lr >= 0, "0 or more"),
-        ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-        ("batch", self.batch >= 1, "at least 1"),
-        ("reset_every", 0 <= self.reset_every < max(n, 1), f"0 (never) or below total_chunks={n}"),
-    ]
-    for name, holds, wanted in rules + _choices(self):
-        if not holds:
-            raise GolfError(f"TTT: {name} must be {wanted}, not {getattr(self, name)!r}")
-    for name, p in self.model.named_parameters():
-        if p.dtype not in (torch.float32, torch.float64):
-            raise GolfError(f"TTT: {name} must be float32 while it adapts, not {p.dtype}")
-
-# %% ../../nbs/adapt/00_ttt.ipynb #eabf2554
-@patch(as_prop=True)
-def device(self: TTT) -> torch.device:
-    "Where the model's weights are."
-    return self.model.embedding.weight.device
-
-
-@patch
-def factors(self: TTT, argument: str) -> Masks:
-    """What the function given as `argument` says about the model, checked and on its device."""
-    function, there = getattr(self, argument), dict(self.model.named_parameters())
-    found = function(self.model) if function else {}
-    for name, factor in found.items():
-        if name not in there:
-            raise GolfError(f"TTT: {argument} names no parameter: {name!r}{closest(name, there)}")
-        shape = there[name].shape
-        sizes = zip(reversed(factor.shape), reversed(shape))
-        if factor.ndim > len(shape) or any(a not in (1, b) for a, b in sizes):
-            raise GolfError(f"TTT: {argument} must give {name} factors that fit {tuple(shape)}")
-    return {name: factor.to(self.device) for name, factor in found.items()}
-
-# %% ../../nbs/adapt/00_ttt.ipynb #93860dcb
-@patch
-def make_optimisers(self: TTT) -> list[torch.optim.Optimizer]:
-    "The optimisers that share the parameters, without weight decay."
-    adam = dict(lr=self.lr, betas=self.betas or (0.9, 0.999), weight_decay=0.0)
-    if self.optimiser == "sgd":
-        return [torch.optim.SGD(self.model.parameters(), lr=self.lr, momentum=self.momentum)]
-    if self.optimiser == "adamw":
-        return [torch.optim.AdamW(self.model.parameters(), **adam)]
-    named = list(self.model.named_parameters())
-    banks = [p for n, p in named if role(n) == "matrix"]
-    rest = [p for n, p in named if role(n) != "matrix"]
-    muon = Muon(banks, self.lr, momentum=self.momentum, dtype=torch.float32)
-    return [muon, torch.optim.AdamW(rest, **adam)]
-
-
-@patch
-def prepare(self: TTT) -> None:
-    "Masks, scales, optimisers, average, and a copy of the artifact's weights."
-    self.masks, self.scales = self.factors("trainable"), self.factors("scale")
-    self.start = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-    self.optimisers = self.make_optimisers()
-    self.average = EMA(self.model, self.polyak) if self.polyak else None
-    self.raw: dict[str, Tensor] | None = None  # the learner's weights while the average is scored
-    self.former.begin(self)
-
 # %% ../../nbs/adapt/00_ttt.ipynb #cb38139c
 def sequences(chunk: Chunk, length: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets int64 [⌊len / length⌋, length] of a chunk; a remainder is left out.
@@ -324,258 +528,13 @@ def sequences(chunk: Chunk, length: int) -> tuple[Tensor, Tensor]:
         raise GolfError(f"chunk_tokens must be at least the context, {length}, not {len(chunk)}")
     return chunk.inputs[:whole].view(-1, length), chunk.targets[:whole].view(-1, length)
 
-# %% ../../nbs/adapt/00_ttt.ipynb #99d11959
-@patch
-def reset_due(self: TTT, chunk: Chunk) -> bool:
-    "Whether the weights go back to the artifact's before `chunk` is scored."
-    if chunk.index == 0:
-        return False
-    if self.reset_every and chunk.index % self.reset_every == 0:
-        return True
-    size = chunk.start // chunk.index
-    before = chunk.tokens[chunk.start - size + 1 : chunk.start + 1]
-    return self.reset_on is not None and bool((before == self.reset_on).any())
-
-
-@patch
-def distribution(self: TTT, chunk: Chunk) -> Distribution:
-    "What the wrapped predictor says, after a reset when one is due."
-    if chunk.index >= self.total_chunks:
-        raise GolfError(f"total_chunks is {self.total_chunks}, but the stream has more chunks")
-    if self.reset_due(chunk):
-        self.reset()
-    self.swap_in()
-    return self.predictor.distribution(chunk)
-
-# %% ../../nbs/adapt/00_ttt.ipynb #fb1a41c0
-@patch
-@torch.no_grad()
-def put(self: TTT, weights: dict[str, Tensor]) -> None:
-    "Copy `weights` into the model in place: the learner's own from now on."
-    for name, p in self.model.named_parameters():
-        p.copy_(weights[name])
-    self.raw = None
-
-
-@patch
-def reset(self: TTT) -> None:
-    """Return to the artifact: its weights copied in place, the optimiser's memory cleared."""
-    self.put(self.start)
-    for optimiser in self.optimisers:
-        optimiser.state.clear()
-    self.average = EMA(self.model, self.polyak) if self.polyak else None
-    self.former.begin(self)
-
-# %% ../../nbs/adapt/00_ttt.ipynb #59ca5ac2
-@patch
-@torch.no_grad()
-def swap_in(self: TTT) -> None:
-    "Let the model hold the average, if there is one, until `swap_out`."
-    if self.average is not None and self.raw is None:
-        raw, average = self.weights(), self.average.average()
-        self.put(average)
-        self.raw = raw
-
-
-@patch
-def swap_out(self: TTT) -> None:
-    "Give the model the learner's own weights back."
-    if self.raw is not None:
-        self.put(self.raw)
-
-
-@patch
-def weights(self: TTT) -> dict[str, Tensor]:
-    "Copies of the learner's own weights, whatever the model holds just now."
-    own = dict(self.model.named_parameters()) if self.raw is None else self.raw
-    return {n: p.detach().clone() for n, p in own.items()}
-
-# %% ../../nbs/adapt/00_ttt.ipynb #a8476d79
-@patch
-def learn(self: TTT, chunk: Chunk) -> None:
-    "Train on a chunk whose score is final; the text's last chunk is left alone."
-    self.swap_out()
-    if chunk.index == self.total_chunks - 1 or self.epochs == 0:
-        return
-    x, y = (t.to(self.device) for t in sequences(chunk, self.model.config.context))
-    batches = list(zip(x.split(self.batch), y.split(self.batch))) * self.epochs
-    self.model.train()
-    for i, (ids, targets) in enumerate(batches):
-        self.set_rate(chunk.index, i, len(batches))
-        self.step(ids, targets)
-    self.former.end_chunk(self, chunk.index)
-    self.model.eval()
-
-
-@patch
-def set_rate(self: TTT, chunk: int, step: int, steps: int) -> None:
-    "The learning rate at `step` of the `steps` that every chunk gets but the last, which gets none."
-    now, total = chunk, self.total_chunks
-    if self.clock == "step":
-        now, total = chunk * steps + step, (total - 1) * steps
-    for group in (g for o in self.optimisers for g in o.param_groups):
-        group["lr"] = self.lr * self.schedule(now, total)
-
 # %% ../../nbs/adapt/00_ttt.ipynb #b5cd72f6
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Mean [] of `values` [n] under `weights` [n], which may all be zero: then it is zero."""
     return (weights * values).sum() / weights.sum().clamp_min(1)
-
-
-@patch
-def loss(self: TTT, ids: Tensor, targets: Tensor) -> Tensor:
-    "The loss of one batch of inputs and targets [B, T], in nats per token or weighted by bytes."
-    if self.byte_table is None:
-        return self.model.loss(ids, targets)
-    ids, targets, logits = ids.flatten(), targets.flatten(), self.model(ids).flatten(0, 1)
-    nll = F.cross_entropy(logits, targets, reduction="none")
-    return weighted_mean(nll, self.byte_table.count(ids, targets).to(nll))
-
-
-@patch
-def weigh(self: TTT, ids: Tensor, targets: Tensor) -> Tensor:
-    "What the loss of a batch is divided by: its tokens, or their bytes, as one number."
-    if self.byte_table is None:
-        return torch.tensor(float(targets.numel()), device=self.device)
-    return self.byte_table.count(ids.flatten(), targets.flatten()).sum().clamp_min(1)
-
-# %% ../../nbs/adapt/00_ttt.ipynb #2c8588e2
-@patch
-def share(self: TTT, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    "This rank's rows of a batch [B, T]; there may be none."
-    mine = portion(len(ids), self.ranks.rank, self.ranks.world_size)
-    return ids[mine], targets[mine]
-
-
-@patch
-def gather(self: TTT, ids: Tensor, targets: Tensor) -> None:
-    "The plain gradient of the loss of a batch [B, T], in `.grad` on every rank."
-    self.model.zero_grad(set_to_none=True)
-    mine = self.share(ids, targets)
-    if len(mine[0]):
-        part = 1.0 if self.ranks.alone else self.weigh(*mine) / self.weigh(ids, targets)
-        with torch.enable_grad():
-            (self.loss(*mine) * part).backward()
-    self.sum_gradients()
-
-# %% ../../nbs/adapt/00_ttt.ipynb #628d3298
-@patch
-@torch.no_grad()
-def sum_gradients(self: TTT) -> None:
-    "Replace every `.grad` by its sum over the ranks, in one message; None where no rank has one."
-    if self.ranks.alone:
-        return
-    moving = [p for p in self.model.parameters() if p.requires_grad]
-    has = torch.tensor([float(p.grad is not None) for p in moving], device=self.device)
-    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in moving]
-    found = self.ranks.sum_(torch.cat([has, *parts]))
-    has, *parts = found.split([len(moving), *(p.numel() for p in moving)])
-    for p, there, part in zip(moving, has.tolist(), parts):
-        p.grad = part.view_as(p) if there else None
-
-# %% ../../nbs/adapt/00_ttt.ipynb #106de173
-@patch
-def step(self: TTT, ids: Tensor, targets: Tensor) -> None:
-    "One update from one batch: gradient, masks, clip, descent, scales, anchor, average."
-    self.former.fill(self, ids, targets)
-    for name, p in self.model.named_parameters():
-        if name in self.masks and p.grad is not None:
-            p.grad.mul_(self.masks[name])
-    if self.grad_clip:
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-    self.former.adjust(self)
-    self.descend()
-
-# %% ../../nbs/adapt/00_ttt.ipynb #f2f366be
-@patch
-@torch.no_grad()
-def descend(self: TTT) -> None:
-    "Step along the gradients, each part by its factor; then back towards the artifact; then average."
-    moving = dict(self.model.named_parameters())
-    on_step = dict(self.scales)
-    if self.optimiser == "muon":  # makes matrices of gradients, so a mask within one must act again
-        for name, mask in self.masks.items():
-            on_step[name] = on_step[name] * mask if name in on_step else mask
-    old = {name: moving[name].clone() for name in on_step}
-    for optimiser in self.optimisers:
-        optimiser.step()
-    for name, factor in on_step.items():
-        p = moving[name]
-        p.copy_(torch.lerp(old[name], p, factor.to(p).expand_as(p)))
-    if self.anchor:
-        for name, p in moving.items():
-            p.lerp_(self.start[name], self.anchor)
-    if self.average is not None:
-        self.average.update()
 
 # %% ../../nbs/adapt/00_ttt.ipynb #994a4eb3
 OPTIONS = dict(
     optimiser="sgd", betas=None, scale=None, clock="chunk", polyak=0.0, anchor=0.0,
     reset_on=None, weight="tokens", byte_table=None, gradients=None,
 )  # fmt: skip
-
-
-@patch
-def digestible(self: TTT) -> Any:
-    "Settings, the starting weights, and the wrapped predictor's layout."
-    p = self.predictor
-    layout = asdict(self.model.config), str(self.model.compute_dtype), p.window, p.stride, p.batch
-    layout = layout if self.ranks.alone else (*layout, self.ranks.world_size)
-    settings = {k: getattr(self, k) for k in (
-        "total_chunks", "lr", "momentum", "epochs", "grad_clip", "reset_every", "trainable", "batch", "schedule",
-    )}  # fmt: skip
-    chosen = {k: getattr(self, k) for k, off in OPTIONS.items() if getattr(self, k) != off}
-    return "TTT", digest(self.start), layout, settings | chosen
-
-# %% ../../nbs/adapt/00_ttt.ipynb #c904d235
-@patch
-def get_state(self: TTT) -> dict[str, Any]:
-    """Copies of the weights and the momentum; `optimiser`, `memory`, `average` where they are not default."""
-    memory = {
-        name: {k: v.clone() for k, v in o.state[p].items() if torch.is_tensor(v)}
-        for name, p in self.model.named_parameters()
-        for o in self.optimisers
-        if p in o.state
-    }
-    found: dict[str, Any] = dict(weights=self.weights(), momentum={})
-    if self.optimiser == "sgd":
-        buffers = {name: kept.get("momentum_buffer") for name, kept in memory.items()}
-        found["momentum"] = {name: b for name, b in buffers.items() if b is not None}
-    else:
-        found |= dict(optimiser=self.optimiser, memory=memory)
-    if self.gradients is not None:
-        found |= dict(gradients=self.former.state())
-    return found if self.average is None else found | dict(average=self.average.state())
-
-# %% ../../nbs/adapt/00_ttt.ipynb #31d8b970
-@patch
-def set_state(self: TTT, state: dict[str, Any]) -> None:
-    "Put weights, momentum and average back in place; `GolfError` for another optimiser's state."
-    kind, averaged = state.get("optimiser", "sgd"), self.average is not None
-    if kind != self.optimiser:
-        raise GolfError(f"TTT: optimiser is {self.optimiser!r}, but the state is of {kind!r}")
-    if averaged != ("average" in state):
-        raise GolfError(
-            f"TTT: polyak is {self.polyak}, but the state has {'no' if averaged else 'an'} average"
-        )
-    if (self.gradients is not None) != ("gradients" in state):
-        raise GolfError("TTT: gradients are formed in one way here and in another in the state")
-    self.put(state["weights"])
-    self.remember(state)
-    if self.gradients is not None:
-        self.former.load(state["gradients"])
-    if averaged:
-        self.average.load(state["average"])
-
-# %% ../../nbs/adapt/00_ttt.ipynb #d0daee67
-@patch
-def remember(self: TTT, state: dict[str, Any]) -> None:
-    "Give each optimiser copies of what a state says it remembered, and nothing besides."
-    memory = {name: dict(momentum_buffer=b) for name, b in state["momentum"].items()}
-    memory |= state.get("memory", {})
-    owner = {id(p): o for o in self.optimisers for g in o.param_groups for p in g["params"]}
-    for optimiser in self.optimisers:
-        optimiser.state.clear()
-    for name, p in self.model.named_parameters():
-        if name in memory:
-            owner[id(p)].state[p] = {k: v.clone() for k, v in memory[name].items()}

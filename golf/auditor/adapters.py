@@ -24,7 +24,6 @@ from typing import Any
 # %% ../../nbs/auditor/11_adapters.ipynb #94e6ea79
 import numpy as np
 import torch
-from fastcore.basics import patch
 from ..net.windows import SlidingWindow
 from ..text.shards import shard_paths, write_shard
 from torch import Tensor, nn
@@ -76,32 +75,29 @@ class Windows(SlidingWindow):
         "The module of a bound method, or the model as it is."
         return getattr(self.model, "__self__", self.model)
 
-# %% ../../nbs/auditor/11_adapters.ipynb #74dddb34
-@patch
-def logits(self: Windows, rows: Tensor) -> Tensor:
-    "The model's logits [B, T, V] for `rows` [B, T]; a tuple's first, or an object's `logits`."
-    module = self.module
-    weight = next(module.parameters(), rows) if isinstance(module, nn.Module) else rows
-    with torch.no_grad():
-        found = self.model(rows.to(weight.device))
-    found = found[0] if isinstance(found, tuple) else getattr(found, "logits", found)
-    if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != rows.shape:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise GolfError(f"model: logits of shape {(*rows.shape, 'V')} expected, not {shape}")
-    return found
+    # %% ../../nbs/auditor/11_adapters.ipynb #74dddb34
+    def logits(self, rows: Tensor) -> Tensor:
+        "The model's logits [B, T, V] for `rows` [B, T]; a tuple's first, or an object's `logits`."
+        module = self.module
+        weight = next(module.parameters(), rows) if isinstance(module, nn.Module) else rows
+        with torch.no_grad():
+            found = self.model(rows.to(weight.device))
+        found = found[0] if isinstance(found, tuple) else getattr(found, "logits", found)
+        if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != rows.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise GolfError(f"model: logits of shape {(*rows.shape, 'V')} expected, not {shape}")
+        return found
 
-
-@patch
-def distribution(self: Windows, chunk: Chunk) -> Dense:
-    "One row per position, from at least `window - stride` tokens where there are."
-    parts = []
-    for _, group in itertools.groupby(self.plan(chunk), lambda w: w[2] - w[0]):
-        group = list(group)
-        for i in range(0, len(group), self.batch):
-            some = group[i : i + self.batch]
-            logits = self.logits(torch.stack([chunk.tokens[begin:end] for begin, _, end in some]))
-            parts += [z[first - begin :] for z, (begin, first, _) in zip(logits, some)]
-    return Dense(torch.cat(parts))
+    def distribution(self, chunk: Chunk) -> Dense:
+        "One row per position, from at least `window - stride` tokens where there are."
+        parts = []
+        for _, group in itertools.groupby(self.plan(chunk), lambda w: w[2] - w[0]):
+            group = list(group)
+            for i in range(0, len(group), self.batch):
+                some = group[i : i + self.batch]
+                logits = self.logits(torch.stack([chunk.tokens[begin:end] for begin, _, end in some]))
+                parts += [z[first - begin :] for z, (begin, first, _) in zip(logits, some)]
+        return Dense(torch.cat(parts))
 
 # %% ../../nbs/auditor/11_adapters.ipynb #8104e745
 def from_logits(model: Callable[[Tensor], Any], window: int, stride: int | None = None, *,
@@ -154,20 +150,19 @@ class Turn(Session):
             return Turn(self.scorer.fork(), self.vocab_size)
         return clone(self)
 
+    # %% ../../nbs/auditor/11_adapters.ipynb #34325c9e
+    def score(self, chunk: Chunk) -> Scored:
+        "Rows or losses; raises `GolfError` for anything else."
+        found = self.scorer.score(chunk.tokens.clone(), chunk.start)
+        found = torch.as_tensor(found).detach().cpu().double().clone()  # of an array used again
+        if found.shape == (len(chunk),):
+            return Scored(found)
+        if found.shape != (len(chunk), self.vocab_size):
+            rule = f"({len(chunk)}, {self.vocab_size}) or ({len(chunk)},)"
+            raise GolfError(f"score must return the shape {rule}, not {tuple(found.shape)}")
+        return Scored(-found.gather(1, chunk.targets[:, None])[:, 0], lambda at: found[at])
+
 # %% ../../nbs/auditor/11_adapters.ipynb #34325c9e
-@patch
-def score(self: Turn, chunk: Chunk) -> Scored:
-    "Rows or losses; raises `GolfError` for anything else."
-    found = self.scorer.score(chunk.tokens.clone(), chunk.start)
-    found = torch.as_tensor(found).detach().cpu().double().clone()  # of an array used again
-    if found.shape == (len(chunk),):
-        return Scored(found)
-    if found.shape != (len(chunk), self.vocab_size):
-        rule = f"({len(chunk)}, {self.vocab_size}) or ({len(chunk)},)"
-        raise GolfError(f"score must return the shape {rule}, not {tuple(found.shape)}")
-    return Scored(-found.gather(1, chunk.targets[:, None])[:, 0], lambda at: found[at])
-
-
 class Outside(Subject):
     """A scorer with `score` and perhaps `update`, `reset` and `fork`."""
 
@@ -500,20 +495,19 @@ class Command:
                 (folder / path.name).symlink_to(path)
         write_shard(folder / self.name, tokens.numpy())
 
-# %% ../../nbs/auditor/11_adapters.ipynb #1035ca00
-@patch
-def __call__(self: Command, tokens: Tensor) -> float:
-    n = len(tokens) - 1
-    if n % self.multiple:
-        rule = f"whole sequences of {self.multiple}: give a Level whose tokens are a multiple"
-        raise GolfError(f"{n} positions, but this program scores {rule}")
-    size = int(self.byte_table.count(tokens[:-1], tokens[1:]).sum())
-    with tempfile.TemporaryDirectory() as folder:
-        self.fill(Path(folder), tokens)
-        command = [part.replace("{data}", folder) for part in self.command]
-        environment = self.environment | {"DATA_PATH": folder}
-        output = run_command(command, environment=environment, **self.options)
-    return printed_nats(output, size, self.pattern)
+    # %% ../../nbs/auditor/11_adapters.ipynb #1035ca00
+    def __call__(self, tokens: Tensor) -> float:
+        n = len(tokens) - 1
+        if n % self.multiple:
+            rule = f"whole sequences of {self.multiple}: give a Level whose tokens are a multiple"
+            raise GolfError(f"{n} positions, but this program scores {rule}")
+        size = int(self.byte_table.count(tokens[:-1], tokens[1:]).sum())
+        with tempfile.TemporaryDirectory() as folder:
+            self.fill(Path(folder), tokens)
+            command = [part.replace("{data}", folder) for part in self.command]
+            environment = self.environment | {"DATA_PATH": folder}
+            output = run_command(command, environment=environment, **self.options)
+        return printed_nats(output, size, self.pattern)
 
 # %% ../../nbs/auditor/11_adapters.ipynb #fdb919fc
 def from_command(command: Sequence[str], vocab_size: int, byte_table: Bytes, *,

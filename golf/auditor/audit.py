@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from ..net.windows import SlidingWindow
 from ..predict.compare import arm_key
 from ..store.saved import load_model
@@ -82,6 +81,20 @@ class Session:
     def fork(self) -> "Session":
         "An independent copy."
         return clone(self)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #29ba25b9
+    def digest(self) -> str:
+        "A digest of all that the session holds."
+        return trace(self)
+
+    def learnt(self) -> str:
+        "A digest of what it has learnt."
+        return self.digest()
+
+    @property
+    def learns(self) -> bool:
+        "Whether it claims to learn."
+        return type(self).update is not Session.update
 
 # %% ../../nbs/auditor/00_audit.ipynb #7b3657ee
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, Tensor, np.ndarray, np.generic)
@@ -165,24 +178,6 @@ def trace(thing: Any) -> str:
             hasher.update(f"{type(value).__name__}:{value!r};".encode())
     return hasher.hexdigest()
 
-# %% ../../nbs/auditor/00_audit.ipynb #29ba25b9
-@patch
-def digest(self: Session) -> str:
-    "A digest of all that the session holds."
-    return trace(self)
-
-
-@patch
-def learnt(self: Session) -> str:
-    "A digest of what it has learnt."
-    return self.digest()
-
-
-@patch(as_prop=True)
-def learns(self: Session) -> bool:
-    "Whether it claims to learn."
-    return type(self).update is not Session.update
-
 # %% ../../nbs/auditor/00_audit.ipynb #2730d3a7
 class Walk(Session):
     """A `Predictor` on its way through a stream."""
@@ -209,6 +204,15 @@ class Walk(Session):
         memory = [o.state for o in found if isinstance(o, torch.optim.Optimizer)]
         return trace([self.predictor.get_state(), tensors, memory])
 
+    # %% ../../nbs/auditor/00_audit.ipynb #bf2f8161
+    @property
+    def learns(self) -> bool:
+        "Whether the predictor has a state or, if it does not say, a `learn` of its own."
+        kind = type(self.predictor)
+        if kind.get_state is not Predictor.get_state:
+            return _content(self.predictor.get_state())
+        return kind.learn is not Predictor.learn
+
 # %% ../../nbs/auditor/00_audit.ipynb #bf2f8161
 _NO_STATE = ("predictor", "position")
 
@@ -220,15 +224,6 @@ def _content(state: Any) -> bool:
     if isinstance(state, (list, tuple)):
         return any(map(_content, state))
     return state is not None
-
-
-@patch(as_prop=True)
-def learns(self: Walk) -> bool:
-    "Whether the predictor has a state or, if it does not say, a `learn` of its own."
-    kind = type(self.predictor)
-    if kind.get_state is not Predictor.get_state:
-        return _content(self.predictor.get_state())
-    return kind.learn is not Predictor.learn
 
 # %% ../../nbs/auditor/00_audit.ipynb #9464de40
 class Subject:
@@ -248,26 +243,25 @@ class Subject:
         "A scorer as the artifact is; it should see nothing of the stream `tokens` [n + 1]."
         raise NotImplementedError
 
+    # %% ../../nbs/auditor/00_audit.ipynb #848b62bb
+    def run(
+        self, tokens: Tensor, chunk_tokens: int, at: Iterable[int] = ()
+    ) -> tuple[Tensor, dict]:
+        "The nll [n] of one pass over the real stream, and the rows [V] at the positions `at`."
+        session, stream, parts, rows = self.start(tokens), Stream(tokens, chunk_tokens), [], {}
+        for chunk in stream:
+            found = session.score(chunk)
+            parts.append(found.nll.double())
+            rows |= rows_at(found, chunk, at)
+            if chunk.stop < stream.positions:
+                session.update(chunk)
+        return torch.cat(parts), rows
+
 # %% ../../nbs/auditor/00_audit.ipynb #848b62bb
 def rows_at(found: Scored, chunk: Chunk, at: Iterable[int]) -> dict[int, Tensor]:
     """The rows [V] at those of the positions `at` that lie in the chunk, each asked for alone."""
     here = [i for i in at if chunk.start <= i < chunk.stop] if found.rows else []
     return {i: found.rows(torch.tensor([i - chunk.start]))[0].double() for i in here}
-
-
-@patch
-def run(
-    self: Subject, tokens: Tensor, chunk_tokens: int, at: Iterable[int] = ()
-) -> tuple[Tensor, dict]:
-    "The nll [n] of one pass over the real stream, and the rows [V] at the positions `at`."
-    session, stream, parts, rows = self.start(tokens), Stream(tokens, chunk_tokens), [], {}
-    for chunk in stream:
-        found = session.score(chunk)
-        parts.append(found.nll.double())
-        rows |= rows_at(found, chunk, at)
-        if chunk.stop < stream.positions:
-            session.update(chunk)
-    return torch.cat(parts), rows
 
 # %% ../../nbs/auditor/00_audit.ipynb #bfddff25
 def name_of(function: Callable, default: str) -> str:
@@ -383,11 +377,10 @@ class Guarded:
                 what = f"{self._ledger.length} scores at the end of position {chunk.stop}"
                 self._ledger.violations.append(what)
 
-# %% ../../nbs/auditor/00_audit.ipynb #f63a2fba
-@patch
-def stepped(self: Guarded, *_: Any) -> None:
-    "Called before every step of any optimiser."
-    self.early += self._ledger.length < self._end
+    # %% ../../nbs/auditor/00_audit.ipynb #f63a2fba
+    def stepped(self, *_: Any) -> None:
+        "Called before every step of any optimiser."
+        self.early += self._ledger.length < self._end
 
 # %% ../../nbs/auditor/00_audit.ipynb #17eeaa31
 class Loop(Losses):
@@ -464,17 +457,138 @@ class AuditReport:
             raise GolfError(f"no test {test!r} in this report{closest(test, found)}")
         return found[test]
 
-# %% ../../nbs/auditor/00_audit.ipynb #d39d2465
-@patch(as_prop=True)
-def verdicts(self: AuditReport) -> dict[str, str]:
-    "The verdict of every test."
-    return {r.test: r.verdict for r in self.results}
+    # %% ../../nbs/auditor/00_audit.ipynb #d39d2465
+    @property
+    def verdicts(self) -> dict[str, str]:
+        "The verdict of every test."
+        return {r.test: r.verdict for r in self.results}
 
+    @property
+    def failed(self) -> list[str]:
+        "The tests that found a violation."
+        return [r.test for r in self.results if r.verdict == FAIL]
 
-@patch(as_prop=True)
-def failed(self: AuditReport) -> list[str]:
-    "The tests that found a violation."
-    return [r.test for r in self.results if r.verdict == FAIL]
+    # %% ../../nbs/auditor/00_audit.ipynb #e42f3db9
+    def power(self) -> pd.DataFrame:
+        """The chance 1 - (1 - r)^m that a test's m positions meet a cheat at a share r of all positions.
+
+        An upper bound on finding it: a test may meet a cheat and not see it.
+        """
+        rows = {
+            f"{r.test} {r.name}": [r.positions, *(1 - (1 - rate) ** r.positions for rate in RATES)]
+            for r in self.results
+            if r.test in _COUNTED and r.positions
+        }
+        columns = ["positions", *(f"at {rate:.0%}" for rate in RATES)]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #0cf01678
+    def headline(self) -> str:
+        """One sentence: what was found, or what was not found and what was not looked for."""
+        real = [r for r in self.results if r.test != "noise"]
+        by = {v: [r.test for r in real if r.verdict == v] for v in (PASS, FAIL, UNSURE, NOT_RUN)}
+        if self.error:
+            return f"{self.name} could not start: {self.error.splitlines()[0]}"
+        parts = [f"violations found by {', '.join(by[FAIL])}"] if by[FAIL] else []
+        parts += (
+            [f"no violation found by {', '.join(by[PASS])} at level {self.level['name']}"]
+            if by[PASS]
+            else []
+        )
+        parts += [f"undecided: {', '.join(by[UNSURE])}"] if by[UNSURE] else []
+        parts += [f"not run: {', '.join(by[NOT_RUN])}"] if by[NOT_RUN] else []
+        return f"{self.name}: {'; '.join(parts)}"
+
+    def short(self) -> str:
+        """The same in the width of a table's column."""
+        if self.error:
+            return "could not start"
+        count = sum(v == PASS for t, v in self.verdicts.items() if t != "noise")
+        unsure = [r.test for r in self.results if r.verdict == UNSURE]
+        said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
+        return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #d6653365
+    def table(self, ran: bool = False) -> pd.DataFrame:
+        """One row a test: verdict, worst deviation, tolerance, noise floor, positions, where, note.
+
+        With `ran` only those that ran. Units: see `LEGEND`.
+        """
+        rows = []
+        for r in [r for r in self.results if not (ran and r.verdict == NOT_RUN)]:
+            where = "" if r.where is None else f"{r.where}"
+            told = "; ".join(x for x in (r.note, r.how if r.verdict in (FAIL, UNSURE) else "") if x)
+            test = r.name if r.test == "noise" else f"{r.test} {r.name}"
+            rows.append([test, r.verdict, _short(r.worst), _short(r.tolerance),
+                         _short(r.noise), str(r.positions or ""), where, told])  # fmt: skip
+        columns = ["test", "verdict", "worst", "tolerance", "noise", "positions", "where", "note"]
+        return pd.DataFrame(rows, columns=columns).set_index("test")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #d41cfead
+    def left_out(self) -> str:
+        """The tests that did not run, and why not."""
+        reasons: dict[str, list[str]] = {}
+        for r in self.results:
+            if r.verdict == NOT_RUN:
+                reasons.setdefault(r.note, []).append(r.test)
+        return "; ".join(f"{', '.join(tests)} ({why})" for why, tests in reasons.items())
+
+    def markdown(self) -> str:
+        """The report as Markdown, for a pull request."""
+        table, power = self.table(ran=True).reset_index(), self.power().reset_index(names="test")
+        lines = [f"**{_escape(self.headline())}**", ""]
+        for frame, told in ((table, LEGEND), (power.round(3), CHANCES)):
+            cells = [[str(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
+            if cells:
+                lines += ["| " + " | ".join(map(str, row)) + " |" for row in
+                          [frame.columns, ["---"] * len(frame.columns), *cells]] + ["", told, ""]  # fmt: skip
+        lines += [f"Not run: {self.left_out()}.", ""] if self.left_out() and not self.error else []
+        facts = {"seed": self.seed} | self.facts
+        lines.append(", ".join(f"{k} {v}" for k, v in facts.items()))
+        lines += ["", LIMITS] if not self.error else ["", "```", self.error, "```"]
+        return "\n".join(lines)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #962de048
+    def _repr_html_(self) -> str:
+        def paint(verdict: str) -> str:
+            return f"color: white; background-color: {_MARKS[verdict]}"
+
+        table, power = self.table(ran=True), self.power()
+        styled = table.style.map(paint, subset=["verdict"]).set_uuid("audit")
+        parts = [f"<p><b>{_escape(self.headline())}</b></p>"]
+        parts += [f"{styled.to_html()}<p>{LEGEND}</p>"] if len(table) else []
+        parts += (
+            [f"{power.to_html(float_format='{:.3f}'.format)}<p>{CHANCES}</p>"] if len(power) else []
+        )
+        parts += [f"<p>Not run: {_escape(self.left_out())}.</p>"] if self.left_out() else []
+        return "".join(parts)
+
+    def __repr__(self) -> str:
+        return f"{self.headline()}\n{self.table(ran=True).drop(columns='note').to_string()}"
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
+
+    # %% ../../nbs/auditor/00_audit.ipynb #ef6cee7c
+    def save(self, path: str | Path) -> Path:
+        """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
+        found = dataclasses.asdict(self) | {"format": 1}
+        return atomic_write(path, json.dumps(_worded(found), indent=1, allow_nan=False) + "\n")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e1cdf1f6
+    @classmethod
+    def load(cls, path: str | Path) -> "AuditReport":
+        """The report in a file; raises `GolfError` for a file that holds none."""
+        try:
+            found = _worded(json.loads(Path(path).read_text("utf-8")), back=True)
+            if found.pop("format") != 1:
+                raise GolfError(f"{path}: an audit of another format, expected 1")
+            found["results"] = [Result(**r) for r in found["results"]]
+            return cls(**found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, GolfError):
+                raise
+            raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None
 
 # %% ../../nbs/auditor/00_audit.ipynb #28c259bd
 @dataclass(frozen=True)
@@ -548,6 +662,995 @@ class Audit:
         "Uniform whole numbers below `high`."
         return torch.randint(high, (size,), generator=generator)
 
+    # %% ../../nbs/auditor/00_audit.ipynb #21b8fcb4
+    def cut(self, longest: int) -> None:
+        "Fix the stream: at least so many chunks, each a multiple of the `longest` context."
+        level, available = self.level, len(self.all) - 1
+        if self.chunk_tokens is None:
+            share = min(level.tokens, available) // level.chunks
+            self.chunk_tokens = max(longest, share // longest * longest)
+        self.n = min(available, max(level.tokens, level.chunks * self.chunk_tokens))
+        if self.n <= self.chunk_tokens:
+            need = f"more than one chunk of {self.chunk_tokens}"
+            raise GolfError(f"tokens: {available} positions, expected {need}, better {level.chunks}")
+        self.x, self.spare = self.all[: self.n + 1], self.all[self.n + 1 :]
+        if len(self.spare) < self.n:  # too little more text: the text itself, from elsewhere
+            self.spare = torch.cat([self.spare, self.x.roll(self.n // 2)])
+        self.stream, self.intact = Stream(self.x, self.chunk_tokens), self.x.clone()
+        self.chunks = [dataclasses.replace(c, tokens=c.tokens.clone()) for c in self.stream]
+        self.precision = _precision(self.subject)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #9dcc26cb
+    def begin(self) -> None:
+        "The subject's own pass, with a copy of it kept at the start of every chunk."
+        some = self.all[: self.level.tokens + 1]
+        session = self.subject.start(some) if self.subject.steps else None
+        self.cut(_context(session or self.subject))
+        low, high = int(self.x.min()), int(self.x.max())
+        session = self.subject.start(self.x) if session else None
+        strides = [x.stride for x in within(session) if isinstance(x, SlidingWindow)]
+        self.stride = max(strides, default=0)
+        if low < 0 or high >= self.subject.vocab_size:
+            rule = f"the subject's {self.subject.vocab_size}"
+            raise GolfError(f"tokens: ids from {low} to {high}, outside {rule}")
+        self.places = self.stream_places()
+        if session is None:
+            began = time.perf_counter()
+            self.nll, self.rows = self.subject.run(self.x, self.chunk_tokens)
+            self.slow = time.perf_counter() - began > 0.25
+            self.slow = self.slow if self.subject.slow is None else self.subject.slow
+            if not isinstance(self.subject, Total):
+                self.n = min(self.n, len(self.nll))
+            return
+        self.slow = bool(self.subject.slow)
+        self.walk(session)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #0271938b
+    def walk(self, session: Session) -> None:
+        "Drive the subject's own pass and keep copies, digests, scores and some rows."
+        self.copies, self.digests, parts, self.rows = [], [], [], {}
+        self.learns = session.learns
+        for chunk in self.stream:
+            self.copies.append(self.kept(session))
+            self.digests.append(session.learnt() + session.digest())
+            found = session.score(chunk)
+            parts.append(found.nll.double())
+            self.rows |= rows_at(found, chunk, self.places)
+            if chunk.stop < self.n:
+                session.update(chunk)
+        self.nll, self.has_rows = torch.cat(parts), found.rows is not None
+        self.here: dict[int, Scored] = {}
+        self.fired = self.learns and self.matters()
+
+    def matters(self) -> bool:
+        "Whether a scorer that never learns, or has another past, scores otherwise somewhere."
+        session, parts = self.subject.start(self.x), []
+        try:
+            for chunk in self.stream:
+                parts.append(session.score(chunk).nll)
+                if isinstance(session, Walk):
+                    session.predictor._close()
+                    session.predictor.position = chunk.stop
+        except Exception:  # some cannot score without having learnt
+            return len(set(self.digests)) > 1
+        off = difference(torch.cat(parts), self.nll)
+        return float(off.max()) > TOLERANCE[self.precision] or self.remembers()
+
+    def remembers(self) -> bool:
+        "Whether the first chunk reaches the ends of later ones, where no window reaches back so far."
+        ends = torch.tensor([c.stop - 1 for c in self.chunks[1:] if len(c) == self.chunk_tokens])
+        if not len(ends):
+            return False
+        y = self.changed(0, "foreign", self.random("past"), self.chunk_tokens - 1)
+        off = difference(self.subject.run(y, self.chunk_tokens)[0][ends], self.nll[ends])
+        return float(off.max()) > TOLERANCE[self.precision]
+
+    # %% ../../nbs/auditor/00_audit.ipynb #0ad72c8a
+    def kept(self, session: Session) -> Session | None:
+        "A copy of a session, or None where copies cannot be made or share something with the original."
+        if not self.sound:
+            return None
+        try:
+            return session.fork()
+        except Exception as error:
+            self.sound = False
+            self.facts["copies"] = f"none ({type(error).__name__}): every test replays the stream"
+            return None
+
+    def fork(self, k: int) -> Session:
+        "A session of its own at the start of chunk `k` of the stream."
+        if self.sound:
+            return self.copies[k].fork()
+        session = self.subject.start(self.x)
+        for chunk in self.chunks[:k]:
+            session.score(chunk)
+            session.update(chunk)
+        return session
+
+    # %% ../../nbs/auditor/00_audit.ipynb #eca3ada8
+    def probe(self) -> None:
+        "Are copies independent? One learns from other text; the kept one must not notice."
+        session = self.kept(self.copies[0]) if self.sound else None
+        if session is None:
+            return
+        before = self.copies[0].digest()
+        other = self.changed(0, "foreign", self.random("probe"), self.chunks[0].stop)
+        chunk = dataclasses.replace(self.chunks[0], tokens=other[: self.chunks[0].stop + 1])
+        session.score(chunk)
+        session.update(chunk)
+        if self.copies[0].digest() != before:
+            self.distrust("share state")
+        elif not all(map(self.repeats, self.chunks)):
+            self.distrust("do not repeat what their original said")
+
+    def distrust(self, why: str) -> None:
+        "Use no copies from here on."
+        self.sound, self.here = False, {}
+        self.facts["copies"] = f"{why}: every test replays the stream"
+
+    def repeats(self, chunk: Chunk) -> bool:
+        "Whether a copy's copy scores a chunk as the pass did that it was taken from."
+        off = difference(self.base(chunk.index).nll, self.nll[chunk.start : chunk.stop])
+        return float(off.max()) <= TOLERANCE[self.precision]
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e785e909
+    def strata(self) -> list[list[int]]:
+        "Positions of each kind: chunk starts, chunk ends, after BOS, window edges."
+        starts = [c.start for c in self.chunks]
+        ends = [c.stop - 1 for c in self.chunks]
+        bos = (self.x[:-1] == 1).nonzero()[:, 0].tolist()
+        size = self.stride
+        edges = [e for i in range(size, self.n, size) for e in (i - 1, i)] if size else []
+        return [starts, ends, bos, edges]
+
+    def spread(self, test: str, m: int) -> list[int]:
+        "`m` different positions, the kinds taken in turn with random ones between."
+        generator, chosen = self.random(test, "places"), {}
+        kinds = [[i for i in kind if i < self.n] for kind in self.strata()]
+        kinds = [[k[j] for j in torch.randperm(len(k), generator=generator)] for k in kinds]
+        kinds.append(torch.randperm(self.n, generator=generator).tolist())
+        while len(chosen) < min(m, self.n):
+            for kind in kinds:
+                while kind and kind[-1] in chosen:
+                    kind.pop()
+                if kind and len(chosen) < m:
+                    chosen[kind.pop()] = None
+        return list(chosen)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #c5bd42fd
+    def stream_places(self) -> list[int]:
+        "Where the whole changed streams part from the original: at the first token, then anywhere."
+        c, m = self.chunk_tokens, self.level.streams
+        generator = self.random("streams")
+        fixed = [0, c - 1, c, self.n - self.n // 4]
+        more = self.draw(generator, self.n, m).tolist()
+        return list(dict.fromkeys(min(i, self.n - 1) for i in fixed + more))[:m]
+
+    # %% ../../nbs/auditor/00_audit.ipynb #11ab7f50
+    def changed(self, i: int, kind: str, generator: torch.Generator, stop: int) -> Tensor:
+        "The stream with tokens i + 1 to `stop` replaced; the first of them always differs."
+        y, size, ids = self.x.clone(), stop - i, self.subject.vocab_size
+        if kind == "random":
+            y[i + 1 : stop + 1] = self.draw(generator, ids, size)
+        elif kind == "foreign":
+            at = int(self.draw(generator, max(1, len(self.spare) - size)))
+            y[i + 1 : stop + 1] = self.spare[at : at + size]
+        elif kind == "shuffled":
+            y[i + 1 : stop + 1] = y[i + 1 : stop + 1][torch.randperm(size, generator=generator)]
+        elif kind == "bos":
+            y[i + 1 : stop + 1] = min(1, ids - 1)
+        if y[i + 1] == self.x[i + 1]:  # a flip, and a future that happens to begin alike
+            y[i + 1] = (self.x[i + 1] + 1 + self.draw(generator, ids - 1)) % ids
+        return y
+
+    # %% ../../nbs/auditor/00_audit.ipynb #07e11b8f
+    def chunk_of(self, i: int) -> Chunk:
+        "The chunk that position `i` belongs to, with its own copy of the tokens."
+        return self.chunks[i // self.chunk_tokens]
+
+    def base(self, k: int) -> Scored:
+        "What a copy says about chunk `k` as it is."
+        if k not in self.here:
+            self.here[k] = self.fork(k).score(self.chunks[k])
+        return self.here[k]
+
+    def peek(self, i: int, y: Tensor) -> tuple[Scored, Chunk]:
+        "What a copy says about the chunk of position `i` when the tokens are `y`."
+        chunk = self.chunk_of(i)
+        chunk = dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone())
+        return self.fork(chunk.index).score(chunk), chunk
+
+    # %% ../../nbs/auditor/00_audit.ipynb #84e1c4b5
+    def need_steps(self, reason: str = "only the losses are seen") -> None:
+        "End the test that is running unless the subject can be driven chunk by chunk."
+        if not self.walked:
+            cannot(reason)
+
+    def need_scores(self) -> None:
+        "End the test that is running where only a sum is seen."
+        if isinstance(self.subject, Total):
+            cannot("only the total is seen")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #2b8ef0ce
+    def need_rows(self) -> None:
+        "End the test that is running where only scores are seen."
+        if not self.has_rows:
+            cannot("only scores are seen: b3 replaces the token by every id")
+
+    def need(self, name: str) -> Any:
+        "The material of that name; ends the test that is running if it was not given."
+        if self.context.get(name) is None:
+            cannot(f"no {name} given")
+        return self.context[name]
+
+    @property
+    def walked(self) -> bool:
+        "Whether the subject is driven chunk by chunk."
+        return self.subject.steps
+
+    # %% ../../nbs/auditor/00_audit.ipynb #3e88a3da
+    def settle(self, name: str, found: dict) -> dict:
+        "The verdict, if the test gave none, and how to see the worst place again."
+        judged = judge(found["worst"], found["tolerance"], found["noise"])
+        found["verdict"] = found.get("verdict") or judged
+        still = self.subject.steps and self.learns and not self.fired if name[0] == "c" else False
+        if still and found["verdict"] == PASS:
+            found |= dict(verdict=UNSURE, note="it can learn, but no score here shows that it did")
+        if not found["worst"]:
+            found |= dict(where=None, how="")
+        if not found.get("how") and found.get("where") is not None:
+            found["how"] = f"position {found['where']}; seed {self.seed}"
+        return found
+
+    # %% ../../nbs/auditor/00_audit.ipynb #c907bf5d
+    def perform(self, name: str) -> Result:
+        "Run one test and judge what it found."
+        title, method = TESTS[name]
+        tolerance = TOLERANCE[self.precision]
+        try:
+            found = dict(tolerance=tolerance, noise=self.noise) | method(self)
+        except Stop as stop:
+            verdict, reason = stop.args
+            return Result(name, title, verdict, note=reason)
+        except Exception as error:
+            note = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Result(name, title, UNSURE, note=f"the test could not end: {note}"[:300])
+        return Result(name, title, **self.settle(name, found))
+
+    # %% ../../nbs/auditor/00_audit.ipynb #095edb74
+    def run(self, only: Iterable[str] | None) -> AuditReport:
+        "Begin, then perform the tests wanted, in order."
+        wanted = _wanted(only)
+        report = AuditReport(self.subject.name, dataclasses.asdict(self.level), self.seed)
+        given = getattr(self.subject, "source", None) if self.subject.made else None
+        before = trace(given)
+        try:
+            self.begin()
+            if trace(given) != before:
+                report.error = "its copies share state with it: give a function that makes a new one"
+        except GolfError as error:
+            if str(error).startswith("tokens:"):
+                raise
+            report.error = _why(error)
+        except Exception as error:
+            report.error = _why(error)
+        if report.error:
+            report.results = [Result(t, TESTS[t][0], NOT_RUN, note="could not start") for t in wanted]
+            return report
+        if self.walked:
+            try:
+                self.probe()
+            except Exception as error:
+                self.distrust(f"fail ({type(error).__name__})")
+        first = self.perform("noise")
+        report.results = [first, *(self.perform(t) for t in wanted if t != "noise")]
+        report.facts = self.facts | self.summary()
+        return report
+
+    # %% ../../nbs/auditor/00_audit.ipynb #23d2d214
+    def summary(self) -> dict:
+        "What a reader should know about the stream and the subject."
+        found = {"positions": self.n, "chunk_tokens": self.chunk_tokens, "precision": self.precision}
+        found |= {"vocab_size": self.subject.vocab_size, "digest of tokens": digest(self.x.numpy())}
+        if self.walked:
+            changed = len(set(self.digests)) > 1
+            found |= {"learns": self.learns, "state changed": changed, "learning shows": self.fired}
+            found |= {"rows": self.has_rows}
+        return found
+
+    # %% ../../nbs/auditor/00_audit.ipynb #8d7581ff
+    @entry("noise", "noise floor")
+    def noise_floor(self) -> dict:
+        "The same input twice; what moves then is noise."
+        self.again = self.subject.run(self.x, self.chunk_tokens)[0]
+        same = len(self.again) == len(self.nll)
+        self.noise = float(difference(self.again, self.nll).max()) if same else math.inf
+        quiet = self.noise <= TOLERANCE[self.precision] / 10
+        note = "" if quiet else "this scorer does not repeat itself: small deviations count for nothing"
+        return dict(worst=self.noise, verdict=PASS if quiet else UNSURE, note=note, positions=self.n)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #3a924292
+    def moved(self, i: int, y: Tensor, generator: torch.Generator) -> tuple[float, int]:
+        "How far scores before position `i`, and rows up to it, move in its chunk when the tokens are `y`."
+        found, chunk = self.peek(i, y)
+        base, at = self.base(chunk.index), i - chunk.start
+        moves = [difference(found.nll[:at], base.nll[:at])]
+        places = [torch.arange(at)]
+        if base.rows:
+            rows = torch.tensor(sorted({at, max(at - 1, 0), int(self.draw(generator, at + 1))}))
+            moves.append(difference(found.rows(rows), base.rows(rows)).amax(1))
+            places.append(rows)
+        moves, places = torch.cat(moves), torch.cat(places)
+        if not len(moves):
+            return 0.0, i
+        worst = int(moves.argmax())
+        return float(moves[worst]), chunk.start + int(places[worst])
+
+    # %% ../../nbs/auditor/00_audit.ipynb #7a77de0a
+    def moved_stream(self, i: int, y: Tensor) -> tuple[float, int]:
+        "The same over a whole pass, built and run on `y`."
+        nll, rows = self.subject.run(y, self.chunk_tokens, (i,))
+        moves = difference(nll[:i], self.nll[:i]) if len(nll) == self.n else torch.tensor([math.inf])
+        worst, where = (float(moves.max()), int(moves.argmax())) if len(moves) else (0.0, i)
+        if i in rows and i in self.rows:
+            row = float(difference(rows[i], self.rows[i]).max())
+            worst, where = max((worst, where), (row, i))
+        return worst, where
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e7b1fca8
+    def futures(self, name: str, places: list[int], kinds: Iterable[str], each: int) -> dict:
+        "The worst move over `places`, each with `each` of the `kinds` of future in turn."
+        kinds, worst, turn = list(kinds), (-1.0, 0, 0, ""), 0
+        for i in places:
+            for _ in range(each):
+                kind, turn = kinds[turn % len(kinds)], turn + 1
+                generator = self.random(name, i, kind, turn)
+                if self.walked and name != "a3":
+                    stop = self.chunk_of(i).stop
+                    found = self.moved(i, self.changed(i, kind, generator, stop), generator)
+                else:
+                    found = self.moved_stream(i, self.changed(i, kind, generator, self.n))
+                worst = max(worst, (*found, i, kind))
+        how = f"tokens from {worst[2] + 1} on: {worst[3]}; seed {self.seed}"
+        return dict(worst=worst[0], where=worst[1], how=how, positions=len(places))
+
+    # %% ../../nbs/auditor/00_audit.ipynb #96d8c578
+    @entry("a1", "future")
+    def future(self) -> dict:
+        "All that follows a position is replaced; nothing up to it may move."
+        self.need_scores()
+        if self.walked:
+            return self.futures(
+                "a1", self.spread("a1", self.level.positions), FUTURES, self.level.futures
+            )
+        few = 4 if self.slow else self.level.positions
+        return self.futures("a1", [0, *self.spread("a1", few - 1)], FUTURES, 1)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #73007c78
+    @entry("a2", "target flip")
+    def flip(self) -> dict:
+        "One token is replaced; neither its own row nor anything before it may move."
+        self.need_scores()
+        few = 4 if self.slow else self.level.positions
+        return self.futures("a2", self.spread("a2", few), ["flip"], 2 if self.walked else 1)
+
+    @entry("a3", "whole streams")
+    def streams(self) -> dict:
+        "Built and run anew on a changed stream; t = 1 is among the places."
+        self.need_steps("a1 and a2 run this scorer on whole streams already")
+        found = self.futures("a3", self.places, FUTURES, 1)
+        unseen = "copied, not built anew: what it prepared before is not seen"
+        return found | ({"note": unseen} if self.subject.made else {})
+
+    # %% ../../nbs/auditor/00_audit.ipynb #159baca6
+    def each_chunk(self, m: int, name: str) -> Iterator[tuple[Chunk, Scored, Tensor]]:
+        "Every chunk, what a copy says about it, and its share of `m` positions in pieces."
+        share = max(1, m // len(self.chunks))
+        for chunk in self.chunks:
+            order = torch.randperm(len(chunk), generator=self.random(name, chunk.index))
+            for at in order[:share].sort().values.split(max(1, 2**21 // self.subject.vocab_size)):
+                yield chunk, self.base(chunk.index), at
+
+    @entry("b1", "rows sum to one")
+    def sums(self) -> dict:
+        "The rows' sums, all entries numbers of at most 0."
+        self.need_steps()
+        self.need_rows()
+        logs, places, broken = [], [], None
+        for chunk, found, at in self.each_chunk(self.level.rows, "b1"):
+            rows = found.rows(at).double()
+            logs.append(rows.logsumexp(1))
+            places.append(chunk.start + at)
+            if rows.shape[1] != self.subject.vocab_size or rows.isnan().any():
+                broken = f"rows of {rows.shape[1]} entries, {int(rows.isnan().sum())} no numbers"
+        return self.about_sums(torch.cat(logs).exp(), torch.cat(places), 1e-5, broken)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #d1848b0f
+    def about_sums(
+        self, sums: Tensor, places: Tensor, tolerance: float, broken: str | None
+    ) -> dict:
+        "A result from sums over the vocabulary: above one anywhere is a violation, below one a warning."
+        tolerance = max(tolerance, {"fp32": 0, "bf16": 1e-3}[self.precision])
+        off = difference(sums, torch.ones(()).double())
+        worst = int(off.argmax())
+        low, high = float(sums.min()), float(sums.max())
+        found = dict(worst=float(off[worst]), where=int(places[worst]), positions=len(sums),
+                     tolerance=tolerance, note=f"sums from {low:.6g} to {high:.6g}")  # fmt: skip
+        if broken:
+            found |= dict(verdict=FAIL, note=broken)
+        elif low < 1 - tolerance and high <= 1 + tolerance:
+            found |= dict(verdict=UNSURE, note=f"{found['note']}: below one, which gains nothing")
+        return found
+
+    # %% ../../nbs/auditor/00_audit.ipynb #67b00c3e
+    @entry("b2", "rows against the score")
+    def scores(self) -> dict:
+        "What is added to the total must be the row's entry, and `log_prob` of any id must be too."
+        self.need_steps()
+        self.need_rows()
+        worst, m = (-1.0, 0, ""), 0
+        for chunk, found, at in self.each_chunk(self.level.rows, "b2"):
+            rows, here = found.rows(at).double(), torch.arange(len(at))
+            generator = self.random("b2", chunk.index)
+            asked = [("its own id", chunk.targets, -found.nll)]
+            for _ in range(2 if found.log_prob else 0):
+                ids = self.draw(generator, self.subject.vocab_size, len(chunk))
+                asked.append(("random ids", ids, found.log_prob(ids).double()))
+            for what, ids, said in asked:
+                off = difference(said[at], rows[here, ids[at]])
+                j = int(off.argmax())
+                worst = max(worst, (float(off[j]), chunk.start + int(at[j]), what))
+            m += len(at)
+        return dict(worst=worst[0], where=worst[1], note=f"worst for {worst[2]}", positions=m,
+                    tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #498e86e8
+    @entry("b3", "substitution")
+    def substitution(self) -> dict:
+        "The token itself is replaced and goes through the whole pipeline."
+        self.need_scores()
+        if self.walked and self.has_rows:
+            return self.some_ids()
+        ids, m = self.subject.vocab_size, self.level.substitutions
+        m = min(m, self.level.runs // ids)
+        if self.slow or not m:
+            cannot(f"every id at one position costs {ids} runs; R sees some of what this would")
+        sums, places = [], self.spread("b3", m)
+        for i in places:
+            sums.append(sum(math.exp(-self.alone(i, a)) for a in range(ids)))
+        return self.about_sums(torch.tensor(sums).double(), torch.tensor(places), 1e-3, None)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #47d2f86a
+    def alone(self, i: int, a: int) -> float:
+        "The nll at position `i` when its token is `a`, all others as they are."
+        y = self.x.clone()
+        y[i + 1] = a
+        if self.walked:
+            found, chunk = self.peek(i, y)
+            return float(found.nll[i - chunk.start])
+        return float(self.subject.run(y, self.chunk_tokens)[0][i])
+
+    # %% ../../nbs/auditor/00_audit.ipynb #587f1147
+    def some_ids(self) -> dict:
+        "Replaced by likely and by random ids: each must cost what the row said before."
+        worst, places = (-1.0, 0, 0), self.spread("b3", self.level.substitutions)
+        for i in places:
+            chunk, generator = self.chunk_of(i), self.random("b3", i)
+            row = self.base(chunk.index).rows(torch.tensor([i - chunk.start]))[0].double()
+            likely = row.nan_to_num(nan=-math.inf).topk(min(self.level.ids // 2, len(row))).indices
+            drawn = self.draw(generator, len(row), self.level.ids - len(likely))
+            for a in torch.cat([likely, drawn]).tolist():
+                off = float(difference(torch.tensor(-self.alone(i, a), dtype=torch.float64), row[a]))
+                worst = max(worst, (off, i, a))
+        how = f"token {worst[1] + 1} := {worst[2]}; seed {self.seed}"
+        return dict(worst=worst[0], where=worst[1], how=how, positions=len(places),
+                    tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #b80675d2
+    def bar(self, session: Session, chunk: Chunk) -> None:
+        "Let every `update`, `learn` and `observe` within reach raise when given this chunk or a later one."
+
+        def barred(real: Callable) -> Callable:
+            def refuse(given: Any, *rest: Any, **more: Any) -> Any:
+                if getattr(given, "stop", math.inf) > chunk.start:
+                    raise Barred(f"chunk {chunk.index} was learnt from while it was scored")
+                return real(given, *rest, **more)
+
+            return refuse
+
+        for thing in list(within(session)):
+            if isinstance(thing, (Session, Predictor)):
+                for name in ("update", "learn", "observe"):
+                    if hasattr(thing, name):
+                        setattr(thing, name, barred(getattr(thing, name)))
+
+    # %% ../../nbs/auditor/00_audit.ipynb #2c8849a1
+    @entry("c1", "twin")
+    def twin(self) -> dict:
+        "A twin with the same history, whose updates raise, must score the same."
+        self.need_steps()
+        worst, called = (-1.0, 0), None
+        for chunk in self.chunks:
+            session, base = self.fork(chunk.index), self.base(chunk.index)
+            self.bar(session, chunk)
+            try:
+                off = difference(session.score(chunk).nll, base.nll)
+                worst = max(worst, (float(off.max()), chunk.start + int(off.argmax())))
+            except Barred:
+                called = chunk
+        found = dict(worst=worst[0], where=worst[1], positions=self.n)
+        return found if called is None else self.adapted(called)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e66754ff
+    def adapted(self, chunk: Chunk) -> dict:
+        "Scoring called an update with the chunk itself: does its second half reach its first?"
+        i, generator = chunk.start + len(chunk) // 2, self.random("c1")
+        off, where = self.moved(i, self.changed(i, "random", generator, chunk.stop), generator)
+        note = f"scoring chunk {chunk.index} calls an update with it"
+        if off <= TOLERANCE[self.precision]:
+            return dict(verdict=UNSURE, worst=off, where=where, note=f"{note}; no score moved by it")
+        return dict(worst=off, where=where, note=note, positions=i - chunk.start)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #b39f2de8
+    @entry("c2", "digest")
+    def untouched(self) -> dict:
+        "Scoring leaves no trace: not in what is learnt, and not in the next score."
+        self.need_steps()
+        worst, traced, m = (-1.0, 0), [], 0
+        for chunk in self.chunks[:4]:
+            plain, other = self.fork(chunk.index), self.fork(chunk.index)
+            y = self.changed(chunk.start, "random", self.random("c2", chunk.index), chunk.stop)
+            before = plain.learnt()
+            plain.score(chunk)
+            other.score(dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone()))
+            if before != plain.learnt() != other.learnt():
+                traced.append(chunk.index)
+            again = other.score(chunk).nll
+            off = difference(again, self.base(chunk.index).nll)
+            worst, m = max(worst, (float(off.max()), chunk.start + int(off.argmax()))), m + len(off)
+        found = dict(worst=worst[0], where=worst[1], positions=m)
+        if traced and worst[0] <= TOLERANCE[self.precision]:
+            note = f"scoring chunks {traced} changes what is learnt, but no score moved by it"
+            return found | dict(verdict=UNSURE, note=note)
+        if worst[0] > TOLERANCE[self.precision] and not self.by_content():
+            note = "scoring moves something that no token decides, such as a random state"
+            return found | dict(verdict=UNSURE, note=note)
+        return found | dict(note=f"a trace in chunks {traced}" if traced else "")
+
+    def by_content(self) -> bool:
+        "Whether it matters which tokens a chunk had that was scored twice."
+        worst = 0.0
+        for chunk in self.chunks[:4]:
+            other, same = self.fork(chunk.index), self.fork(chunk.index)
+            y = self.changed(chunk.start, "random", self.random("c2", chunk.index), chunk.stop)
+            other.score(dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone()))
+            same.score(chunk)
+            off = difference(other.score(chunk).nll, same.score(chunk).nll)
+            worst = max(worst, float(off.max()))
+        return worst > TOLERANCE[self.precision]
+
+    # %% ../../nbs/auditor/00_audit.ipynb #8f3decf2
+    @entry("c3", "poison")
+    def poison(self) -> dict:
+        "One chunk's tokens are shuffled: what comes before it may not move."
+        self.need_scores()
+        i = self.chunk_tokens
+        y = self.changed(i, "shuffled", self.random("c3"), min(2 * i, self.n))
+        worst, where = self.moved_stream(i, y)
+        return dict(worst=worst, where=where, positions=i, how=f"tokens {i + 1} to {2 * i} shuffled")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e2fb1b60
+    @entry("c4", "repeat")
+    def repeat(self) -> dict:
+        "A, c, c against A, c, d: the first c must cost the same in both."
+        self.need_scores()
+        c = self.chunk_tokens
+        if self.n < 2 * c:
+            cannot("less than two whole chunks")
+        other = self.spare[:c] if self.n < 3 * c else self.x[2 * c + 1 : 3 * c + 1]
+        begin, size = self.x[: 2 * c + 1], min(c, len(other))
+        twice = self.subject.run(torch.cat([begin, begin[-c:][:size]]), c)[0]
+        once = self.subject.run(torch.cat([begin, other[:size]]), c)[0]
+        off = difference(twice[: 2 * c], once[: 2 * c])
+        gain = float(twice[c : 2 * c][:size].mean() - twice[2 * c :].mean())
+        note = f"the second copy costs {gain:.3f} nats a token less than the first"
+        return dict(worst=float(off.max()), where=int(off.argmax()), positions=2 * c, note=note)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #b04e9de1
+    def next_row(self, session: Session, chunk: Chunk, i: int, y: Tensor) -> Tensor:
+        "The row [V] at position `i`; what follows in `y` is noise. A chunk of windows may end with `i`'s."
+        stop = min(chunk.stop, (i // self.stride + 1) * self.stride) if self.stride else chunk.stop
+        part = dataclasses.replace(chunk, stop=stop, tokens=y[: stop + 1].clone())
+        asked = session.fork() if self.sound else session
+        return asked.score(part).rows(torch.tensor([i - chunk.start]))[0]
+
+    def own_stream(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        "A stream drawn from the scorer's own rows, and what the scorer says about it; made once."
+        if self.own is None:
+            y, law, drawn = self.own_draws()
+            self.own = y, law, drawn, self.subject.run(y, self.chunk_tokens)[0]
+        return self.own
+
+    # %% ../../nbs/auditor/00_audit.ipynb #9c6bba4f
+    def own_draws(self) -> tuple[Tensor, Tensor, Tensor]:
+        "A stream with a drawn stretch in every chunk, the law's log-probabilities there, and where."
+        y, law, drawn = self.x.clone(), torch.zeros(self.n).double(), []
+        session, generator = self.subject.start(self.x), self.random("R")
+        share, last = self.level.draws // len(self.chunks), min(len(self.chunks[-1]), self.chunk_tokens)
+        for chunk in self.chunks:
+            size = min(max(1, share), last, len(chunk))
+            begin = chunk.start + int(self.draw(generator, len(chunk) - size + 1))
+            ids, real = self.subject.vocab_size, y[chunk.start : chunk.stop + 1].clone()
+            y[begin + 1 : chunk.stop + 1] = self.draw(generator, ids, chunk.stop - begin)
+            for i in range(begin, begin + size):
+                y[i + 1], law[i] = draw_from(self.next_row(session, chunk, i, y), generator)
+                drawn.append(i)
+            y[begin + size + 1 : chunk.stop + 1] = real[begin + size + 1 - chunk.start :]
+            if chunk.stop < self.n:
+                whole = dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone())
+                session.score(whole)
+                session.update(whole)
+        return y, law, torch.tensor(drawn)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #6819fb7f
+    def reference_stream(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        "A stream drawn from a reference, a given predictor or pairs counted in the text, and its scores."
+        y, law, drawn = self.reference_draws()
+        return y, law, drawn, self.subject.run(y, self.chunk_tokens)[0]
+
+    def reference_draws(self) -> tuple[Tensor, Tensor, Tensor]:
+        "Where nothing is known of the scorer's own rows."
+        n, generator = len(self.x) - 1, self.random("R")
+        y, law = self.x.clone(), torch.zeros(n).double()
+        if self.context.get("reference") is None or isinstance(self.subject, Total):
+            row_after = bigram(self.all, self.subject.vocab_size)
+            for i in range(n):
+                y[i + 1], law[i] = draw_from(row_after(int(y[i])), generator)
+            return y, law, torch.arange(n)
+        steps = Steps(self.context["reference"])
+        drawer = Audit(steps, self.all, self.level, self.seed, self.chunk_tokens, {})
+        drawer.begin()
+        return drawer.own_draws()
+
+    # %% ../../nbs/auditor/00_audit.ipynb #3523fe2a
+    @entry("R", "code-length floor")
+    def floor(self) -> dict:
+        "Tokens drawn from a known law q: no valid code beats q by 14 nats but once in a million times."
+        own = self.walked and self.has_rows and self.context.get("reference") is None
+        y, law, drawn, nll = self.own_stream() if own else self.reference_stream()
+        total = isinstance(self.subject, Total)
+        drawn = drawn if total else drawn[drawn < len(nll)]
+        if total:
+            gain = -float(law[drawn].sum() + nll.sum())
+        else:
+            gain = fortune(-law[drawn] - nll[drawn])
+        unsure = gain >= LIKELY or not math.isfinite(gain)
+        verdict = FAIL if gain >= CERTAIN else UNSURE if unsure else PASS
+        whose = "the scorer's own rows" if own else "a reference"
+        note = f"{len(drawn)} tokens drawn from {whose}; a valid code gets G >= 14 with chance 8e-7 at most"
+        return dict(worst=gain, tolerance=CERTAIN, noise=0.0, positions=len(drawn), verdict=verdict,
+                    note=note)  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e23c384a
+    @entry("a4", "drawn tokens")
+    def drawn_rows(self) -> dict:
+        "A token drawn from a row that knew neither it nor the future must cost what that row said."
+        self.need_steps()
+        self.need_rows()
+        y, law, drawn, nll = self.own_stream()
+        off = difference(-law[drawn], nll[drawn])
+        worst = int(off.argmax())
+        return dict(worst=float(off[worst]), where=int(drawn[worst]), positions=len(drawn),
+                    tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #6982855b
+    def impossible(self) -> list[str]:
+        "What no losses can be: no numbers, or below zero."
+        if not len(self.nll):
+            return ["no scores"]
+        wrong = [] if torch.isfinite(self.nll).all() else ["scores that are no numbers"]
+        low = float(self.nll.min())
+        return wrong + ([f"a score of {low:.3g}: a probability above one"] if low < -1e-2 else [])
+
+    def whole_only(self, found: int, positions: int) -> bool:
+        "Whether `found` scores of so many positions are whole sequences, and a text of these gets as many."
+        if not positions - found < found < positions:  # less than a sequence is missing
+            return False
+        return len(self.subject.run(self.x[: found + 1], self.chunk_tokens)[0]) == found
+
+    # %% ../../nbs/auditor/00_audit.ipynb #a8a49dd2
+    def guarded(self) -> dict:
+        "The same pass over a guarded stream, whose chunks hold copies with nothing behind them."
+        ledger = Ledger(self.n)
+        session = self.subject.start(self.x.clone())
+        for chunk in Guarded(self.x, self.chunk_tokens, ledger):
+            ledger.commit(session.score(chunk).nll)
+            if chunk.stop < self.n:
+                session.update(chunk)
+        wrong = ledger.violations + self.impossible()
+        if wrong or ledger.length != self.n:
+            note = "; ".join([*wrong, f"{ledger.length} scores"])
+            return dict(verdict=FAIL, worst=math.inf, note=note)
+        if not torch.equal(self.stream.tokens, self.intact):
+            return dict(verdict=FAIL, worst=math.inf, note="the scorer wrote into the stream")
+        off = difference(ledger.nll, self.nll)
+        return dict(worst=float(off.max()), where=int(off.argmax()), positions=self.n)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #1886cfbf
+    @entry("d", "single pass")
+    def single(self) -> dict:
+        "Every position is scored once, in order, from a stream that can be read once."
+        self.need_scores()
+        if self.walked:
+            return self.guarded()
+        missing = len(self.x) - 1 - self.n
+        violations = list(getattr(self.subject, "violations", [])) + self.impossible()
+        short = missing >= self.chunk_tokens or self.n > len(self.x) - 1
+        whole = short and self.whole_only(self.n, len(self.x) - 1)
+        if short and not whole:
+            violations.append(f"{self.n} scores for {len(self.x) - 1} positions")
+        if violations:
+            return dict(verdict=FAIL, worst=float(len(violations)), note="; ".join(violations[:3]))
+        if whole:
+            cannot(f"{self.n} scores for {len(self.x) - 1} positions: {_WHOLE}", UNSURE)
+        if not isinstance(self.subject, Loop):
+            cannot("one number for each position, but what was read when is not seen")
+        early = self.subject.early
+        if early:
+            note = f"optimisers stepped {early} times between a chunk and its score"
+            return dict(verdict=UNSURE, worst=float(early), note=note)
+        return dict(worst=0.0, positions=self.n, note=f"{missing} positions at the end not scored")
+
+    # %% ../../nbs/auditor/00_audit.ipynb #a5819d3a
+    @entry("e1", "determinism")
+    def determinism(self) -> dict:
+        "A second run must give the first one's scores."
+        verdict = None if self.noise <= TOLERANCE[self.precision] else UNSURE
+        if self.noise > 1e-2:
+            verdict = FAIL
+        shared = verdict and not self.subject.made and isinstance(self.subject, Steps)
+        note = "do the scorers that the function makes share something that learns?" if shared else ""
+        return dict(worst=self.noise, verdict=verdict, noise=0.0, positions=self.n, note=note)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #1310734f
+    @entry("e2", "truncation")
+    def truncation(self) -> dict:
+        "Scores of a text's beginning do not depend on where the text ends."
+        self.need_scores()
+        c, worst, inside = self.chunk_tokens, (0.0, 0, 0), 0.0
+        for m in dict.fromkeys(min(m, self.n) for m in (self.n - c // 3, c + c // 3, c)):
+            found = self.subject.run(self.x[: m + 1], c)[0][: self.n]
+            if m - len(found) >= c:
+                said = f"{len(found)} scores for {m} positions"
+                if not len(found) or self.whole_only(len(found), m):
+                    cannot(f"{said}: {_WHOLE}", UNSURE)
+                return dict(verdict=FAIL, worst=math.inf, note=said)
+            off, whole = difference(found, self.nll[: len(found)]), m // c * c
+            if len(off[:whole]):
+                worst = max(worst, (float(off[:whole].max()), int(off[:whole].argmax()), m))
+            inside = max([inside, *off[whole:].tolist()])
+        note = f"up to {inside:.2g} inside the last, shorter chunk, whose windows may lie elsewhere"
+        return dict(worst=worst[0], where=worst[1], how=f"the stream cut after {worst[2]} positions",
+                    tolerance=SHAPES[self.precision], positions=self.n, note=note)  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #61a444bf
+    @entry("e3", "save and load")
+    def reload(self) -> dict:
+        "A new scorer that loads a saved state goes on as the old one did."
+        self.need_steps()
+        k = len(self.chunks) // 2
+        old = self.fork(k)
+        if not isinstance(old, Walk):
+            cannot("only a Predictor is asked for its state")
+        if old.learns and type(old.predictor).get_state is Predictor.get_state:
+            cannot("it learns, but has no get_state to save")
+        state = clone(
+            old.predictor.state()
+        )  # before a new one is made, which may empty what they share
+        new = self.subject.start(self.x)
+        new.predictor.load(state)
+        off, m = 0.0, 0
+        for chunk in self.chunks[k:]:
+            off = max(
+                off, float(difference(new.score(chunk).nll, self.nll[chunk.start : chunk.stop]).max())
+            )
+            m += len(chunk)
+            if chunk.stop < self.n:
+                new.update(chunk)
+        return dict(worst=off, where=self.chunks[k].start, positions=m)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e0bdc2f0
+    def byte_table(self) -> Any:
+        "The table under test and the tokenizer's own."
+        table, tokenizer = self.need("byte_table"), self.need("tokenizer")
+        tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+        return table, tokenizer, ByteTable.from_sentencepiece(tokenizer, self.subject.vocab_size)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #a2853616
+    @entry("f", "bytes")
+    def bytes_counted(self) -> dict:
+        "Every id after every kind of id, against the tokenizer; then whole documents against their text."
+        table, tokenizer, own = self.byte_table()
+        kinds, ids = kinds_of_ids(tokenizer), torch.arange(len(tokenizer))
+        wrong = {}
+        for kind, members in kinds.items():
+            for before in members[:2]:
+                previous = torch.full_like(ids, before)
+                off = table.count(previous, ids).cpu() - own.count(previous, ids)
+                wrong |= {(kind, int(a)): int(off[a]) for a in off.nonzero()[:, 0]}
+        said, true = (int(t.count(self.x[:-1], self.x[1:]).sum()) for t in (table, own))
+        text = self.against_text(table, tokenizer, kinds)
+        found = dict(worst=abs(said / max(true, 1) - 1), positions=self.n, tolerance=0.0, noise=0.0,
+                     note=f"{said:,} bytes for {true:,}, a ratio of {said / max(true, 1):.4f}; {text}")  # fmt: skip
+        if wrong:
+            (kind, a), off = next(iter(wrong.items()))
+            piece = tokenizer.id_to_piece(a)
+            named = f"{piece!r} after a {kind} token is {off:+d}; {len(wrong)} such cases"
+            found |= dict(verdict=FAIL, where=a, how=named, worst=max(found["worst"], 1e-9))
+        return found if text.startswith("text agrees") else found | dict(verdict=FAIL)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #db95f889
+    def against_text(self, table: Any, tokenizer: Any, kinds: dict[str, list[int]]) -> str:
+        "Do the table's sums per document equal the bytes of the text they decode to?"
+        plain = torch.tensor(kinds["space"] + kinds["other"])
+        generator, bos = self.random("f"), kinds["control"][min(1, len(kinds["control"]) - 1)]
+        made = [plain[self.draw(generator, len(plain), 40)].tolist() for _ in range(20)]
+        made += [
+            tokenizer.encode(t)
+            for t in ("é€😀 \u0e01\u0e33", "\u2581 \u2581\u2581 a", "  two  spaces ", "\n\t x")
+        ]
+        for ids in filter(None, made):
+            whole = torch.tensor([bos, *ids])
+            said, true = (
+                int(table.count(whole[:-1], whole[1:]).sum()),
+                len(tokenizer.decode(ids).encode()),
+            )
+            if said != true:
+                return f"{said} bytes counted where the text {tokenizer.decode(ids)[:20]!r} has {true}"
+        return self.against_original(tokenizer)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #6a303880
+    def against_original(self, tokenizer: Any) -> str:
+        "Do the documents decode to the texts that they were made from?"
+        texts = self.context.get("text")
+        if texts is None:
+            return "text agrees where it was decoded; no original text given"
+        decoded = decode_documents(self.all.numpy(), tokenizer)
+        off = [i for i, (a, b) in enumerate(zip(decoded, texts)) if not b.startswith(a) and a != b]
+        if off:
+            return (
+                f"document {off[0]} decodes to {decoded[off[0]][:20]!r}, not to {texts[off[0]][:20]!r}"
+            )
+        return f"text agrees, the original of {len(decoded)} documents too"
+
+    # %% ../../nbs/auditor/00_audit.ipynb #34a02eb0
+    @entry("g1", "size")
+    def size(self) -> dict:
+        "Bytes of model and code, as they lie on disk, against the cap."
+        model, code = Path(self.need("artifact")).stat().st_size, _code(self.context.get("code"))
+        cap, total = BUDGET_LIMITS["artifact"], model + len(code)
+        whose = "code" if self.context.get("code") else "this package's code"
+        packed = f"{len(code):,} (its lzma {len(lzma.compress(code)):,})"
+        note = f"model {model:,} + {whose} {packed} = {total:,}"
+        return dict(
+            worst=float(max(0, total - cap)), tolerance=0.0, noise=0.0, note=f"{note} of {cap:,}"
+        )
+
+    # %% ../../nbs/auditor/00_audit.ipynb #f8df4be6
+    def alone_in_process(self, folder: Path) -> dict:
+        "What a new process says, which has the artifact, the tokenizer and the tokens, and little else."
+        given = {"artifact": self.need("artifact"), "tokenizer": self.context.get("tokenizer")}
+        for name, path in given.items():
+            if isinstance(path, (str, Path)):
+                (folder / f"{name}{Path(path).suffix}").write_bytes(Path(path).read_bytes())
+        build = self.context.get("build") or "golf.auditor.audit:sliding"
+        job = dict(build=build, chunk_tokens=self.chunk_tokens)
+        job["artifact"] = str(folder / f"artifact{Path(given['artifact']).suffix}")
+        (folder / "job.json").write_text(json.dumps(job))
+        np.save(folder / "tokens.npy", self.x.numpy())
+        env = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "TMPDIR": str(folder)}
+        env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XDG_CACHE_HOME": str(folder)}
+        env |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONDONTWRITEBYTECODE": "1"}
+        call = [sys.executable, "-c", f"from golf.auditor.audit import fresh; fresh({str(folder)!r})"]
+        done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+        if not (folder / "said.json").exists():
+            cannot(f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}", UNSURE)
+        return json.loads((folder / "said.json").read_text())
+
+    # %% ../../nbs/auditor/00_audit.ipynb #06f75c99
+    @entry("g2", "self-contained")
+    def self_contained(self) -> dict:
+        "A new process without training data or network opens nothing else, and scores the same."
+        self.need_steps("the artifact's scorer is built by a function of its path")
+        with tempfile.TemporaryDirectory() as folder:
+            said = self.alone_in_process(Path(folder))
+            said["seen"] = [[e, p] for e, p in said["seen"] if not _expected(e, p, Path(folder))]
+        told = [f"{event} {Path(p).name}" for event, p in said["seen"]]
+        reached = [t for t in told if t.startswith(("open", "socket"))]
+        if reached:
+            return dict(verdict=FAIL, worst=float(len(reached)), note="; ".join(reached)[:300])
+        if "error" in said:
+            return dict(verdict=FAIL, worst=math.inf, note=f"cannot run alone: {said['error']}")
+        off = difference(torch.tensor(said["nll"], dtype=torch.float64), self.nll)
+        worst, note = float(off.max()), "nothing opened but what was given and libraries"
+        if worst > 1e-4 and self.context.get("build") is None:
+            note = (
+                "the artifact's sliding window scores otherwise: give `build`, a function of its path"
+            )
+            return dict(verdict=UNSURE, worst=worst, tolerance=1e-4, positions=self.n, note=note)
+        started = UNSURE if told and worst <= 1e-4 else None
+        return dict(worst=worst, where=int(off.argmax()), positions=self.n, tolerance=1e-4,
+                    verdict=started, note=told[0] if told else note)  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #3b2c517e
+    def scattered(self, theirs: Tensor, other: Tensor) -> float:
+        "Standard errors by which very cheap new tokens are more frequent here than in the other text."
+        parts = self.nll[first_time(self.x)[: len(self.nll)]], theirs[first_time(other)[: len(theirs)]]
+        cheap, ratio = float(parts[1].quantile(0.02)), len(parts[0]) / len(parts[1])
+        here, expected = (float((part <= cheap).sum()) for part in parts)
+        return (here - expected * ratio) / math.sqrt(here + expected * ratio**2 + 1)
+
+    # %% ../../nbs/auditor/00_audit.ipynb #55b316d8
+    @entry("g3", "memory")
+    def memory(self) -> dict:
+        "Is the audited text cheaper than held-out text of its kind, and is some of it known by heart?"
+        self.need_scores()
+        other = Stream(self.need("held_out"), 1).tokens[: self.n + 1]
+        theirs = self.subject.run(other, self.chunk_tokens)[0]
+        scattered = self.scattered(theirs, other)
+        size = max(16, min(64, self.n // 16))
+        mine, theirs = (x[: len(x) // size * size].view(-1, size).mean(1) for x in (self.nll, theirs))
+        spread = math.sqrt(float(mine.var()) / len(mine) + float(theirs.var()) / len(theirs))
+        gap, free = float(theirs.mean() - mine.mean()) / max(spread, 1e-9), 0.1 * theirs.median()
+        blocks = (mine < free).nonzero()[:, 0].tolist()
+        new = first_time(self.x, 8)  # where eight tokens end that stand there for the first time
+        known = sum(bool(new[b * size + size // 2 + 7]) for b in blocks) - 5 * int(
+            (theirs < free).sum()
+        )
+        doubtful = max(gap, scattered) > 4 or known > 1
+        verdict = FAIL if known >= 5 else UNSURE if doubtful else PASS
+        note = f"{gap:.1f} standard errors cheaper, {scattered:.1f} in very cheap tokens"
+        return dict(worst=max(gap, scattered), tolerance=4.0, noise=0.0, positions=len(mine),
+                    verdict=verdict,
+                    note=f"{note}; {max(known, 0)} of {len(mine)} new blocks nearly free")  # fmt: skip
+
+    # %% ../../nbs/auditor/00_audit.ipynb #e35b6192
+    @entry("h", "time ledger")
+    def time_ledger(self) -> dict:
+        "The record's seconds and bytes against the limits; seconds count on the reference machine only."
+        record = self.need("record")
+        record = read_record(record) if isinstance(record, (str, Path)) else record
+        device = record.get("device", {})
+        reference = "H100" in str(device.get("name")) and device.get("world_size") == 8
+        table = budget_table(record["budget"], reference=reference)
+        over = table[table.verdict == "over"]
+        share = float((table.amount / table.limit).max())
+        found = dict(worst=share, tolerance=1.0, noise=0.0, note="all parts within their limits")
+        lost = record["budget"]["unaccounted_seconds"]
+        if len(over):
+            return found | dict(verdict=FAIL, note=f"over its limit: {', '.join(over.index)}")
+        if not reference:
+            return found | dict(verdict=UNSURE, note="measured on another machine than the limits mean")
+        if lost > 1:
+            return found | dict(verdict=UNSURE, note=f"{lost:.1f} seconds belong to no part")
+        return found
+
+    # %% ../../nbs/auditor/00_audit.ipynb #d2a1d330
+    @entry("i", "provenance")
+    def provenance(self) -> dict:
+        "Which part of the validation documents also stands in the training data?"
+        data = self.need("data")
+        if isinstance(data, (str, Path)):
+            report = check_data(data, progress=False)
+            n, shared = report.val.documents, report.val.shared
+        else:
+            train, val = documents(data[0]), documents(data[1])
+            n, shared = len(val), sum(d in set_ for set_ in [set(train)] for d in val)
+        share = shared / max(1, n)
+        verdict = PASS if not shared else UNSURE if share <= 0.01 else FAIL
+        note = f"{shared:,} of {n:,} validation documents are in the training data"
+        return dict(worst=share, tolerance=0.0, noise=0.0, positions=n, verdict=verdict, note=note)
+
 # %% ../../nbs/auditor/00_audit.ipynb #258690fb
 def _wanted(only: Iterable[str] | None) -> list[str]:
     "The tests of these ids or first letters, in order; raises `GolfError` for one that there is not."
@@ -578,328 +1681,8 @@ def _precision(subject: Subject) -> str:
     low = any(getattr(x, "compute_dtype", None) in half for x in within(subject))
     return "bf16" if low else subject.precision
 
-# %% ../../nbs/auditor/00_audit.ipynb #21b8fcb4
-@patch
-def cut(self: Audit, longest: int) -> None:
-    "Fix the stream: at least so many chunks, each a multiple of the `longest` context."
-    level, available = self.level, len(self.all) - 1
-    if self.chunk_tokens is None:
-        share = min(level.tokens, available) // level.chunks
-        self.chunk_tokens = max(longest, share // longest * longest)
-    self.n = min(available, max(level.tokens, level.chunks * self.chunk_tokens))
-    if self.n <= self.chunk_tokens:
-        need = f"more than one chunk of {self.chunk_tokens}"
-        raise GolfError(f"tokens: {available} positions, expected {need}, better {level.chunks}")
-    self.x, self.spare = self.all[: self.n + 1], self.all[self.n + 1 :]
-    if len(self.spare) < self.n:  # too little more text: the text itself, from elsewhere
-        self.spare = torch.cat([self.spare, self.x.roll(self.n // 2)])
-    self.stream, self.intact = Stream(self.x, self.chunk_tokens), self.x.clone()
-    self.chunks = [dataclasses.replace(c, tokens=c.tokens.clone()) for c in self.stream]
-    self.precision = _precision(self.subject)
-
-# %% ../../nbs/auditor/00_audit.ipynb #9dcc26cb
-@patch
-def begin(self: Audit) -> None:
-    "The subject's own pass, with a copy of it kept at the start of every chunk."
-    some = self.all[: self.level.tokens + 1]
-    session = self.subject.start(some) if self.subject.steps else None
-    self.cut(_context(session or self.subject))
-    low, high = int(self.x.min()), int(self.x.max())
-    session = self.subject.start(self.x) if session else None
-    strides = [x.stride for x in within(session) if isinstance(x, SlidingWindow)]
-    self.stride = max(strides, default=0)
-    if low < 0 or high >= self.subject.vocab_size:
-        rule = f"the subject's {self.subject.vocab_size}"
-        raise GolfError(f"tokens: ids from {low} to {high}, outside {rule}")
-    self.places = self.stream_places()
-    if session is None:
-        began = time.perf_counter()
-        self.nll, self.rows = self.subject.run(self.x, self.chunk_tokens)
-        self.slow = time.perf_counter() - began > 0.25
-        self.slow = self.slow if self.subject.slow is None else self.subject.slow
-        if not isinstance(self.subject, Total):
-            self.n = min(self.n, len(self.nll))
-        return
-    self.slow = bool(self.subject.slow)
-    self.walk(session)
-
-# %% ../../nbs/auditor/00_audit.ipynb #0271938b
-@patch
-def walk(self: Audit, session: Session) -> None:
-    "Drive the subject's own pass and keep copies, digests, scores and some rows."
-    self.copies, self.digests, parts, self.rows = [], [], [], {}
-    self.learns = session.learns
-    for chunk in self.stream:
-        self.copies.append(self.kept(session))
-        self.digests.append(session.learnt() + session.digest())
-        found = session.score(chunk)
-        parts.append(found.nll.double())
-        self.rows |= rows_at(found, chunk, self.places)
-        if chunk.stop < self.n:
-            session.update(chunk)
-    self.nll, self.has_rows = torch.cat(parts), found.rows is not None
-    self.here: dict[int, Scored] = {}
-    self.fired = self.learns and self.matters()
-
-
-@patch
-def matters(self: Audit) -> bool:
-    "Whether a scorer that never learns, or has another past, scores otherwise somewhere."
-    session, parts = self.subject.start(self.x), []
-    try:
-        for chunk in self.stream:
-            parts.append(session.score(chunk).nll)
-            if isinstance(session, Walk):
-                session.predictor._close()
-                session.predictor.position = chunk.stop
-    except Exception:  # some cannot score without having learnt
-        return len(set(self.digests)) > 1
-    off = difference(torch.cat(parts), self.nll)
-    return float(off.max()) > TOLERANCE[self.precision] or self.remembers()
-
-
-@patch
-def remembers(self: Audit) -> bool:
-    "Whether the first chunk reaches the ends of later ones, where no window reaches back so far."
-    ends = torch.tensor([c.stop - 1 for c in self.chunks[1:] if len(c) == self.chunk_tokens])
-    if not len(ends):
-        return False
-    y = self.changed(0, "foreign", self.random("past"), self.chunk_tokens - 1)
-    off = difference(self.subject.run(y, self.chunk_tokens)[0][ends], self.nll[ends])
-    return float(off.max()) > TOLERANCE[self.precision]
-
-# %% ../../nbs/auditor/00_audit.ipynb #0ad72c8a
-@patch
-def kept(self: Audit, session: Session) -> Session | None:
-    "A copy of a session, or None where copies cannot be made or share something with the original."
-    if not self.sound:
-        return None
-    try:
-        return session.fork()
-    except Exception as error:
-        self.sound = False
-        self.facts["copies"] = f"none ({type(error).__name__}): every test replays the stream"
-        return None
-
-
-@patch
-def fork(self: Audit, k: int) -> Session:
-    "A session of its own at the start of chunk `k` of the stream."
-    if self.sound:
-        return self.copies[k].fork()
-    session = self.subject.start(self.x)
-    for chunk in self.chunks[:k]:
-        session.score(chunk)
-        session.update(chunk)
-    return session
-
-# %% ../../nbs/auditor/00_audit.ipynb #eca3ada8
-@patch
-def probe(self: Audit) -> None:
-    "Are copies independent? One learns from other text; the kept one must not notice."
-    session = self.kept(self.copies[0]) if self.sound else None
-    if session is None:
-        return
-    before = self.copies[0].digest()
-    other = self.changed(0, "foreign", self.random("probe"), self.chunks[0].stop)
-    chunk = dataclasses.replace(self.chunks[0], tokens=other[: self.chunks[0].stop + 1])
-    session.score(chunk)
-    session.update(chunk)
-    if self.copies[0].digest() != before:
-        self.distrust("share state")
-    elif not all(map(self.repeats, self.chunks)):
-        self.distrust("do not repeat what their original said")
-
-
-@patch
-def distrust(self: Audit, why: str) -> None:
-    "Use no copies from here on."
-    self.sound, self.here = False, {}
-    self.facts["copies"] = f"{why}: every test replays the stream"
-
-
-@patch
-def repeats(self: Audit, chunk: Chunk) -> bool:
-    "Whether a copy's copy scores a chunk as the pass did that it was taken from."
-    off = difference(self.base(chunk.index).nll, self.nll[chunk.start : chunk.stop])
-    return float(off.max()) <= TOLERANCE[self.precision]
-
-# %% ../../nbs/auditor/00_audit.ipynb #e785e909
-@patch
-def strata(self: Audit) -> list[list[int]]:
-    "Positions of each kind: chunk starts, chunk ends, after BOS, window edges."
-    starts = [c.start for c in self.chunks]
-    ends = [c.stop - 1 for c in self.chunks]
-    bos = (self.x[:-1] == 1).nonzero()[:, 0].tolist()
-    size = self.stride
-    edges = [e for i in range(size, self.n, size) for e in (i - 1, i)] if size else []
-    return [starts, ends, bos, edges]
-
-
-@patch
-def spread(self: Audit, test: str, m: int) -> list[int]:
-    "`m` different positions, the kinds taken in turn with random ones between."
-    generator, chosen = self.random(test, "places"), {}
-    kinds = [[i for i in kind if i < self.n] for kind in self.strata()]
-    kinds = [[k[j] for j in torch.randperm(len(k), generator=generator)] for k in kinds]
-    kinds.append(torch.randperm(self.n, generator=generator).tolist())
-    while len(chosen) < min(m, self.n):
-        for kind in kinds:
-            while kind and kind[-1] in chosen:
-                kind.pop()
-            if kind and len(chosen) < m:
-                chosen[kind.pop()] = None
-    return list(chosen)
-
-# %% ../../nbs/auditor/00_audit.ipynb #c5bd42fd
-@patch
-def stream_places(self: Audit) -> list[int]:
-    "Where the whole changed streams part from the original: at the first token, then anywhere."
-    c, m = self.chunk_tokens, self.level.streams
-    generator = self.random("streams")
-    fixed = [0, c - 1, c, self.n - self.n // 4]
-    more = self.draw(generator, self.n, m).tolist()
-    return list(dict.fromkeys(min(i, self.n - 1) for i in fixed + more))[:m]
-
 # %% ../../nbs/auditor/00_audit.ipynb #11ab7f50
 FUTURES = ("random", "foreign", "shuffled", "bos")
-
-
-@patch
-def changed(self: Audit, i: int, kind: str, generator: torch.Generator, stop: int) -> Tensor:
-    "The stream with tokens i + 1 to `stop` replaced; the first of them always differs."
-    y, size, ids = self.x.clone(), stop - i, self.subject.vocab_size
-    if kind == "random":
-        y[i + 1 : stop + 1] = self.draw(generator, ids, size)
-    elif kind == "foreign":
-        at = int(self.draw(generator, max(1, len(self.spare) - size)))
-        y[i + 1 : stop + 1] = self.spare[at : at + size]
-    elif kind == "shuffled":
-        y[i + 1 : stop + 1] = y[i + 1 : stop + 1][torch.randperm(size, generator=generator)]
-    elif kind == "bos":
-        y[i + 1 : stop + 1] = min(1, ids - 1)
-    if y[i + 1] == self.x[i + 1]:  # a flip, and a future that happens to begin alike
-        y[i + 1] = (self.x[i + 1] + 1 + self.draw(generator, ids - 1)) % ids
-    return y
-
-# %% ../../nbs/auditor/00_audit.ipynb #07e11b8f
-@patch
-def chunk_of(self: Audit, i: int) -> Chunk:
-    "The chunk that position `i` belongs to, with its own copy of the tokens."
-    return self.chunks[i // self.chunk_tokens]
-
-
-@patch
-def base(self: Audit, k: int) -> Scored:
-    "What a copy says about chunk `k` as it is."
-    if k not in self.here:
-        self.here[k] = self.fork(k).score(self.chunks[k])
-    return self.here[k]
-
-
-@patch
-def peek(self: Audit, i: int, y: Tensor) -> tuple[Scored, Chunk]:
-    "What a copy says about the chunk of position `i` when the tokens are `y`."
-    chunk = self.chunk_of(i)
-    chunk = dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone())
-    return self.fork(chunk.index).score(chunk), chunk
-
-# %% ../../nbs/auditor/00_audit.ipynb #84e1c4b5
-@patch
-def need_steps(self: Audit, reason: str = "only the losses are seen") -> None:
-    "End the test that is running unless the subject can be driven chunk by chunk."
-    if not self.walked:
-        cannot(reason)
-
-
-@patch
-def need_scores(self: Audit) -> None:
-    "End the test that is running where only a sum is seen."
-    if isinstance(self.subject, Total):
-        cannot("only the total is seen")
-
-# %% ../../nbs/auditor/00_audit.ipynb #2b8ef0ce
-@patch
-def need_rows(self: Audit) -> None:
-    "End the test that is running where only scores are seen."
-    if not self.has_rows:
-        cannot("only scores are seen: b3 replaces the token by every id")
-
-
-@patch
-def need(self: Audit, name: str) -> Any:
-    "The material of that name; ends the test that is running if it was not given."
-    if self.context.get(name) is None:
-        cannot(f"no {name} given")
-    return self.context[name]
-
-
-@patch(as_prop=True)
-def walked(self: Audit) -> bool:
-    "Whether the subject is driven chunk by chunk."
-    return self.subject.steps
-
-# %% ../../nbs/auditor/00_audit.ipynb #3e88a3da
-@patch
-def settle(self: Audit, name: str, found: dict) -> dict:
-    "The verdict, if the test gave none, and how to see the worst place again."
-    judged = judge(found["worst"], found["tolerance"], found["noise"])
-    found["verdict"] = found.get("verdict") or judged
-    still = self.subject.steps and self.learns and not self.fired if name[0] == "c" else False
-    if still and found["verdict"] == PASS:
-        found |= dict(verdict=UNSURE, note="it can learn, but no score here shows that it did")
-    if not found["worst"]:
-        found |= dict(where=None, how="")
-    if not found.get("how") and found.get("where") is not None:
-        found["how"] = f"position {found['where']}; seed {self.seed}"
-    return found
-
-# %% ../../nbs/auditor/00_audit.ipynb #c907bf5d
-@patch
-def perform(self: Audit, name: str) -> Result:
-    "Run one test and judge what it found."
-    title, method = TESTS[name]
-    tolerance = TOLERANCE[self.precision]
-    try:
-        found = dict(tolerance=tolerance, noise=self.noise) | method(self)
-    except Stop as stop:
-        verdict, reason = stop.args
-        return Result(name, title, verdict, note=reason)
-    except Exception as error:
-        note = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Result(name, title, UNSURE, note=f"the test could not end: {note}"[:300])
-    return Result(name, title, **self.settle(name, found))
-
-# %% ../../nbs/auditor/00_audit.ipynb #095edb74
-@patch
-def run(self: Audit, only: Iterable[str] | None) -> AuditReport:
-    "Begin, then perform the tests wanted, in order."
-    wanted = _wanted(only)
-    report = AuditReport(self.subject.name, dataclasses.asdict(self.level), self.seed)
-    given = getattr(self.subject, "source", None) if self.subject.made else None
-    before = trace(given)
-    try:
-        self.begin()
-        if trace(given) != before:
-            report.error = "its copies share state with it: give a function that makes a new one"
-    except GolfError as error:
-        if str(error).startswith("tokens:"):
-            raise
-        report.error = _why(error)
-    except Exception as error:
-        report.error = _why(error)
-    if report.error:
-        report.results = [Result(t, TESTS[t][0], NOT_RUN, note="could not start") for t in wanted]
-        return report
-    if self.walked:
-        try:
-            self.probe()
-        except Exception as error:
-            self.distrust(f"fail ({type(error).__name__})")
-    first = self.perform("noise")
-    report.results = [first, *(self.perform(t) for t in wanted if t != "noise")]
-    report.facts = self.facts | self.summary()
-    return report
 
 # %% ../../nbs/auditor/00_audit.ipynb #9725d71c
 def _why(error: Exception) -> str:
@@ -908,18 +1691,6 @@ def _why(error: Exception) -> str:
     return "".join(lines).strip()
 
 # %% ../../nbs/auditor/00_audit.ipynb #23d2d214
-@patch
-def summary(self: Audit) -> dict:
-    "What a reader should know about the stream and the subject."
-    found = {"positions": self.n, "chunk_tokens": self.chunk_tokens, "precision": self.precision}
-    found |= {"vocab_size": self.subject.vocab_size, "digest of tokens": digest(self.x.numpy())}
-    if self.walked:
-        changed = len(set(self.digests)) > 1
-        found |= {"learns": self.learns, "state changed": changed, "learning shows": self.fired}
-        found |= {"rows": self.has_rows}
-    return found
-
-
 def _about_files(
     level: Level, seed: int, name: str | None, only: Any, context: dict
 ) -> AuditReport:
@@ -976,331 +1747,9 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
     report.name = name or report.name
     return report
 
-# %% ../../nbs/auditor/00_audit.ipynb #8d7581ff
-@patch
-@entry("noise", "noise floor")
-def noise_floor(self: Audit) -> dict:
-    "The same input twice; what moves then is noise."
-    self.again = self.subject.run(self.x, self.chunk_tokens)[0]
-    same = len(self.again) == len(self.nll)
-    self.noise = float(difference(self.again, self.nll).max()) if same else math.inf
-    quiet = self.noise <= TOLERANCE[self.precision] / 10
-    note = "" if quiet else "this scorer does not repeat itself: small deviations count for nothing"
-    return dict(worst=self.noise, verdict=PASS if quiet else UNSURE, note=note, positions=self.n)
-
-# %% ../../nbs/auditor/00_audit.ipynb #3a924292
-@patch
-def moved(self: Audit, i: int, y: Tensor, generator: torch.Generator) -> tuple[float, int]:
-    "How far scores before position `i`, and rows up to it, move in its chunk when the tokens are `y`."
-    found, chunk = self.peek(i, y)
-    base, at = self.base(chunk.index), i - chunk.start
-    moves = [difference(found.nll[:at], base.nll[:at])]
-    places = [torch.arange(at)]
-    if base.rows:
-        rows = torch.tensor(sorted({at, max(at - 1, 0), int(self.draw(generator, at + 1))}))
-        moves.append(difference(found.rows(rows), base.rows(rows)).amax(1))
-        places.append(rows)
-    moves, places = torch.cat(moves), torch.cat(places)
-    if not len(moves):
-        return 0.0, i
-    worst = int(moves.argmax())
-    return float(moves[worst]), chunk.start + int(places[worst])
-
-# %% ../../nbs/auditor/00_audit.ipynb #7a77de0a
-@patch
-def moved_stream(self: Audit, i: int, y: Tensor) -> tuple[float, int]:
-    "The same over a whole pass, built and run on `y`."
-    nll, rows = self.subject.run(y, self.chunk_tokens, (i,))
-    moves = difference(nll[:i], self.nll[:i]) if len(nll) == self.n else torch.tensor([math.inf])
-    worst, where = (float(moves.max()), int(moves.argmax())) if len(moves) else (0.0, i)
-    if i in rows and i in self.rows:
-        row = float(difference(rows[i], self.rows[i]).max())
-        worst, where = max((worst, where), (row, i))
-    return worst, where
-
-# %% ../../nbs/auditor/00_audit.ipynb #e7b1fca8
-@patch
-def futures(self: Audit, name: str, places: list[int], kinds: Iterable[str], each: int) -> dict:
-    "The worst move over `places`, each with `each` of the `kinds` of future in turn."
-    kinds, worst, turn = list(kinds), (-1.0, 0, 0, ""), 0
-    for i in places:
-        for _ in range(each):
-            kind, turn = kinds[turn % len(kinds)], turn + 1
-            generator = self.random(name, i, kind, turn)
-            if self.walked and name != "a3":
-                stop = self.chunk_of(i).stop
-                found = self.moved(i, self.changed(i, kind, generator, stop), generator)
-            else:
-                found = self.moved_stream(i, self.changed(i, kind, generator, self.n))
-            worst = max(worst, (*found, i, kind))
-    how = f"tokens from {worst[2] + 1} on: {worst[3]}; seed {self.seed}"
-    return dict(worst=worst[0], where=worst[1], how=how, positions=len(places))
-
-# %% ../../nbs/auditor/00_audit.ipynb #96d8c578
-@patch
-@entry("a1", "future")
-def future(self: Audit) -> dict:
-    "All that follows a position is replaced; nothing up to it may move."
-    self.need_scores()
-    if self.walked:
-        return self.futures(
-            "a1", self.spread("a1", self.level.positions), FUTURES, self.level.futures
-        )
-    few = 4 if self.slow else self.level.positions
-    return self.futures("a1", [0, *self.spread("a1", few - 1)], FUTURES, 1)
-
-# %% ../../nbs/auditor/00_audit.ipynb #73007c78
-@patch
-@entry("a2", "target flip")
-def flip(self: Audit) -> dict:
-    "One token is replaced; neither its own row nor anything before it may move."
-    self.need_scores()
-    few = 4 if self.slow else self.level.positions
-    return self.futures("a2", self.spread("a2", few), ["flip"], 2 if self.walked else 1)
-
-
-@patch
-@entry("a3", "whole streams")
-def streams(self: Audit) -> dict:
-    "Built and run anew on a changed stream; t = 1 is among the places."
-    self.need_steps("a1 and a2 run this scorer on whole streams already")
-    found = self.futures("a3", self.places, FUTURES, 1)
-    unseen = "copied, not built anew: what it prepared before is not seen"
-    return found | ({"note": unseen} if self.subject.made else {})
-
-# %% ../../nbs/auditor/00_audit.ipynb #159baca6
-@patch
-def each_chunk(self: Audit, m: int, name: str) -> Iterator[tuple[Chunk, Scored, Tensor]]:
-    "Every chunk, what a copy says about it, and its share of `m` positions in pieces."
-    share = max(1, m // len(self.chunks))
-    for chunk in self.chunks:
-        order = torch.randperm(len(chunk), generator=self.random(name, chunk.index))
-        for at in order[:share].sort().values.split(max(1, 2**21 // self.subject.vocab_size)):
-            yield chunk, self.base(chunk.index), at
-
-
-@patch
-@entry("b1", "rows sum to one")
-def sums(self: Audit) -> dict:
-    "The rows' sums, all entries numbers of at most 0."
-    self.need_steps()
-    self.need_rows()
-    logs, places, broken = [], [], None
-    for chunk, found, at in self.each_chunk(self.level.rows, "b1"):
-        rows = found.rows(at).double()
-        logs.append(rows.logsumexp(1))
-        places.append(chunk.start + at)
-        if rows.shape[1] != self.subject.vocab_size or rows.isnan().any():
-            broken = f"rows of {rows.shape[1]} entries, {int(rows.isnan().sum())} no numbers"
-    return self.about_sums(torch.cat(logs).exp(), torch.cat(places), 1e-5, broken)
-
-# %% ../../nbs/auditor/00_audit.ipynb #d1848b0f
-@patch
-def about_sums(
-    self: Audit, sums: Tensor, places: Tensor, tolerance: float, broken: str | None
-) -> dict:
-    "A result from sums over the vocabulary: above one anywhere is a violation, below one a warning."
-    tolerance = max(tolerance, {"fp32": 0, "bf16": 1e-3}[self.precision])
-    off = difference(sums, torch.ones(()).double())
-    worst = int(off.argmax())
-    low, high = float(sums.min()), float(sums.max())
-    found = dict(worst=float(off[worst]), where=int(places[worst]), positions=len(sums),
-                 tolerance=tolerance, note=f"sums from {low:.6g} to {high:.6g}")  # fmt: skip
-    if broken:
-        found |= dict(verdict=FAIL, note=broken)
-    elif low < 1 - tolerance and high <= 1 + tolerance:
-        found |= dict(verdict=UNSURE, note=f"{found['note']}: below one, which gains nothing")
-    return found
-
-# %% ../../nbs/auditor/00_audit.ipynb #67b00c3e
-@patch
-@entry("b2", "rows against the score")
-def scores(self: Audit) -> dict:
-    "What is added to the total must be the row's entry, and `log_prob` of any id must be too."
-    self.need_steps()
-    self.need_rows()
-    worst, m = (-1.0, 0, ""), 0
-    for chunk, found, at in self.each_chunk(self.level.rows, "b2"):
-        rows, here = found.rows(at).double(), torch.arange(len(at))
-        generator = self.random("b2", chunk.index)
-        asked = [("its own id", chunk.targets, -found.nll)]
-        for _ in range(2 if found.log_prob else 0):
-            ids = self.draw(generator, self.subject.vocab_size, len(chunk))
-            asked.append(("random ids", ids, found.log_prob(ids).double()))
-        for what, ids, said in asked:
-            off = difference(said[at], rows[here, ids[at]])
-            j = int(off.argmax())
-            worst = max(worst, (float(off[j]), chunk.start + int(at[j]), what))
-        m += len(at)
-    return dict(worst=worst[0], where=worst[1], note=f"worst for {worst[2]}", positions=m,
-                tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
-
-# %% ../../nbs/auditor/00_audit.ipynb #498e86e8
-@patch
-@entry("b3", "substitution")
-def substitution(self: Audit) -> dict:
-    "The token itself is replaced and goes through the whole pipeline."
-    self.need_scores()
-    if self.walked and self.has_rows:
-        return self.some_ids()
-    ids, m = self.subject.vocab_size, self.level.substitutions
-    m = min(m, self.level.runs // ids)
-    if self.slow or not m:
-        cannot(f"every id at one position costs {ids} runs; R sees some of what this would")
-    sums, places = [], self.spread("b3", m)
-    for i in places:
-        sums.append(sum(math.exp(-self.alone(i, a)) for a in range(ids)))
-    return self.about_sums(torch.tensor(sums).double(), torch.tensor(places), 1e-3, None)
-
-# %% ../../nbs/auditor/00_audit.ipynb #47d2f86a
-@patch
-def alone(self: Audit, i: int, a: int) -> float:
-    "The nll at position `i` when its token is `a`, all others as they are."
-    y = self.x.clone()
-    y[i + 1] = a
-    if self.walked:
-        found, chunk = self.peek(i, y)
-        return float(found.nll[i - chunk.start])
-    return float(self.subject.run(y, self.chunk_tokens)[0][i])
-
-# %% ../../nbs/auditor/00_audit.ipynb #587f1147
-@patch
-def some_ids(self: Audit) -> dict:
-    "Replaced by likely and by random ids: each must cost what the row said before."
-    worst, places = (-1.0, 0, 0), self.spread("b3", self.level.substitutions)
-    for i in places:
-        chunk, generator = self.chunk_of(i), self.random("b3", i)
-        row = self.base(chunk.index).rows(torch.tensor([i - chunk.start]))[0].double()
-        likely = row.nan_to_num(nan=-math.inf).topk(min(self.level.ids // 2, len(row))).indices
-        drawn = self.draw(generator, len(row), self.level.ids - len(likely))
-        for a in torch.cat([likely, drawn]).tolist():
-            off = float(difference(torch.tensor(-self.alone(i, a), dtype=torch.float64), row[a]))
-            worst = max(worst, (off, i, a))
-    how = f"token {worst[1] + 1} := {worst[2]}; seed {self.seed}"
-    return dict(worst=worst[0], where=worst[1], how=how, positions=len(places),
-                tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
-
 # %% ../../nbs/auditor/00_audit.ipynb #b80675d2
 class Barred(Exception):
     "An update that the twin may not make."
-
-
-@patch
-def bar(self: Audit, session: Session, chunk: Chunk) -> None:
-    "Let every `update`, `learn` and `observe` within reach raise when given this chunk or a later one."
-
-    def barred(real: Callable) -> Callable:
-        def refuse(given: Any, *rest: Any, **more: Any) -> Any:
-            if getattr(given, "stop", math.inf) > chunk.start:
-                raise Barred(f"chunk {chunk.index} was learnt from while it was scored")
-            return real(given, *rest, **more)
-
-        return refuse
-
-    for thing in list(within(session)):
-        if isinstance(thing, (Session, Predictor)):
-            for name in ("update", "learn", "observe"):
-                if hasattr(thing, name):
-                    setattr(thing, name, barred(getattr(thing, name)))
-
-# %% ../../nbs/auditor/00_audit.ipynb #2c8849a1
-@patch
-@entry("c1", "twin")
-def twin(self: Audit) -> dict:
-    "A twin with the same history, whose updates raise, must score the same."
-    self.need_steps()
-    worst, called = (-1.0, 0), None
-    for chunk in self.chunks:
-        session, base = self.fork(chunk.index), self.base(chunk.index)
-        self.bar(session, chunk)
-        try:
-            off = difference(session.score(chunk).nll, base.nll)
-            worst = max(worst, (float(off.max()), chunk.start + int(off.argmax())))
-        except Barred:
-            called = chunk
-    found = dict(worst=worst[0], where=worst[1], positions=self.n)
-    return found if called is None else self.adapted(called)
-
-# %% ../../nbs/auditor/00_audit.ipynb #e66754ff
-@patch
-def adapted(self: Audit, chunk: Chunk) -> dict:
-    "Scoring called an update with the chunk itself: does its second half reach its first?"
-    i, generator = chunk.start + len(chunk) // 2, self.random("c1")
-    off, where = self.moved(i, self.changed(i, "random", generator, chunk.stop), generator)
-    note = f"scoring chunk {chunk.index} calls an update with it"
-    if off <= TOLERANCE[self.precision]:
-        return dict(verdict=UNSURE, worst=off, where=where, note=f"{note}; no score moved by it")
-    return dict(worst=off, where=where, note=note, positions=i - chunk.start)
-
-# %% ../../nbs/auditor/00_audit.ipynb #b39f2de8
-@patch
-@entry("c2", "digest")
-def untouched(self: Audit) -> dict:
-    "Scoring leaves no trace: not in what is learnt, and not in the next score."
-    self.need_steps()
-    worst, traced, m = (-1.0, 0), [], 0
-    for chunk in self.chunks[:4]:
-        plain, other = self.fork(chunk.index), self.fork(chunk.index)
-        y = self.changed(chunk.start, "random", self.random("c2", chunk.index), chunk.stop)
-        before = plain.learnt()
-        plain.score(chunk)
-        other.score(dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone()))
-        if before != plain.learnt() != other.learnt():
-            traced.append(chunk.index)
-        again = other.score(chunk).nll
-        off = difference(again, self.base(chunk.index).nll)
-        worst, m = max(worst, (float(off.max()), chunk.start + int(off.argmax()))), m + len(off)
-    found = dict(worst=worst[0], where=worst[1], positions=m)
-    if traced and worst[0] <= TOLERANCE[self.precision]:
-        note = f"scoring chunks {traced} changes what is learnt, but no score moved by it"
-        return found | dict(verdict=UNSURE, note=note)
-    if worst[0] > TOLERANCE[self.precision] and not self.by_content():
-        note = "scoring moves something that no token decides, such as a random state"
-        return found | dict(verdict=UNSURE, note=note)
-    return found | dict(note=f"a trace in chunks {traced}" if traced else "")
-
-
-@patch
-def by_content(self: Audit) -> bool:
-    "Whether it matters which tokens a chunk had that was scored twice."
-    worst = 0.0
-    for chunk in self.chunks[:4]:
-        other, same = self.fork(chunk.index), self.fork(chunk.index)
-        y = self.changed(chunk.start, "random", self.random("c2", chunk.index), chunk.stop)
-        other.score(dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone()))
-        same.score(chunk)
-        off = difference(other.score(chunk).nll, same.score(chunk).nll)
-        worst = max(worst, float(off.max()))
-    return worst > TOLERANCE[self.precision]
-
-# %% ../../nbs/auditor/00_audit.ipynb #8f3decf2
-@patch
-@entry("c3", "poison")
-def poison(self: Audit) -> dict:
-    "One chunk's tokens are shuffled: what comes before it may not move."
-    self.need_scores()
-    i = self.chunk_tokens
-    y = self.changed(i, "shuffled", self.random("c3"), min(2 * i, self.n))
-    worst, where = self.moved_stream(i, y)
-    return dict(worst=worst, where=where, positions=i, how=f"tokens {i + 1} to {2 * i} shuffled")
-
-# %% ../../nbs/auditor/00_audit.ipynb #e2fb1b60
-@patch
-@entry("c4", "repeat")
-def repeat(self: Audit) -> dict:
-    "A, c, c against A, c, d: the first c must cost the same in both."
-    self.need_scores()
-    c = self.chunk_tokens
-    if self.n < 2 * c:
-        cannot("less than two whole chunks")
-    other = self.spare[:c] if self.n < 3 * c else self.x[2 * c + 1 : 3 * c + 1]
-    begin, size = self.x[: 2 * c + 1], min(c, len(other))
-    twice = self.subject.run(torch.cat([begin, begin[-c:][:size]]), c)[0]
-    once = self.subject.run(torch.cat([begin, other[:size]]), c)[0]
-    off = difference(twice[: 2 * c], once[: 2 * c])
-    gain = float(twice[c : 2 * c][:size].mean() - twice[2 * c :].mean())
-    note = f"the second copy costs {gain:.3f} nats a token less than the first"
-    return dict(worst=float(off.max()), where=int(off.argmax()), positions=2 * c, note=note)
 
 # %% ../../nbs/auditor/00_audit.ipynb #bf1616fa
 CERTAIN, LIKELY = 14.0, math.log(1000)  # nats: exp(-14) is 8e-7
@@ -1335,238 +1784,10 @@ def draw_from(row: Tensor, generator: torch.Generator) -> tuple[int, float]:
     a = int(torch.multinomial(row.exp(), 1, generator=generator))
     return a, float(row[a])
 
-# %% ../../nbs/auditor/00_audit.ipynb #b04e9de1
-@patch
-def next_row(self: Audit, session: Session, chunk: Chunk, i: int, y: Tensor) -> Tensor:
-    "The row [V] at position `i`; what follows in `y` is noise. A chunk of windows may end with `i`'s."
-    stop = min(chunk.stop, (i // self.stride + 1) * self.stride) if self.stride else chunk.stop
-    part = dataclasses.replace(chunk, stop=stop, tokens=y[: stop + 1].clone())
-    asked = session.fork() if self.sound else session
-    return asked.score(part).rows(torch.tensor([i - chunk.start]))[0]
-
-
-@patch
-def own_stream(self: Audit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "A stream drawn from the scorer's own rows, and what the scorer says about it; made once."
-    if self.own is None:
-        y, law, drawn = self.own_draws()
-        self.own = y, law, drawn, self.subject.run(y, self.chunk_tokens)[0]
-    return self.own
-
-# %% ../../nbs/auditor/00_audit.ipynb #9c6bba4f
-@patch
-def own_draws(self: Audit) -> tuple[Tensor, Tensor, Tensor]:
-    "A stream with a drawn stretch in every chunk, the law's log-probabilities there, and where."
-    y, law, drawn = self.x.clone(), torch.zeros(self.n).double(), []
-    session, generator = self.subject.start(self.x), self.random("R")
-    share, last = self.level.draws // len(self.chunks), min(len(self.chunks[-1]), self.chunk_tokens)
-    for chunk in self.chunks:
-        size = min(max(1, share), last, len(chunk))
-        begin = chunk.start + int(self.draw(generator, len(chunk) - size + 1))
-        ids, real = self.subject.vocab_size, y[chunk.start : chunk.stop + 1].clone()
-        y[begin + 1 : chunk.stop + 1] = self.draw(generator, ids, chunk.stop - begin)
-        for i in range(begin, begin + size):
-            y[i + 1], law[i] = draw_from(self.next_row(session, chunk, i, y), generator)
-            drawn.append(i)
-        y[begin + size + 1 : chunk.stop + 1] = real[begin + size + 1 - chunk.start :]
-        if chunk.stop < self.n:
-            whole = dataclasses.replace(chunk, tokens=y[: chunk.stop + 1].clone())
-            session.score(whole)
-            session.update(whole)
-    return y, law, torch.tensor(drawn)
-
-# %% ../../nbs/auditor/00_audit.ipynb #6819fb7f
-@patch
-def reference_stream(self: Audit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "A stream drawn from a reference, a given predictor or pairs counted in the text, and its scores."
-    y, law, drawn = self.reference_draws()
-    return y, law, drawn, self.subject.run(y, self.chunk_tokens)[0]
-
-
-@patch
-def reference_draws(self: Audit) -> tuple[Tensor, Tensor, Tensor]:
-    "Where nothing is known of the scorer's own rows."
-    n, generator = len(self.x) - 1, self.random("R")
-    y, law = self.x.clone(), torch.zeros(n).double()
-    if self.context.get("reference") is None or isinstance(self.subject, Total):
-        row_after = bigram(self.all, self.subject.vocab_size)
-        for i in range(n):
-            y[i + 1], law[i] = draw_from(row_after(int(y[i])), generator)
-        return y, law, torch.arange(n)
-    steps = Steps(self.context["reference"])
-    drawer = Audit(steps, self.all, self.level, self.seed, self.chunk_tokens, {})
-    drawer.begin()
-    return drawer.own_draws()
-
-# %% ../../nbs/auditor/00_audit.ipynb #3523fe2a
-@patch
-@entry("R", "code-length floor")
-def floor(self: Audit) -> dict:
-    "Tokens drawn from a known law q: no valid code beats q by 14 nats but once in a million times."
-    own = self.walked and self.has_rows and self.context.get("reference") is None
-    y, law, drawn, nll = self.own_stream() if own else self.reference_stream()
-    total = isinstance(self.subject, Total)
-    drawn = drawn if total else drawn[drawn < len(nll)]
-    if total:
-        gain = -float(law[drawn].sum() + nll.sum())
-    else:
-        gain = fortune(-law[drawn] - nll[drawn])
-    unsure = gain >= LIKELY or not math.isfinite(gain)
-    verdict = FAIL if gain >= CERTAIN else UNSURE if unsure else PASS
-    whose = "the scorer's own rows" if own else "a reference"
-    note = f"{len(drawn)} tokens drawn from {whose}; a valid code gets G >= 14 with chance 8e-7 at most"
-    return dict(worst=gain, tolerance=CERTAIN, noise=0.0, positions=len(drawn), verdict=verdict,
-                note=note)  # fmt: skip
-
-# %% ../../nbs/auditor/00_audit.ipynb #e23c384a
-@patch
-@entry("a4", "drawn tokens")
-def drawn_rows(self: Audit) -> dict:
-    "A token drawn from a row that knew neither it nor the future must cost what that row said."
-    self.need_steps()
-    self.need_rows()
-    y, law, drawn, nll = self.own_stream()
-    off = difference(-law[drawn], nll[drawn])
-    worst = int(off.argmax())
-    return dict(worst=float(off[worst]), where=int(drawn[worst]), positions=len(drawn),
-                tolerance=10 * TOLERANCE[self.precision])  # fmt: skip
-
 # %% ../../nbs/auditor/00_audit.ipynb #6982855b
 _WHOLE = "it scores whole sequences only; give their length as chunk_tokens"
 
-
-@patch
-def impossible(self: Audit) -> list[str]:
-    "What no losses can be: no numbers, or below zero."
-    if not len(self.nll):
-        return ["no scores"]
-    wrong = [] if torch.isfinite(self.nll).all() else ["scores that are no numbers"]
-    low = float(self.nll.min())
-    return wrong + ([f"a score of {low:.3g}: a probability above one"] if low < -1e-2 else [])
-
-
-@patch
-def whole_only(self: Audit, found: int, positions: int) -> bool:
-    "Whether `found` scores of so many positions are whole sequences, and a text of these gets as many."
-    if not positions - found < found < positions:  # less than a sequence is missing
-        return False
-    return len(self.subject.run(self.x[: found + 1], self.chunk_tokens)[0]) == found
-
-# %% ../../nbs/auditor/00_audit.ipynb #a8a49dd2
-@patch
-def guarded(self: Audit) -> dict:
-    "The same pass over a guarded stream, whose chunks hold copies with nothing behind them."
-    ledger = Ledger(self.n)
-    session = self.subject.start(self.x.clone())
-    for chunk in Guarded(self.x, self.chunk_tokens, ledger):
-        ledger.commit(session.score(chunk).nll)
-        if chunk.stop < self.n:
-            session.update(chunk)
-    wrong = ledger.violations + self.impossible()
-    if wrong or ledger.length != self.n:
-        note = "; ".join([*wrong, f"{ledger.length} scores"])
-        return dict(verdict=FAIL, worst=math.inf, note=note)
-    if not torch.equal(self.stream.tokens, self.intact):
-        return dict(verdict=FAIL, worst=math.inf, note="the scorer wrote into the stream")
-    off = difference(ledger.nll, self.nll)
-    return dict(worst=float(off.max()), where=int(off.argmax()), positions=self.n)
-
-# %% ../../nbs/auditor/00_audit.ipynb #1886cfbf
-@patch
-@entry("d", "single pass")
-def single(self: Audit) -> dict:
-    "Every position is scored once, in order, from a stream that can be read once."
-    self.need_scores()
-    if self.walked:
-        return self.guarded()
-    missing = len(self.x) - 1 - self.n
-    violations = list(getattr(self.subject, "violations", [])) + self.impossible()
-    short = missing >= self.chunk_tokens or self.n > len(self.x) - 1
-    whole = short and self.whole_only(self.n, len(self.x) - 1)
-    if short and not whole:
-        violations.append(f"{self.n} scores for {len(self.x) - 1} positions")
-    if violations:
-        return dict(verdict=FAIL, worst=float(len(violations)), note="; ".join(violations[:3]))
-    if whole:
-        cannot(f"{self.n} scores for {len(self.x) - 1} positions: {_WHOLE}", UNSURE)
-    if not isinstance(self.subject, Loop):
-        cannot("one number for each position, but what was read when is not seen")
-    early = self.subject.early
-    if early:
-        note = f"optimisers stepped {early} times between a chunk and its score"
-        return dict(verdict=UNSURE, worst=float(early), note=note)
-    return dict(worst=0.0, positions=self.n, note=f"{missing} positions at the end not scored")
-
-# %% ../../nbs/auditor/00_audit.ipynb #a5819d3a
-@patch
-@entry("e1", "determinism")
-def determinism(self: Audit) -> dict:
-    "A second run must give the first one's scores."
-    verdict = None if self.noise <= TOLERANCE[self.precision] else UNSURE
-    if self.noise > 1e-2:
-        verdict = FAIL
-    shared = verdict and not self.subject.made and isinstance(self.subject, Steps)
-    note = "do the scorers that the function makes share something that learns?" if shared else ""
-    return dict(worst=self.noise, verdict=verdict, noise=0.0, positions=self.n, note=note)
-
-# %% ../../nbs/auditor/00_audit.ipynb #1310734f
-@patch
-@entry("e2", "truncation")
-def truncation(self: Audit) -> dict:
-    "Scores of a text's beginning do not depend on where the text ends."
-    self.need_scores()
-    c, worst, inside = self.chunk_tokens, (0.0, 0, 0), 0.0
-    for m in dict.fromkeys(min(m, self.n) for m in (self.n - c // 3, c + c // 3, c)):
-        found = self.subject.run(self.x[: m + 1], c)[0][: self.n]
-        if m - len(found) >= c:
-            said = f"{len(found)} scores for {m} positions"
-            if not len(found) or self.whole_only(len(found), m):
-                cannot(f"{said}: {_WHOLE}", UNSURE)
-            return dict(verdict=FAIL, worst=math.inf, note=said)
-        off, whole = difference(found, self.nll[: len(found)]), m // c * c
-        if len(off[:whole]):
-            worst = max(worst, (float(off[:whole].max()), int(off[:whole].argmax()), m))
-        inside = max([inside, *off[whole:].tolist()])
-    note = f"up to {inside:.2g} inside the last, shorter chunk, whose windows may lie elsewhere"
-    return dict(worst=worst[0], where=worst[1], how=f"the stream cut after {worst[2]} positions",
-                tolerance=SHAPES[self.precision], positions=self.n, note=note)  # fmt: skip
-
-# %% ../../nbs/auditor/00_audit.ipynb #61a444bf
-@patch
-@entry("e3", "save and load")
-def reload(self: Audit) -> dict:
-    "A new scorer that loads a saved state goes on as the old one did."
-    self.need_steps()
-    k = len(self.chunks) // 2
-    old = self.fork(k)
-    if not isinstance(old, Walk):
-        cannot("only a Predictor is asked for its state")
-    if old.learns and type(old.predictor).get_state is Predictor.get_state:
-        cannot("it learns, but has no get_state to save")
-    state = clone(
-        old.predictor.state()
-    )  # before a new one is made, which may empty what they share
-    new = self.subject.start(self.x)
-    new.predictor.load(state)
-    off, m = 0.0, 0
-    for chunk in self.chunks[k:]:
-        off = max(
-            off, float(difference(new.score(chunk).nll, self.nll[chunk.start : chunk.stop]).max())
-        )
-        m += len(chunk)
-        if chunk.stop < self.n:
-            new.update(chunk)
-    return dict(worst=off, where=self.chunks[k].start, positions=m)
-
 # %% ../../nbs/auditor/00_audit.ipynb #e0bdc2f0
-@patch
-def byte_table(self: Audit) -> Any:
-    "The table under test and the tokenizer's own."
-    table, tokenizer = self.need("byte_table"), self.need("tokenizer")
-    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
-    return table, tokenizer, ByteTable.from_sentencepiece(tokenizer, self.subject.vocab_size)
-
-
 def kinds_of_ids(tokenizer: Any) -> dict[str, list[int]]:
     """The ids of a tokenizer by kind: "control", "byte", "space" (begins with one) and "other"."""
     found: dict[str, list[int]] = {"control": [], "byte": [], "space": [], "other": []}
@@ -1579,66 +1800,6 @@ def kinds_of_ids(tokenizer: Any) -> dict[str, list[int]]:
             found["space" if tokenizer.id_to_piece(i).startswith("\u2581") else "other"].append(i)
     return found
 
-# %% ../../nbs/auditor/00_audit.ipynb #a2853616
-@patch
-@entry("f", "bytes")
-def bytes_counted(self: Audit) -> dict:
-    "Every id after every kind of id, against the tokenizer; then whole documents against their text."
-    table, tokenizer, own = self.byte_table()
-    kinds, ids = kinds_of_ids(tokenizer), torch.arange(len(tokenizer))
-    wrong = {}
-    for kind, members in kinds.items():
-        for before in members[:2]:
-            previous = torch.full_like(ids, before)
-            off = table.count(previous, ids).cpu() - own.count(previous, ids)
-            wrong |= {(kind, int(a)): int(off[a]) for a in off.nonzero()[:, 0]}
-    said, true = (int(t.count(self.x[:-1], self.x[1:]).sum()) for t in (table, own))
-    text = self.against_text(table, tokenizer, kinds)
-    found = dict(worst=abs(said / max(true, 1) - 1), positions=self.n, tolerance=0.0, noise=0.0,
-                 note=f"{said:,} bytes for {true:,}, a ratio of {said / max(true, 1):.4f}; {text}")  # fmt: skip
-    if wrong:
-        (kind, a), off = next(iter(wrong.items()))
-        piece = tokenizer.id_to_piece(a)
-        named = f"{piece!r} after a {kind} token is {off:+d}; {len(wrong)} such cases"
-        found |= dict(verdict=FAIL, where=a, how=named, worst=max(found["worst"], 1e-9))
-    return found if text.startswith("text agrees") else found | dict(verdict=FAIL)
-
-# %% ../../nbs/auditor/00_audit.ipynb #db95f889
-@patch
-def against_text(self: Audit, table: Any, tokenizer: Any, kinds: dict[str, list[int]]) -> str:
-    "Do the table's sums per document equal the bytes of the text they decode to?"
-    plain = torch.tensor(kinds["space"] + kinds["other"])
-    generator, bos = self.random("f"), kinds["control"][min(1, len(kinds["control"]) - 1)]
-    made = [plain[self.draw(generator, len(plain), 40)].tolist() for _ in range(20)]
-    made += [
-        tokenizer.encode(t)
-        for t in ("é€😀 \u0e01\u0e33", "\u2581 \u2581\u2581 a", "  two  spaces ", "\n\t x")
-    ]
-    for ids in filter(None, made):
-        whole = torch.tensor([bos, *ids])
-        said, true = (
-            int(table.count(whole[:-1], whole[1:]).sum()),
-            len(tokenizer.decode(ids).encode()),
-        )
-        if said != true:
-            return f"{said} bytes counted where the text {tokenizer.decode(ids)[:20]!r} has {true}"
-    return self.against_original(tokenizer)
-
-# %% ../../nbs/auditor/00_audit.ipynb #6a303880
-@patch
-def against_original(self: Audit, tokenizer: Any) -> str:
-    "Do the documents decode to the texts that they were made from?"
-    texts = self.context.get("text")
-    if texts is None:
-        return "text agrees where it was decoded; no original text given"
-    decoded = decode_documents(self.all.numpy(), tokenizer)
-    off = [i for i, (a, b) in enumerate(zip(decoded, texts)) if not b.startswith(a) and a != b]
-    if off:
-        return (
-            f"document {off[0]} decodes to {decoded[off[0]][:20]!r}, not to {texts[off[0]][:20]!r}"
-        )
-    return f"text agrees, the original of {len(decoded)} documents too"
-
 # %% ../../nbs/auditor/00_audit.ipynb #34a02eb0
 _PACKAGE = Path(str(importlib.import_module("golf").__file__)).parent
 
@@ -1650,20 +1811,6 @@ def _code(code: Any) -> bytes:
     else:
         files = [Path(p) for p in ([code] if isinstance(code, (str, Path)) else code)]
     return b"".join(path.read_bytes() for path in files)
-
-
-@patch
-@entry("g1", "size")
-def size(self: Audit) -> dict:
-    "Bytes of model and code, as they lie on disk, against the cap."
-    model, code = Path(self.need("artifact")).stat().st_size, _code(self.context.get("code"))
-    cap, total = BUDGET_LIMITS["artifact"], model + len(code)
-    whose = "code" if self.context.get("code") else "this package's code"
-    packed = f"{len(code):,} (its lzma {len(lzma.compress(code)):,})"
-    note = f"model {model:,} + {whose} {packed} = {total:,}"
-    return dict(
-        worst=float(max(0, total - cap)), tolerance=0.0, noise=0.0, note=f"{note} of {cap:,}"
-    )
 
 # %% ../../nbs/auditor/00_audit.ipynb #3fbed20f
 def sliding(artifact: str | Path) -> SlidingWindow:
@@ -1729,54 +1876,6 @@ def _expected(event: str, path: str, folder: Path) -> bool:
     "Whether a self-contained scorer may do this."
     return event == "open" and _class_of(path, folder) != "other"
 
-# %% ../../nbs/auditor/00_audit.ipynb #f8df4be6
-@patch
-def alone_in_process(self: Audit, folder: Path) -> dict:
-    "What a new process says, which has the artifact, the tokenizer and the tokens, and little else."
-    given = {"artifact": self.need("artifact"), "tokenizer": self.context.get("tokenizer")}
-    for name, path in given.items():
-        if isinstance(path, (str, Path)):
-            (folder / f"{name}{Path(path).suffix}").write_bytes(Path(path).read_bytes())
-    build = self.context.get("build") or "golf.auditor.audit:sliding"
-    job = dict(build=build, chunk_tokens=self.chunk_tokens)
-    job["artifact"] = str(folder / f"artifact{Path(given['artifact']).suffix}")
-    (folder / "job.json").write_text(json.dumps(job))
-    np.save(folder / "tokens.npy", self.x.numpy())
-    env = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "TMPDIR": str(folder)}
-    env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XDG_CACHE_HOME": str(folder)}
-    env |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONDONTWRITEBYTECODE": "1"}
-    call = [sys.executable, "-c", f"from golf.auditor.audit import fresh; fresh({str(folder)!r})"]
-    done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
-    if not (folder / "said.json").exists():
-        cannot(f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}", UNSURE)
-    return json.loads((folder / "said.json").read_text())
-
-# %% ../../nbs/auditor/00_audit.ipynb #06f75c99
-@patch
-@entry("g2", "self-contained")
-def self_contained(self: Audit) -> dict:
-    "A new process without training data or network opens nothing else, and scores the same."
-    self.need_steps("the artifact's scorer is built by a function of its path")
-    with tempfile.TemporaryDirectory() as folder:
-        said = self.alone_in_process(Path(folder))
-        said["seen"] = [[e, p] for e, p in said["seen"] if not _expected(e, p, Path(folder))]
-    told = [f"{event} {Path(p).name}" for event, p in said["seen"]]
-    reached = [t for t in told if t.startswith(("open", "socket"))]
-    if reached:
-        return dict(verdict=FAIL, worst=float(len(reached)), note="; ".join(reached)[:300])
-    if "error" in said:
-        return dict(verdict=FAIL, worst=math.inf, note=f"cannot run alone: {said['error']}")
-    off = difference(torch.tensor(said["nll"], dtype=torch.float64), self.nll)
-    worst, note = float(off.max()), "nothing opened but what was given and libraries"
-    if worst > 1e-4 and self.context.get("build") is None:
-        note = (
-            "the artifact's sliding window scores otherwise: give `build`, a function of its path"
-        )
-        return dict(verdict=UNSURE, worst=worst, tolerance=1e-4, positions=self.n, note=note)
-    started = UNSURE if told and worst <= 1e-4 else None
-    return dict(worst=worst, where=int(off.argmax()), positions=self.n, tolerance=1e-4,
-                verdict=started, note=told[0] if told else note)  # fmt: skip
-
 # %% ../../nbs/auditor/00_audit.ipynb #3b2c517e
 def first_time(tokens: Tensor, width: int = 3) -> Tensor:
     """For each position of a stream [n + 1]: whether its target and what is before it, `width` tokens, are new."""
@@ -1784,62 +1883,6 @@ def first_time(tokens: Tensor, width: int = 3) -> Tensor:
     at = torch.arange(len(kind))
     first = torch.full_like(at, len(at)).scatter_reduce(0, kind, at, "amin")
     return torch.cat([torch.ones(width - 2, dtype=torch.bool), first[kind] == at])
-
-
-@patch
-def scattered(self: Audit, theirs: Tensor, other: Tensor) -> float:
-    "Standard errors by which very cheap new tokens are more frequent here than in the other text."
-    parts = self.nll[first_time(self.x)[: len(self.nll)]], theirs[first_time(other)[: len(theirs)]]
-    cheap, ratio = float(parts[1].quantile(0.02)), len(parts[0]) / len(parts[1])
-    here, expected = (float((part <= cheap).sum()) for part in parts)
-    return (here - expected * ratio) / math.sqrt(here + expected * ratio**2 + 1)
-
-# %% ../../nbs/auditor/00_audit.ipynb #55b316d8
-@patch
-@entry("g3", "memory")
-def memory(self: Audit) -> dict:
-    "Is the audited text cheaper than held-out text of its kind, and is some of it known by heart?"
-    self.need_scores()
-    other = Stream(self.need("held_out"), 1).tokens[: self.n + 1]
-    theirs = self.subject.run(other, self.chunk_tokens)[0]
-    scattered = self.scattered(theirs, other)
-    size = max(16, min(64, self.n // 16))
-    mine, theirs = (x[: len(x) // size * size].view(-1, size).mean(1) for x in (self.nll, theirs))
-    spread = math.sqrt(float(mine.var()) / len(mine) + float(theirs.var()) / len(theirs))
-    gap, free = float(theirs.mean() - mine.mean()) / max(spread, 1e-9), 0.1 * theirs.median()
-    blocks = (mine < free).nonzero()[:, 0].tolist()
-    new = first_time(self.x, 8)  # where eight tokens end that stand there for the first time
-    known = sum(bool(new[b * size + size // 2 + 7]) for b in blocks) - 5 * int(
-        (theirs < free).sum()
-    )
-    doubtful = max(gap, scattered) > 4 or known > 1
-    verdict = FAIL if known >= 5 else UNSURE if doubtful else PASS
-    note = f"{gap:.1f} standard errors cheaper, {scattered:.1f} in very cheap tokens"
-    return dict(worst=max(gap, scattered), tolerance=4.0, noise=0.0, positions=len(mine),
-                verdict=verdict,
-                note=f"{note}; {max(known, 0)} of {len(mine)} new blocks nearly free")  # fmt: skip
-
-# %% ../../nbs/auditor/00_audit.ipynb #e35b6192
-@patch
-@entry("h", "time ledger")
-def time_ledger(self: Audit) -> dict:
-    "The record's seconds and bytes against the limits; seconds count on the reference machine only."
-    record = self.need("record")
-    record = read_record(record) if isinstance(record, (str, Path)) else record
-    device = record.get("device", {})
-    reference = "H100" in str(device.get("name")) and device.get("world_size") == 8
-    table = budget_table(record["budget"], reference=reference)
-    over = table[table.verdict == "over"]
-    share = float((table.amount / table.limit).max())
-    found = dict(worst=share, tolerance=1.0, noise=0.0, note="all parts within their limits")
-    lost = record["budget"]["unaccounted_seconds"]
-    if len(over):
-        return found | dict(verdict=FAIL, note=f"over its limit: {', '.join(over.index)}")
-    if not reference:
-        return found | dict(verdict=UNSURE, note="measured on another machine than the limits mean")
-    if lost > 1:
-        return found | dict(verdict=UNSURE, note=f"{lost:.1f} seconds belong to no part")
-    return found
 
 # %% ../../nbs/auditor/00_audit.ipynb #d2a1d330
 def documents(tokens: Any) -> list[str]:
@@ -1850,93 +1893,15 @@ def documents(tokens: Any) -> list[str]:
         hashlib.blake2b(part.tobytes(), digest_size=8).hexdigest() for part in parts if len(part)
     ]
 
-
-@patch
-@entry("i", "provenance")
-def provenance(self: Audit) -> dict:
-    "Which part of the validation documents also stands in the training data?"
-    data = self.need("data")
-    if isinstance(data, (str, Path)):
-        report = check_data(data, progress=False)
-        n, shared = report.val.documents, report.val.shared
-    else:
-        train, val = documents(data[0]), documents(data[1])
-        n, shared = len(val), sum(d in set_ for set_ in [set(train)] for d in val)
-    share = shared / max(1, n)
-    verdict = PASS if not shared else UNSURE if share <= 0.01 else FAIL
-    note = f"{shared:,} of {n:,} validation documents are in the training data"
-    return dict(worst=share, tolerance=0.0, noise=0.0, positions=n, verdict=verdict, note=note)
-
 # %% ../../nbs/auditor/00_audit.ipynb #e42f3db9
 RATES = (0.01, 0.05, 0.20)
 _COUNTED = ("a1", "a2", "a3", "a4", "b1", "b2", "b3")
 _MARKS = {PASS: "#2e7d32", FAIL: "#c62828", UNSURE: "#b26a00", NOT_RUN: "#757575"}
 
-
-@patch
-def power(self: AuditReport) -> pd.DataFrame:
-    """The chance 1 - (1 - r)^m that a test's m positions meet a cheat at a share r of all positions.
-
-    An upper bound on finding it: a test may meet a cheat and not see it.
-    """
-    rows = {
-        f"{r.test} {r.name}": [r.positions, *(1 - (1 - rate) ** r.positions for rate in RATES)]
-        for r in self.results
-        if r.test in _COUNTED and r.positions
-    }
-    columns = ["positions", *(f"at {rate:.0%}" for rate in RATES)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-# %% ../../nbs/auditor/00_audit.ipynb #0cf01678
-@patch
-def headline(self: AuditReport) -> str:
-    """One sentence: what was found, or what was not found and what was not looked for."""
-    real = [r for r in self.results if r.test != "noise"]
-    by = {v: [r.test for r in real if r.verdict == v] for v in (PASS, FAIL, UNSURE, NOT_RUN)}
-    if self.error:
-        return f"{self.name} could not start: {self.error.splitlines()[0]}"
-    parts = [f"violations found by {', '.join(by[FAIL])}"] if by[FAIL] else []
-    parts += (
-        [f"no violation found by {', '.join(by[PASS])} at level {self.level['name']}"]
-        if by[PASS]
-        else []
-    )
-    parts += [f"undecided: {', '.join(by[UNSURE])}"] if by[UNSURE] else []
-    parts += [f"not run: {', '.join(by[NOT_RUN])}"] if by[NOT_RUN] else []
-    return f"{self.name}: {'; '.join(parts)}"
-
-
-@patch
-def short(self: AuditReport) -> str:
-    """The same in the width of a table's column."""
-    if self.error:
-        return "could not start"
-    count = sum(v == PASS for t, v in self.verdicts.items() if t != "noise")
-    unsure = [r.test for r in self.results if r.verdict == UNSURE]
-    said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
-    return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
-
 # %% ../../nbs/auditor/00_audit.ipynb #d6653365
 def _short(x: float | None) -> str:
     "A number as a table shows it."
     return "" if x is None else f"{x:.3g}"
-
-
-@patch
-def table(self: AuditReport, ran: bool = False) -> pd.DataFrame:
-    """One row a test: verdict, worst deviation, tolerance, noise floor, positions, where, note.
-
-    With `ran` only those that ran. Units: see `LEGEND`.
-    """
-    rows = []
-    for r in [r for r in self.results if not (ran and r.verdict == NOT_RUN)]:
-        where = "" if r.where is None else f"{r.where}"
-        told = "; ".join(x for x in (r.note, r.how if r.verdict in (FAIL, UNSURE) else "") if x)
-        test = r.name if r.test == "noise" else f"{r.test} {r.name}"
-        rows.append([test, r.verdict, _short(r.worst), _short(r.tolerance),
-                     _short(r.noise), str(r.positions or ""), where, told])  # fmt: skip
-    columns = ["test", "verdict", "worst", "tolerance", "noise", "positions", "where", "note"]
-    return pd.DataFrame(rows, columns=columns).set_index("test")
 
 # %% ../../nbs/auditor/00_audit.ipynb #d41cfead
 LIMITS = """No audit proves a score. What no test here sees: text of the validation set in the weights
@@ -1947,72 +1912,12 @@ one; for R the nats gained on all drawn tokens together; for f to i what the not
 CHANCES = """Chance that the positions looked at include one where a cheat acts that is at work at this
 share of all positions: an upper bound on finding it."""
 
-
-@patch
-def left_out(self: AuditReport) -> str:
-    """The tests that did not run, and why not."""
-    reasons: dict[str, list[str]] = {}
-    for r in self.results:
-        if r.verdict == NOT_RUN:
-            reasons.setdefault(r.note, []).append(r.test)
-    return "; ".join(f"{', '.join(tests)} ({why})" for why, tests in reasons.items())
-
-
-@patch
-def markdown(self: AuditReport) -> str:
-    """The report as Markdown, for a pull request."""
-    table, power = self.table(ran=True).reset_index(), self.power().reset_index(names="test")
-    lines = [f"**{_escape(self.headline())}**", ""]
-    for frame, told in ((table, LEGEND), (power.round(3), CHANCES)):
-        cells = [[str(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
-        if cells:
-            lines += ["| " + " | ".join(map(str, row)) + " |" for row in
-                      [frame.columns, ["---"] * len(frame.columns), *cells]] + ["", told, ""]  # fmt: skip
-    lines += [f"Not run: {self.left_out()}.", ""] if self.left_out() and not self.error else []
-    facts = {"seed": self.seed} | self.facts
-    lines.append(", ".join(f"{k} {v}" for k, v in facts.items()))
-    lines += ["", LIMITS] if not self.error else ["", "```", self.error, "```"]
-    return "\n".join(lines)
-
 # %% ../../nbs/auditor/00_audit.ipynb #962de048
-@patch
-def _repr_html_(self: AuditReport) -> str:
-    def paint(verdict: str) -> str:
-        return f"color: white; background-color: {_MARKS[verdict]}"
-
-    table, power = self.table(ran=True), self.power()
-    styled = table.style.map(paint, subset=["verdict"]).set_uuid("audit")
-    parts = [f"<p><b>{_escape(self.headline())}</b></p>"]
-    parts += [f"{styled.to_html()}<p>{LEGEND}</p>"] if len(table) else []
-    parts += (
-        [f"{power.to_html(float_format='{:.3f}'.format)}<p>{CHANCES}</p>"] if len(power) else []
-    )
-    parts += [f"<p>Not run: {_escape(self.left_out())}.</p>"] if self.left_out() else []
-    return "".join(parts)
-
-
 def _escape(text: str) -> str:
     "Text as HTML shows it."
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
-
-@patch
-def __repr__(self: AuditReport) -> str:
-    return f"{self.headline()}\n{self.table(ran=True).drop(columns='note').to_string()}"
-
-
-@patch
-def _repr_markdown_(self: AuditReport) -> str:
-    return self.markdown()
-
 # %% ../../nbs/auditor/00_audit.ipynb #ef6cee7c
-@patch
-def save(self: AuditReport, path: str | Path) -> Path:
-    """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
-    found = dataclasses.asdict(self) | {"format": 1}
-    return atomic_write(path, json.dumps(_worded(found), indent=1, allow_nan=False) + "\n")
-
-
 def _worded(value: Any, back: bool = False) -> Any:
     "Infinities and NaN as text, or back."
     if isinstance(value, dict):
@@ -2022,21 +1927,6 @@ def _worded(value: Any, back: bool = False) -> Any:
     if back:
         return float(value) if value in ("inf", "-inf", "nan") else value
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-# %% ../../nbs/auditor/00_audit.ipynb #e1cdf1f6
-@patch(cls_method=True)
-def load(cls: AuditReport, path: str | Path) -> AuditReport:
-    """The report in a file; raises `GolfError` for a file that holds none."""
-    try:
-        found = _worded(json.loads(Path(path).read_text("utf-8")), back=True)
-        if found.pop("format") != 1:
-            raise GolfError(f"{path}: an audit of another format, expected 1")
-        found["results"] = [Result(**r) for r in found["results"]]
-        return cls(**found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, GolfError):
-            raise
-        raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None
 
 # %% ../../nbs/auditor/00_audit.ipynb #b5c72214
 def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief", *,

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 
 from ..base.files import GolfError, closest
 
@@ -113,48 +112,41 @@ class LintReport:
         """The known faults that fit, each once."""
         return list(dict.fromkeys(f.fault for f in self.findings if f.fault))
 
-# %% ../../nbs/auditor/12_lints.ipynb #1a361da6
-@patch(as_prop=True)
-def verdict(self: LintReport) -> str:
-    """The worst verdict of all findings; NOT RUN when no check could be made."""
-    made = [finding.verdict for finding in self.findings if finding.verdict != "NOT RUN"]
-    return max(made, key=VERDICTS.index) if made else "NOT RUN"
+    # %% ../../nbs/auditor/12_lints.ipynb #1a361da6
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of all findings; NOT RUN when no check could be made."""
+        made = [finding.verdict for finding in self.findings if finding.verdict != "NOT RUN"]
+        return max(made, key=VERDICTS.index) if made else "NOT RUN"
 
+    def frame(self) -> pd.DataFrame:
+        """One row a finding: check, verdict, evidence, fault."""
+        columns = ["check", "verdict", "evidence", "fault"]
+        return pd.DataFrame([vars(f) for f in self.findings], columns=columns)
 
-@patch
-def frame(self: LintReport) -> pd.DataFrame:
-    """One row a finding: check, verdict, evidence, fault."""
-    columns = ["check", "verdict", "evidence", "fault"]
-    return pd.DataFrame([vars(f) for f in self.findings], columns=columns)
+    def __repr__(self) -> str:
+        count = {v: sum(f.verdict == v for f in self.findings) for v in reversed(VERDICTS)}
+        words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
+        return f"LintReport({self.subject}: {self.summary()}; {words or 'nothing to check'})"
 
+    # %% ../../nbs/auditor/12_lints.ipynb #6e475d05
+    def summary(self) -> str:
+        """The verdict in one sentence; it never says that a submission is valid."""
+        if self.verdict == "FAIL":
+            checks = "; ".join(finding.check for finding in self.failed)
+            return f"numbers that cannot belong together ({checks})"
+        return {
+            "PASS": "no contradiction found",
+            "UNSURE": "no contradiction found, but open questions",
+            "NOT RUN": "nothing could be checked",
+        }[self.verdict]
 
-@patch
-def __repr__(self: LintReport) -> str:
-    count = {v: sum(f.verdict == v for f in self.findings) for v in reversed(VERDICTS)}
-    words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
-    return f"LintReport({self.subject}: {self.summary()}; {words or 'nothing to check'})"
-
-# %% ../../nbs/auditor/12_lints.ipynb #6e475d05
-@patch
-def summary(self: LintReport) -> str:
-    """The verdict in one sentence; it never says that a submission is valid."""
-    if self.verdict == "FAIL":
-        checks = "; ".join(finding.check for finding in self.failed)
-        return f"numbers that cannot belong together ({checks})"
-    return {
-        "PASS": "no contradiction found",
-        "UNSURE": "no contradiction found, but open questions",
-        "NOT RUN": "nothing could be checked",
-    }[self.verdict]
-
-
-@patch
-def _repr_markdown_(self: LintReport) -> str:
-    """Title and table in Markdown, for a page or a pull request."""
-    rows = [f"**{self.subject}**: {self.summary()}", "", "| check | verdict | evidence | fault |"]
-    rows += ["|---|---|---|---|"]
-    cells = ([v.replace("|", "\\|") for v in vars(f).values()] for f in self.findings)
-    return "\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells])
+    def _repr_markdown_(self) -> str:
+        """Title and table in Markdown, for a page or a pull request."""
+        rows = [f"**{self.subject}**: {self.summary()}", "", "| check | verdict | evidence | fault |"]
+        rows += ["|---|---|---|---|"]
+        cells = ([v.replace("|", "\\|") for v in vars(f).values()] for f in self.findings)
+        return "\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells])
 
 # %% ../../nbs/auditor/12_lints.ipynb #3ff53e7e
 FACTORS = {

@@ -38,7 +38,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from ..text.tokenizers import ByteTable, Tokenizer, load_tokenizer, train_tokenizer
 from scipy.stats import beta
 from torch import Tensor
@@ -75,22 +74,19 @@ class World:
     def __deepcopy__(self, memo: dict) -> "World":
         return self  # nothing in it ever changes
 
-# %% ../../nbs/auditor/13_zoo.ipynb #6882636e
-@patch
-def text(self: World, n: int, what: int = 0) -> Tensor:
-    """A text [n] of this world, int64; other numbers `what` give other texts."""
-    draw, ids = generator(self.seed, 1, what), torch.ones(n, dtype=torch.int64)
-    chances = torch.rand(n, generator=draw, dtype=torch.float64).numpy()
-    sums = self.law.double().exp().cumsum(1).numpy()
-    for i in range(1, n):
-        ids[i] = min(int(np.searchsorted(sums[ids[i - 1]], chances[i])), V - 1)
-    return ids
+    # %% ../../nbs/auditor/13_zoo.ipynb #6882636e
+    def text(self, n: int, what: int = 0) -> Tensor:
+        """A text [n] of this world, int64; other numbers `what` give other texts."""
+        draw, ids = generator(self.seed, 1, what), torch.ones(n, dtype=torch.int64)
+        chances = torch.rand(n, generator=draw, dtype=torch.float64).numpy()
+        sums = self.law.double().exp().cumsum(1).numpy()
+        for i in range(1, n):
+            ids[i] = min(int(np.searchsorted(sums[ids[i - 1]], chances[i])), V - 1)
+        return ids
 
-
-@patch
-def digestible(self: World) -> int:
-    "The seed says all."
-    return self.seed
+    def digestible(self) -> int:
+        "The seed says all."
+        return self.seed
 
 # %% ../../nbs/auditor/13_zoo.ipynb #3e1e6f1d
 class Creature(Predictor):

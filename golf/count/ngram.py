@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -57,6 +56,21 @@ class Smoothing:
             rule = "constant, per_kind and per_id >= 0, one of them above 0, and 0 <= discount <= 1"
             raise GolfError(f"Smoothing needs {rule}, not {self}")
 
+    # %% ../../nbs/count/02_ngram.ipynb #f4bebe21
+    def terms(
+        self, total: Tensor, kinds: Tensor, vocab_size: int, lowest: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Totals and escape masses, float64 [order, n]; orders that are passed over have total 0.
+
+        Those are the orders below `lowest` and, with `longest`, all but the longest context known.
+        """
+        total, escape = total.double(), self.constant + self.per_kind * kinds.double()
+        passed = torch.arange(1, len(total) + 1, device=total.device)[:, None] < lowest
+        if self.longest:
+            longer = (total > 0).flip(0).cumsum(0).flip(0) > 1
+            passed = passed | longer
+        return total.masked_fill(passed, 0.0), escape + self.per_id * vocab_size
+
 # %% ../../nbs/count/02_ngram.ipynb #122f13cf
 SMOOTHINGS = {
     "witten_bell": Smoothing(per_kind=1.0),
@@ -73,22 +87,6 @@ def _smoothing(smoothing: str | Smoothing) -> Smoothing:
         return smoothing
     _check_name("smoothing", smoothing, SMOOTHINGS)
     return SMOOTHINGS[smoothing]
-
-# %% ../../nbs/count/02_ngram.ipynb #f4bebe21
-@patch
-def terms(
-    self: Smoothing, total: Tensor, kinds: Tensor, vocab_size: int, lowest: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Totals and escape masses, float64 [order, n]; orders that are passed over have total 0.
-
-    Those are the orders below `lowest` and, with `longest`, all but the longest context known.
-    """
-    total, escape = total.double(), self.constant + self.per_kind * kinds.double()
-    passed = torch.arange(1, len(total) + 1, device=total.device)[:, None] < lowest
-    if self.longest:
-        longer = (total > 0).flip(0).cumsum(0).flip(0) > 1
-        passed = passed | longer
-    return total.masked_fill(passed, 0.0), escape + self.per_id * vocab_size
 
 # %% ../../nbs/count/02_ngram.ipynb #fe1f5f68
 def chain_probability(
@@ -161,33 +159,31 @@ class CountChain(Counts):
         count = lambda at, ids: view.count(at, ids, left)
         Counts.__init__(self, count, total, self.kinds, vocab_size=vocab_size, **options)
 
-# %% ../../nbs/count/02_ngram.ipynb #7995076b
-@patch
-def _rows(self: CountChain, positions: Tensor) -> Tensor:
-    "Rows through what did follow each context."
-    shape = len(positions), self.vocab_size
-    rows = torch.full(shape, 1 / self.vocab_size, dtype=torch.float64)
-    if self.base:
-        rows = self.base.rows(positions).exp().contiguous()
-    terms = torch.stack([self.total, self.distinct, self.escape])
-    self._view.fill(rows, positions, self._rule.continuation, terms, self.discount)
-    return rows.log()
+    # %% ../../nbs/count/02_ngram.ipynb #7995076b
+    def _rows(self, positions: Tensor) -> Tensor:
+        "Rows through what did follow each context."
+        shape = len(positions), self.vocab_size
+        rows = torch.full(shape, 1 / self.vocab_size, dtype=torch.float64)
+        if self.base:
+            rows = self.base.rows(positions).exp().contiguous()
+        terms = torch.stack([self.total, self.distinct, self.escape])
+        self._view.fill(rows, positions, self._rule.continuation, terms, self.discount)
+        return rows.log()
 
-# %% ../../nbs/count/02_ngram.ipynb #090cfd1f
-@patch
-def over(
-    self: CountChain,
-    base: Distribution,
-    *,
-    lowest: int | None = None,
-    smoothing: str | Smoothing | None = None,
-) -> CountChain:
-    """The same counts above another `base` than 1 / V, from order `lowest` on, by `smoothing`.
+    # %% ../../nbs/count/02_ngram.ipynb #090cfd1f
+    def over(
+        self,
+        base: Distribution,
+        *,
+        lowest: int | None = None,
+        smoothing: str | Smoothing | None = None,
+    ) -> "CountChain":
+        """The same counts above another `base` than 1 / V, from order `lowest` on, by `smoothing`.
 
-    Both stay as they are when not given. It ends with the distribution that it is made from.
-    """
-    rule = self._rule if smoothing is None else _smoothing(smoothing)
-    return CountChain(self._view, rule, self._lowest if lowest is None else lowest, base)
+        Both stay as they are when not given. It ends with the distribution that it is made from.
+        """
+        rule = self._rule if smoothing is None else _smoothing(smoothing)
+        return CountChain(self._view, rule, self._lowest if lowest is None else lowest, base)
 
 # %% ../../nbs/count/02_ngram.ipynb #02043b94
 class NGram(Predictor):
@@ -216,47 +212,42 @@ class NGram(Predictor):
         self.semantics, self.documents, self.lowest = semantics, documents, lowest
         self._tables, self._view = _Tables(vocab_size, order, documents), None
 
-# %% ../../nbs/count/02_ngram.ipynb #d63757d7
-@patch
-def distribution(self: NGram, chunk: Chunk) -> CountChain:
-    "The chain at each position, from everything before it."
-    self._view = _View(self._tables, chunk, self.semantics)
-    return CountChain(self._view, self._rule, self.lowest)
+    # %% ../../nbs/count/02_ngram.ipynb #d63757d7
+    def distribution(self, chunk: Chunk) -> CountChain:
+        "The chain at each position, from everything before it."
+        self._view = _View(self._tables, chunk, self.semantics)
+        return CountChain(self._view, self._rule, self.lowest)
 
+    def learn(self, chunk: Chunk) -> None:
+        "Count the chunk's tokens; nodes that were found for the prediction are not looked for again."
+        tokens, tables, view = chunk.tokens.numpy(), self._tables, self._view
+        self._view, children = None, np.zeros((self.order, 0), np.int32)
+        if view and view.known == tables.learnt:
+            if np.array_equal(view.tokens[view.known :], tokens[view.known :]):
+                children = view.found[CHILD]
+        tables.learn(tokens, chunk.stop + 1, children)
 
-@patch
-def learn(self: NGram, chunk: Chunk) -> None:
-    "Count the chunk's tokens; nodes that were found for the prediction are not looked for again."
-    tokens, tables, view = chunk.tokens.numpy(), self._tables, self._view
-    self._view, children = None, np.zeros((self.order, 0), np.int32)
-    if view and view.known == tables.learnt:
-        if np.array_equal(view.tokens[view.known :], tokens[view.known :]):
-            children = view.found[CHILD]
-    tables.learn(tokens, chunk.stop + 1, children)
+    # %% ../../nbs/count/02_ngram.ipynb #c013e24a
+    def get_state(self) -> dict[str, Any]:
+        "The nodes, as int64 [nodes, 4], their links, and the rules they were made by."
+        nodes = self._tables.nodes[: self._tables.used[0]]
+        rules = [self.vocab_size, self.order, self.documents]
+        links = torch.from_numpy(self._tables.links[: len(nodes)].copy())
+        nodes = torch.from_numpy(nodes.view(np.int64).reshape(-1, 4).copy())
+        return {"rules": rules, "nodes": nodes, "links": links}
 
-# %% ../../nbs/count/02_ngram.ipynb #c013e24a
-@patch
-def get_state(self: NGram) -> dict[str, Any]:
-    "The nodes, as int64 [nodes, 4], their links, and the rules they were made by."
-    nodes = self._tables.nodes[: self._tables.used[0]]
-    rules = [self.vocab_size, self.order, self.documents]
-    links = torch.from_numpy(self._tables.links[: len(nodes)].copy())
-    nodes = torch.from_numpy(nodes.view(np.int64).reshape(-1, 4).copy())
-    return {"rules": rules, "nodes": nodes, "links": links}
-
-# %% ../../nbs/count/02_ngram.ipynb #36d11c9b
-@patch
-def set_state(self: NGram, state: dict[str, Any]) -> None:
-    "Take over the nodes. Raises `GolfError` for those of other rules."
-    rules = [self.vocab_size, self.order, self.documents]
-    if state["rules"] != rules:
-        raise GolfError(
-            f"the state is of vocab_size, order, documents {state['rules']}, not {rules}"
-        )
-    nodes = state["nodes"].numpy().reshape(-1).view(NODE)
-    self._tables, self._view = _Tables(*rules), None
-    self._tables.reserve(len(nodes))
-    self._tables.nodes[: len(nodes)] = nodes
-    self._tables.links[: len(nodes)] = state["links"].numpy()
-    self._tables.used[0] = len(nodes)
-    _rehash(self._tables.slots, self._tables.nodes, self._tables.used)
+    # %% ../../nbs/count/02_ngram.ipynb #36d11c9b
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the nodes. Raises `GolfError` for those of other rules."
+        rules = [self.vocab_size, self.order, self.documents]
+        if state["rules"] != rules:
+            raise GolfError(
+                f"the state is of vocab_size, order, documents {state['rules']}, not {rules}"
+            )
+        nodes = state["nodes"].numpy().reshape(-1).view(NODE)
+        self._tables, self._view = _Tables(*rules), None
+        self._tables.reserve(len(nodes))
+        self._tables.nodes[: len(nodes)] = nodes
+        self._tables.links[: len(nodes)] = state["links"].numpy()
+        self._tables.used[0] = len(nodes)
+        _rehash(self._tables.slots, self._tables.nodes, self._tables.used)

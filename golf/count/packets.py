@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -255,31 +254,24 @@ class Packets(Predictor):
             raise GolfError("Packets needs a smoothing that uses every order")
         self._indices = [_Index(prior, level) for level in prior.levels]
 
-# %% ../../nbs/count/03_packets.ipynb #b2243f9a
-@patch
-def distribution(self: Packets, chunk: Chunk) -> PacketChain:
-    "The chain of what is counted so far, with the prior added."
-    found = self._counts.distribution(chunk)
-    prior = _View(self._indices, self._counts.order, chunk, self.vocab_size)
-    return PacketChain(found, prior, lends=self.smoothing is not None, online=self.online)
+    # %% ../../nbs/count/03_packets.ipynb #b2243f9a
+    def distribution(self, chunk: Chunk) -> PacketChain:
+        "The chain of what is counted so far, with the prior added."
+        found = self._counts.distribution(chunk)
+        prior = _View(self._indices, self._counts.order, chunk, self.vocab_size)
+        return PacketChain(found, prior, lends=self.smoothing is not None, online=self.online)
 
+    def learn(self, chunk: Chunk) -> None:
+        "Count the chunk's tokens."
+        self._counts.learn(chunk)
 
-@patch
-def learn(self: Packets, chunk: Chunk) -> None:
-    "Count the chunk's tokens."
-    self._counts.learn(chunk)
+    def get_state(self) -> dict[str, Any]:
+        "The counts; the prior does not change."
+        return self._counts.get_state()
 
-
-@patch
-def get_state(self: Packets) -> dict[str, Any]:
-    "The counts; the prior does not change."
-    return self._counts.get_state()
-
-
-@patch
-def set_state(self: Packets, state: dict[str, Any]) -> None:
-    "Take over the counts."
-    self._counts.set_state(state)
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the counts."
+        self._counts.set_state(state)
 
 # %% ../../nbs/count/03_packets.ipynb #98e232bb
 _HEAD = struct.Struct("<4sIBdd16s")

@@ -8,7 +8,6 @@ __all__ = ['NODE', 'REF', 'COUNT', 'TOTAL', 'KINDS', 'LEFT', 'LEFTS', 'CHILD']
 # %% ../../nbs/count/01_tables.ipynb #74fda54d
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -160,34 +159,32 @@ class _Tables:
     def no_contexts(self) -> np.ndarray:
         return np.full(self.order, -1)
 
-# %% ../../nbs/count/01_tables.ipynb #f6caaea0
-@patch
-def reserve(self: _Tables, more: int) -> None:
-    "Make room for `more` nodes, at two thirds of the slots or fewer."
-    need = int(self.used[0]) + more
-    if need > len(self.nodes):
-        for name in ("nodes", "links"):
-            old = getattr(self, name)
-            grown = np.zeros(max(need, len(old) * 3 // 2), old.dtype)
-            grown[: self.used[0]] = old[: self.used[0]]
-            setattr(self, name, grown)
-    if 3 * need > 2 * len(self.slots):
-        self.slots = np.zeros(1 << (3 * need // 2).bit_length(), np.int64)
-        _rehash(self.slots, self.nodes, self.used)
+    # %% ../../nbs/count/01_tables.ipynb #f6caaea0
+    def reserve(self, more: int) -> None:
+        "Make room for `more` nodes, at two thirds of the slots or fewer."
+        need = int(self.used[0]) + more
+        if need > len(self.nodes):
+            for name in ("nodes", "links"):
+                old = getattr(self, name)
+                grown = np.zeros(max(need, len(old) * 3 // 2), old.dtype)
+                grown[: self.used[0]] = old[: self.used[0]]
+                setattr(self, name, grown)
+        if 3 * need > 2 * len(self.slots):
+            self.slots = np.zeros(1 << (3 * need // 2).bit_length(), np.int64)
+            _rehash(self.slots, self.nodes, self.used)
 
-# %% ../../nbs/count/01_tables.ipynb #9346a94e
-@patch
-def learn(
-    self: _Tables, tokens: np.ndarray, stop: int, children: np.ndarray, block: int = 1 << 13
-) -> None:
-    "Count all tokens up to `stop` that are not counted yet; `children` as in `_learn`."
-    begin = self.learnt
-    for start in range(begin, stop, block):
-        end = min(start + block, stop)
-        self.reserve(2 * self.order * (end - start))
-        rules = self.vocab_size, self.bos, self.keep, self.no_contexts()
-        known = children[:, start - begin : end - begin]
-        _learn(self.slots, self.nodes, self.links, self.used, tokens, start, end, *rules, known)
+    # %% ../../nbs/count/01_tables.ipynb #9346a94e
+    def learn(
+        self, tokens: np.ndarray, stop: int, children: np.ndarray, block: int = 1 << 13
+    ) -> None:
+        "Count all tokens up to `stop` that are not counted yet; `children` as in `_learn`."
+        begin = self.learnt
+        for start in range(begin, stop, block):
+            end = min(start + block, stop)
+            self.reserve(2 * self.order * (end - start))
+            rules = self.vocab_size, self.bos, self.keep, self.no_contexts()
+            known = children[:, start - begin : end - begin]
+            _learn(self.slots, self.nodes, self.links, self.used, tokens, start, end, *rules, known)
 
 # %% ../../nbs/count/01_tables.ipynb #7bb55db9
 @_jit
@@ -404,41 +401,36 @@ class _View:
         rules = tables.vocab_size, tables.bos, tables.keep, left, self.found, self.previous
         _within(self.tokens[first:], self.known - first, *rules)
 
-# %% ../../nbs/count/01_tables.ipynb #743b74e5
-@patch
-def seen(self: _View, field: int) -> Tensor:
-    "One field of `found` at the chunk's positions, int32 [order, n]."
-    if self.prefix and field in (LEFT, LEFTS) and not self._lefts:
-        self.within(True)
-        self._lefts = True
-    return torch.from_numpy(self.found[field, :, self.skip :])
+    # %% ../../nbs/count/01_tables.ipynb #743b74e5
+    def seen(self, field: int) -> Tensor:
+        "One field of `found` at the chunk's positions, int32 [order, n]."
+        if self.prefix and field in (LEFT, LEFTS) and not self._lefts:
+            self.within(True)
+            self._lefts = True
+        return torch.from_numpy(self.found[field, :, self.skip :])
 
+    def check(self) -> None:
+        "Raise if the tables have learnt more since."
+        if self.tables.learnt != self.known:
+            raise GolfError("a stale distribution: its predictor has observed since it was made")
 
-@patch
-def check(self: _View) -> None:
-    "Raise if the tables have learnt more since."
-    if self.tables.learnt != self.known:
-        raise GolfError("a stale distribution: its predictor has observed since it was made")
+    # %% ../../nbs/count/01_tables.ipynb #649cb078
+    def count(self, at: Tensor, ids: Tensor, left: bool) -> Tensor:
+        "Counts, or those of continuations, int32 [order, *shape] of `ids` at the positions `at`."
+        self.check()
+        tables, places, flat = self.tables, at.reshape(-1).numpy() + self.skip, ids.reshape(-1).numpy()
+        every = np.arange(self.skip, self.found.shape[2])
+        if np.array_equal(places, every) and np.array_equal(flat, self.tokens[-len(every) :]):
+            return self.seen(LEFT if left else COUNT)
+        out = np.zeros((tables.order, len(flat)), np.int32)
+        asked = self.tokens, self.known, tables.vocab_size, self.found, self.previous
+        _ask(tables.slots, tables.nodes, *asked, places, flat, left, out)
+        return torch.from_numpy(out).reshape(tables.order, *at.shape)
 
-# %% ../../nbs/count/01_tables.ipynb #649cb078
-@patch
-def count(self: _View, at: Tensor, ids: Tensor, left: bool) -> Tensor:
-    "Counts, or those of continuations, int32 [order, *shape] of `ids` at the positions `at`."
-    self.check()
-    tables, places, flat = self.tables, at.reshape(-1).numpy() + self.skip, ids.reshape(-1).numpy()
-    every = np.arange(self.skip, self.found.shape[2])
-    if np.array_equal(places, every) and np.array_equal(flat, self.tokens[-len(every) :]):
-        return self.seen(LEFT if left else COUNT)
-    out = np.zeros((tables.order, len(flat)), np.int32)
-    asked = self.tokens, self.known, tables.vocab_size, self.found, self.previous
-    _ask(tables.slots, tables.nodes, *asked, places, flat, left, out)
-    return torch.from_numpy(out).reshape(tables.order, *at.shape)
-
-# %% ../../nbs/count/01_tables.ipynb #c0f0b340
-@patch
-def fill(self: _View, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:
-    "Turn probabilities `rows` [m, V] of a base at the positions `at` [m] into the chain's, in place."
-    self.check()
-    tables, known = self.tables, (self.tokens, self.known, self.found, self.previous)
-    rules = at.numpy() + self.skip, left, terms.numpy(), discount, self.skip, rows.numpy()
-    _fill(tables.nodes, tables.links, *known, *rules)
+    # %% ../../nbs/count/01_tables.ipynb #c0f0b340
+    def fill(self, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:
+        "Turn probabilities `rows` [m, V] of a base at the positions `at` [m] into the chain's, in place."
+        self.check()
+        tables, known = self.tables, (self.tokens, self.known, self.found, self.previous)
+        rules = at.numpy() + self.skip, left, terms.numpy(), discount, self.skip, rows.numpy()
+        _fill(tables.nodes, tables.links, *known, *rules)

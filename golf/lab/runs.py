@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 
 from golf.base.files import (
     GolfError,
@@ -127,6 +126,39 @@ class Budget:
         self.bytes = {"code": 0, "model": 0}
         self._inner: list[float] = []
 
+    # %% ../../nbs/lab/01_runs.ipynb #40bfa7b6
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Within the block the seconds go to `part`, except those that an inner block takes."""
+        _check_part(part)
+        started = self.clock()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            elapsed = self.clock() - started
+            self.seconds[part] += elapsed - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += elapsed
+
+    # %% ../../nbs/lab/01_runs.ipynb #25f901b0
+    def charge(self, part: str, seconds: float, *, cached: bool = False) -> None:
+        """Add seconds measured elsewhere; `cached` if an earlier run spent them."""
+        _check_part(part)
+        (self.cached if cached else self.seconds)[part] += float(seconds)
+
+    def record(self) -> dict[str, Any]:
+        """Everything for a record: seconds to the millisecond, and those that no part accounts for."""
+        wall = self.clock() - self.started
+        return {
+            "seconds": {part: round(s, 3) for part, s in self.seconds.items()},
+            "cached_seconds": {part: round(s, 3) for part, s in self.cached.items() if s},
+            "wall_seconds": round(wall, 3),
+            "unaccounted_seconds": round(max(wall - sum(self.seconds.values()), 0.0), 3),
+            "bytes": dict(self.bytes),
+            "limits": dict(BUDGET_LIMITS),
+        }
+
 # %% ../../nbs/lab/01_runs.ipynb #40bfa7b6
 def _check_part(part: str) -> None:
     "Raise `GolfError` unless the budget has this part."
@@ -135,43 +167,6 @@ def _check_part(part: str) -> None:
         raise GolfError(
             f"the budget has no part {part!r}{closest(part, BUDGET_PARTS)} (it has {known})"
         )
-
-
-@patch
-@contextmanager
-def time(self: Budget, part: str) -> Iterator[None]:
-    """Within the block the seconds go to `part`, except those that an inner block takes."""
-    _check_part(part)
-    started = self.clock()
-    self._inner.append(0.0)
-    try:
-        yield
-    finally:
-        elapsed = self.clock() - started
-        self.seconds[part] += elapsed - self._inner.pop()
-        if self._inner:
-            self._inner[-1] += elapsed
-
-# %% ../../nbs/lab/01_runs.ipynb #25f901b0
-@patch
-def charge(self: Budget, part: str, seconds: float, *, cached: bool = False) -> None:
-    """Add seconds measured elsewhere; `cached` if an earlier run spent them."""
-    _check_part(part)
-    (self.cached if cached else self.seconds)[part] += float(seconds)
-
-
-@patch
-def record(self: Budget) -> dict[str, Any]:
-    """Everything for a record: seconds to the millisecond, and those that no part accounts for."""
-    wall = self.clock() - self.started
-    return {
-        "seconds": {part: round(s, 3) for part, s in self.seconds.items()},
-        "cached_seconds": {part: round(s, 3) for part, s in self.cached.items() if s},
-        "wall_seconds": round(wall, 3),
-        "unaccounted_seconds": round(max(wall - sum(self.seconds.values()), 0.0), 3),
-        "bytes": dict(self.bytes),
-        "limits": dict(BUDGET_LIMITS),
-    }
 
 # %% ../../nbs/lab/01_runs.ipynb #e3ee4ee0
 def _budget_rows(budget: dict[str, Any]) -> Iterator[tuple]:
@@ -280,51 +275,62 @@ class Run:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.budget = Budget()
 
-# %% ../../nbs/lab/01_runs.ipynb #81b9a851
-@patch(as_prop=True)
-def folder(self: Run) -> Path:
-    """Where this run's record lies."""
-    return self.root / "runs" / self.notebook / self.key
+    # %% ../../nbs/lab/01_runs.ipynb #81b9a851
+    @property
+    def folder(self) -> Path:
+        """Where this run's record lies."""
+        return self.root / "runs" / self.notebook / self.key
 
+    def time(self, part: str):
+        """A context whose seconds go to that part of the budget: see `BUDGET_PARTS`."""
+        return self.budget.time(part)
 
-@patch
-def time(self: Run, part: str):
-    """A context whose seconds go to that part of the budget: see `BUDGET_PARTS`."""
-    return self.budget.time(part)
+    def stage(self, name: str, **metrics: float) -> dict[str, Any]:
+        """Keep metrics of one stage ("last", "averaged", "quantised", "adapted", …) and return them."""
+        self.stages.setdefault(name, {}).update(plain(metrics))
+        return self.stages[name]
 
+    # %% ../../nbs/lab/01_runs.ipynb #afddccb2
+    def artifact(self, name: str, path: str | Path, *, code_bytes: int | None = None) -> None:
+        """Point to a file by digest and bytes; with `code_bytes` it is the model that the budget counts."""
+        path = Path(path)
+        if not path.is_file():
+            raise GolfError(f"{path}: expected the file of the artifact {name!r}")
+        size = path.stat().st_size
+        self.artifacts[name] = {"file": path.name, "digest": digest_file(path), "bytes": size}
+        if code_bytes is not None:
+            self.budget.bytes = {"code": int(code_bytes), "model": size}
 
-@patch
-def stage(self: Run, name: str, **metrics: float) -> dict[str, Any]:
-    """Keep metrics of one stage ("last", "averaged", "quantised", "adapted", …) and return them."""
-    self.stages.setdefault(name, {}).update(plain(metrics))
-    return self.stages[name]
+    # %% ../../nbs/lab/01_runs.ipynb #df393703
+    def record(self) -> dict[str, Any]:
+        """The record as it stands: plain values, without absolute paths."""
+        chosen = self.device if self.device not in (None, "", "auto") else "cpu"
+        found = {name: getattr(self, name) for name in ("notebook", "key", "seed", "stages")}
+        found |= {"parameters": _parameters(self.parameters), "configuration": self.configuration}
+        found |= {"git": git_state(self.root), "code": code_digest(), "versions": versions()}
+        found |= {"device": device_state(chosen), "data": self.corpus, "artifacts": self.artifacts}
+        found |= {"budget": self.budget.record(), "peak_memory": peak_memory(chosen)}
+        now = datetime.datetime.now(datetime.UTC)
+        return plain(found | {"format": 1, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
 
-# %% ../../nbs/lab/01_runs.ipynb #afddccb2
-@patch
-def artifact(self: Run, name: str, path: str | Path, *, code_bytes: int | None = None) -> None:
-    """Point to a file by digest and bytes; with `code_bytes` it is the model that the budget counts."""
-    path = Path(path)
-    if not path.is_file():
-        raise GolfError(f"{path}: expected the file of the artifact {name!r}")
-    size = path.stat().st_size
-    self.artifacts[name] = {"file": path.name, "digest": digest_file(path), "bytes": size}
-    if code_bytes is not None:
-        self.budget.bytes = {"code": int(code_bytes), "model": size}
+    # %% ../../nbs/lab/01_runs.ipynb #5709c708
+    def save(
+        self, chunks: pd.DataFrame | None = None, documents: pd.DataFrame | None = None
+    ) -> Path:
+        """Write the record and its tables and return the record's path; it replaces an earlier one.
+
+        Raises `GolfError`, before anything is touched, for a frame that lacks a column, repeats a row
+        or holds what is not finite.
+        """
+        given = {"chunks": chunks, "documents": documents}
+        tables = {k: _parquet(_check_frame(f, k)) for k, f in given.items() if f is not None}
+        record = self.record()
+        record["tables"] = {k: {"digest": digest(t), "bytes": len(t)} for k, t in tables.items()}
+        with _lock(self.folder):
+            _write(self.folder, record, tables)
+        return self.folder / "record.json"
 
 # %% ../../nbs/lab/01_runs.ipynb #df393703
-@patch
-def record(self: Run) -> dict[str, Any]:
-    """The record as it stands: plain values, without absolute paths."""
-    chosen = self.device if self.device not in (None, "", "auto") else "cpu"
-    found = {name: getattr(self, name) for name in ("notebook", "key", "seed", "stages")}
-    found |= {"parameters": _parameters(self.parameters), "configuration": self.configuration}
-    found |= {"git": git_state(self.root), "code": code_digest(), "versions": versions()}
-    found |= {"device": device_state(chosen), "data": self.corpus, "artifacts": self.artifacts}
-    found |= {"budget": self.budget.record(), "peak_memory": peak_memory(chosen)}
-    now = datetime.datetime.now(datetime.UTC)
-    return plain(found | {"format": 1, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
-
-
 def _parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     "Plain parameters; those named as paths by their last component, relative ones too."
     found = plain(parameters)
@@ -428,24 +434,6 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     frame.to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
 
-# %% ../../nbs/lab/01_runs.ipynb #5709c708
-@patch
-def save(
-    self: Run, chunks: pd.DataFrame | None = None, documents: pd.DataFrame | None = None
-) -> Path:
-    """Write the record and its tables and return the record's path; it replaces an earlier one.
-
-    Raises `GolfError`, before anything is touched, for a frame that lacks a column, repeats a row
-    or holds what is not finite.
-    """
-    given = {"chunks": chunks, "documents": documents}
-    tables = {k: _parquet(_check_frame(f, k)) for k, f in given.items() if f is not None}
-    record = self.record()
-    record["tables"] = {k: {"digest": digest(t), "bytes": len(t)} for k, t in tables.items()}
-    with _lock(self.folder):
-        _write(self.folder, record, tables)
-    return self.folder / "record.json"
-
 # %% ../../nbs/lab/01_runs.ipynb #72721112
 class Record(dict):
     """A saved record: a dictionary whose entries are also attributes, and its two tables.
@@ -474,6 +462,41 @@ class Record(dict):
             return self[name]
         raise AttributeError(f"the record has no {name!r}{closest(name, self)}")
 
+    # %% ../../nbs/lab/01_runs.ipynb #d4d4e6ec
+    @property
+    def chunks(self) -> pd.DataFrame:
+        """Per stream, arm and chunk: start, tokens, bytes, NLL in nats; read when asked for."""
+        return _read_table(self, "chunks")
+
+    @property
+    def documents(self) -> pd.DataFrame:
+        """Per stream, arm and document: tokens, bytes, NLL in nats; read when asked for."""
+        return _read_table(self, "documents")
+
+    # %% ../../nbs/lab/01_runs.ipynb #872e2c91
+    @property
+    def reference(self) -> bool:
+        """Whether the run was made on the machine the limits are meant for: 8×H100."""
+        return "H100" in str(self["device"]["name"]) and self["device"]["world_size"] == 8
+
+    def _repr_markdown_(self) -> str:
+        git, device = self["git"], self["device"]
+        state = {True: "clean", False: "with changes", None: ""}[git["clean"]]
+        commit = f"{git['commit'][:10]} {state}" if git["commit"] else "not committed"
+        machine = f"{device['world_size']} × {device['name']} ({device['type']})"
+        about = [["run", f"{self['notebook']} {self['key']}"], ["commit", commit], ["device", machine]]
+        about += [[name, value] for name, value in sorted(self["parameters"].items())]
+        stages = [[s, m, v] for s, metrics in self["stages"].items() for m, v in metrics.items()]
+        table = budget_table(self["budget"], reference=self.reference)
+        costs = [
+            [i, r.amount, r.unit, r.limit, r.verdict]
+            for i, r in table.iterrows()
+            if r.amount or r.limit > 0
+        ]
+        tables = [_markdown(["", ""], about)]
+        tables += [_markdown(["stage", "metric", ""], stages)] if stages else []
+        return "\n\n".join([*tables, _markdown(["budget", "used", "", "limit", ""], costs)])
+
 # %% ../../nbs/lab/01_runs.ipynb #2578ef63
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
@@ -492,18 +515,6 @@ def _read_table(record: Record, kind: str) -> pd.DataFrame:
     raise GolfError(f"{path}: {wrong}")
 
 # %% ../../nbs/lab/01_runs.ipynb #d4d4e6ec
-@patch(as_prop=True)
-def chunks(self: Record) -> pd.DataFrame:
-    """Per stream, arm and chunk: start, tokens, bytes, NLL in nats; read when asked for."""
-    return _read_table(self, "chunks")
-
-
-@patch(as_prop=True)
-def documents(self: Record) -> pd.DataFrame:
-    """Per stream, arm and document: tokens, bytes, NLL in nats; read when asked for."""
-    return _read_table(self, "documents")
-
-
 def read_record(path: str | Path) -> Record:
     """The record in a file or in its folder; raises `GolfError` if there is no complete one."""
     return Record(path)
@@ -524,32 +535,6 @@ def _markdown(columns: list[str], rows: list[list[Any]]) -> str:
     "A Markdown table."
     lines = [columns, ["---"] * len(columns), *([_cell(v) for v in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-# %% ../../nbs/lab/01_runs.ipynb #872e2c91
-@patch(as_prop=True)
-def reference(self: Record) -> bool:
-    """Whether the run was made on the machine the limits are meant for: 8×H100."""
-    return "H100" in str(self["device"]["name"]) and self["device"]["world_size"] == 8
-
-
-@patch
-def _repr_markdown_(self: Record) -> str:
-    git, device = self["git"], self["device"]
-    state = {True: "clean", False: "with changes", None: ""}[git["clean"]]
-    commit = f"{git['commit'][:10]} {state}" if git["commit"] else "not committed"
-    machine = f"{device['world_size']} × {device['name']} ({device['type']})"
-    about = [["run", f"{self['notebook']} {self['key']}"], ["commit", commit], ["device", machine]]
-    about += [[name, value] for name, value in sorted(self["parameters"].items())]
-    stages = [[s, m, v] for s, metrics in self["stages"].items() for m, v in metrics.items()]
-    table = budget_table(self["budget"], reference=self.reference)
-    costs = [
-        [i, r.amount, r.unit, r.limit, r.verdict]
-        for i, r in table.iterrows()
-        if r.amount or r.limit > 0
-    ]
-    tables = [_markdown(["", ""], about)]
-    tables += [_markdown(["stage", "metric", ""], stages)] if stages else []
-    return "\n\n".join([*tables, _markdown(["budget", "used", "", "limit", ""], costs)])
 
 # %% ../../nbs/lab/01_runs.ipynb #b8eb7871
 def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:

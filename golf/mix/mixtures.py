@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -37,77 +36,67 @@ class Gated(Distribution):
         self.targets = next((p.targets for p in self.parts if p.targets is not None), None)
         self._heard = self._weights = self._features = None
 
-# %% ../../nbs/mix/02_mixtures.ipynb #e0c182e8
-@patch
-def features(self: Gated) -> dict[str, Tensor]:
-    "The features [n] that the gate needs, by name."
-    if self._features is None:
-        wanted = [name.split(":") for name in dict.fromkeys(self.gate.needs)]
-        self._features = {f"{name}:{k}": feature(self.parts[int(k)], name) for name, k in wanted}
-    return self._features
+    # %% ../../nbs/mix/02_mixtures.ipynb #e0c182e8
+    def features(self) -> dict[str, Tensor]:
+        "The features [n] that the gate needs, by name."
+        if self._features is None:
+            wanted = [name.split(":") for name in dict.fromkeys(self.gate.needs)]
+            self._features = {f"{name}:{k}": feature(self.parts[int(k)], name) for name, k in wanted}
+        return self._features
 
+    def look(self, ids: Tensor) -> None:
+        "Survey the parts whose rows the gate needs, in the pass that finds log-probabilities of `ids`."
+        for k, part in enumerate(self.parts):
+            names = [name for name in SHAPE if f"{name}:{k}" in self.gate.needs]
+            if names:
+                part.survey(names, ids)
 
-@patch
-def look(self: Gated, ids: Tensor) -> None:
-    "Survey the parts whose rows the gate needs, in the pass that finds log-probabilities of `ids`."
-    for k, part in enumerate(self.parts):
-        names = [name for name in SHAPE if f"{name}:{k}" in self.gate.needs]
-        if names:
-            part.survey(names, ids)
+    # %% ../../nbs/mix/02_mixtures.ipynb #6b4a0513
+    def hear(self, ids: Tensor) -> Tensor:
+        "Log-probabilities [n, K] of `ids` under each part; those of the chunk's own targets are kept."
+        if self._heard is not None and torch.equal(self._heard[0], ids):
+            return self._heard[1]
+        self.look(ids)
+        found = torch.stack([part.log_prob(ids) for part in self.parts], dim=1)
+        if torch.equal(ids[:-1], self.chunk.inputs[1:]):
+            self._heard = ids.clone(), found
+        return found
 
-# %% ../../nbs/mix/02_mixtures.ipynb #6b4a0513
-@patch
-def hear(self: Gated, ids: Tensor) -> Tensor:
-    "Log-probabilities [n, K] of `ids` under each part; those of the chunk's own targets are kept."
-    if self._heard is not None and torch.equal(self._heard[0], ids):
-        return self._heard[1]
-    self.look(ids)
-    found = torch.stack([part.log_prob(ids) for part in self.parts], dim=1)
-    if torch.equal(ids[:-1], self.chunk.inputs[1:]):
-        self._heard = ids.clone(), found
-    return found
-
-# %% ../../nbs/mix/02_mixtures.ipynb #933c79ef
-@patch
-def weights(self: Gated) -> Tensor:
-    "The parts' weights [n, K] at each position, fixed before its target: float64."
-    if self._weights is not None:
+    # %% ../../nbs/mix/02_mixtures.ipynb #933c79ef
+    def weights(self) -> Tensor:
+        "The parts' weights [n, K] at each position, fixed before its target: float64."
+        if self._weights is not None:
+            return self._weights
+        if isinstance(self.gate, Online):
+            inputs = self.chunk.inputs
+            if self._heard is None:  # the last id reaches no weight of this chunk
+                last = inputs if self.targets is None else self.targets
+                self.hear(torch.cat([inputs[1:], last[-1:]]))
+            self._weights = self.gate.walk(self.state.copy(), self.features(), self._heard[1])
+        else:
+            weights = self.gate.weights(self.features()).double()
+            self._weights = weights.expand(self.n, len(self.parts))
+        off = (self._weights.sum(1) - 1).abs().max().item()
+        if not (off <= 1e-9 and bool((self._weights >= 0).all())):
+            raise GolfError(
+                f"the gate gave weights that are not >= 0 or sum to 1 only within {off:.1e}"
+            )
         return self._weights
-    if isinstance(self.gate, Online):
-        inputs = self.chunk.inputs
-        if self._heard is None:  # the last id reaches no weight of this chunk
-            last = inputs if self.targets is None else self.targets
-            self.hear(torch.cat([inputs[1:], last[-1:]]))
-        self._weights = self.gate.walk(self.state.copy(), self.features(), self._heard[1])
-    else:
-        weights = self.gate.weights(self.features()).double()
-        self._weights = weights.expand(self.n, len(self.parts))
-    off = (self._weights.sum(1) - 1).abs().max().item()
-    if not (off <= 1e-9 and bool((self._weights >= 0).all())):
-        raise GolfError(
-            f"the gate gave weights that are not >= 0 or sum to 1 only within {off:.1e}"
-        )
-    return self._weights
 
-# %% ../../nbs/mix/02_mixtures.ipynb #b14ba3cf
-@patch
-def after(self: Gated, targets: Tensor) -> Any:
-    "The gate's state once it has heard all `targets` [n]."
-    state = None if self.state is None else self.state.copy()
-    if state is not None:
-        self.gate.walk(state, self.features(), self.hear(targets))
-    return state
+    # %% ../../nbs/mix/02_mixtures.ipynb #b14ba3cf
+    def after(self, targets: Tensor) -> Any:
+        "The gate's state once it has heard all `targets` [n]."
+        state = None if self.state is None else self.state.copy()
+        if state is not None:
+            self.gate.walk(state, self.features(), self.hear(targets))
+        return state
 
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        heard = self.hear(ids)
+        return torch.logsumexp(self.weights().log() + heard, dim=1)
 
-@patch
-def _log_prob(self: Gated, ids: Tensor) -> Tensor:
-    heard = self.hear(ids)
-    return torch.logsumexp(self.weights().log() + heard, dim=1)
-
-
-@patch
-def _rows(self: Gated, positions: Tensor) -> Tensor:
-    return Mixture(self.parts, self.weights()).rows(positions)
+    def _rows(self, positions: Tensor) -> Tensor:
+        return Mixture(self.parts, self.weights()).rows(positions)
 
 # %% ../../nbs/mix/02_mixtures.ipynb #467c0153
 class Mix(Predictor):
@@ -134,6 +123,35 @@ class Mix(Predictor):
         self.vocab_size, self.position = self.experts[0].vocab_size, self.experts[0].position
         self._state = gate.start(len(self.experts)) if isinstance(gate, Online) else None
         self._latest: Gated | None = None
+
+    # %% ../../nbs/mix/02_mixtures.ipynb #44da0112
+    def distribution(self, chunk: Chunk) -> Gated:
+        "The mixture at the positions of `chunk`; its `weights()` are worth a look."
+        parts = dict(zip(self.names, _predicted(self, chunk, self.allow_unnormalised)))
+        _check_needs(self.gate, parts)
+        self._latest = Gated(parts, self.gate, self._state, chunk)
+        return self._latest
+
+    # %% ../../nbs/mix/02_mixtures.ipynb #665bb9d0
+    def learn(self, chunk: Chunk) -> None:
+        "The gate hears the chunk's targets, then every expert observes the chunk."
+        latest = self._latest
+        if latest is None or not torch.equal(latest.chunk.tokens, chunk.tokens):
+            latest = self.distribution(chunk)
+        self._state, self._latest = latest.after(chunk.targets), None
+        for expert in self.experts:
+            expert.observe(chunk)
+
+    # %% ../../nbs/mix/02_mixtures.ipynb #8779fc69
+    def get_state(self) -> dict[str, Any]:
+        "The states of the experts and of the gate."
+        return {"experts": [expert.state() for expert in self.experts], "gate": self._state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the states of the experts and of the gate."
+        for expert, own in zip(self.experts, state["experts"], strict=True):
+            expert.load(own)
+        self._state, self._latest = state["gate"], None
 
 # %% ../../nbs/mix/02_mixtures.ipynb #0ece8e21
 def expert_names(experts: Sequence[Predictor], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -176,15 +194,6 @@ def _check_gate(gate: Gate | Online, experts: int) -> None:
             rule = f"{', '.join(SHAPE + COUNTED)} of experts 0 to {experts - 1}"
             raise GolfError(f"a gate may see {rule}, as in 'entropy:0', but it asks for {need!r}")
 
-# %% ../../nbs/mix/02_mixtures.ipynb #44da0112
-@patch
-def distribution(self: Mix, chunk: Chunk) -> Gated:
-    "The mixture at the positions of `chunk`; its `weights()` are worth a look."
-    parts = dict(zip(self.names, _predicted(self, chunk, self.allow_unnormalised)))
-    _check_needs(self.gate, parts)
-    self._latest = Gated(parts, self.gate, self._state, chunk)
-    return self._latest
-
 # %% ../../nbs/mix/02_mixtures.ipynb #9ce0d7cd
 def _predicted(mix: Predictor, chunk: Chunk, allowed: bool = False) -> list[Distribution]:
     "What the experts of `mix` predict. Raises for one that is not normalised, unless `allowed`."
@@ -206,28 +215,3 @@ def _check_needs(gate: Gate | Online, parts: dict[str, Distribution]) -> None:
             raise GolfError(
                 f"the gate asks for '{name}:{k}', but expert {k}, {list(parts)[int(k)]}, does not count"
             )
-
-
-@patch
-def learn(self: Mix, chunk: Chunk) -> None:
-    "The gate hears the chunk's targets, then every expert observes the chunk."
-    latest = self._latest
-    if latest is None or not torch.equal(latest.chunk.tokens, chunk.tokens):
-        latest = self.distribution(chunk)
-    self._state, self._latest = latest.after(chunk.targets), None
-    for expert in self.experts:
-        expert.observe(chunk)
-
-# %% ../../nbs/mix/02_mixtures.ipynb #8779fc69
-@patch
-def get_state(self: Mix) -> dict[str, Any]:
-    "The states of the experts and of the gate."
-    return {"experts": [expert.state() for expert in self.experts], "gate": self._state}
-
-
-@patch
-def set_state(self: Mix, state: dict[str, Any]) -> None:
-    "Take over the states of the experts and of the gate."
-    for expert, own in zip(self.experts, state["experts"], strict=True):
-        expert.load(own)
-    self._state, self._latest = state["gate"], None

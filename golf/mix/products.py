@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -59,42 +58,37 @@ class Product(Predictor):
         self._exponents = torch.tensor(self.start, dtype=torch.float64)
         self._latest: tuple[Chunk, Geometric] | None = None
 
-# %% ../../nbs/mix/03_products.ipynb #6940bd25
-@patch
-def distribution(self: Product, chunk: Chunk) -> Geometric:
-    "The product at the positions of `chunk`."
-    found = Geometric(_predicted(self, chunk), self._exponents)
-    found.names, self._latest = self.names, (chunk, found)
-    return found
+    # %% ../../nbs/mix/03_products.ipynb #6940bd25
+    def distribution(self, chunk: Chunk) -> Geometric:
+        "The product at the positions of `chunk`."
+        found = Geometric(_predicted(self, chunk), self._exponents)
+        found.names, self._latest = self.names, (chunk, found)
+        return found
 
-# %% ../../nbs/mix/03_products.ipynb #0ae69167
-@patch
-def learn(self: Product, chunk: Chunk) -> None:
-    "One step of the exponents, then every expert observes the chunk."
-    if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-        self.distribution(chunk)
-    if self.rate:
-        parts = self._latest[1].parts
-        self._exponents = self._exponents - self.rate * _slope(
-            parts, self._exponents, chunk.targets
-        )
-    self._latest = None
-    for expert in self.experts:
-        expert.observe(chunk)
+    # %% ../../nbs/mix/03_products.ipynb #0ae69167
+    def learn(self, chunk: Chunk) -> None:
+        "One step of the exponents, then every expert observes the chunk."
+        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
+            self.distribution(chunk)
+        if self.rate:
+            parts = self._latest[1].parts
+            self._exponents = self._exponents - self.rate * _slope(
+                parts, self._exponents, chunk.targets
+            )
+        self._latest = None
+        for expert in self.experts:
+            expert.observe(chunk)
 
-# %% ../../nbs/mix/03_products.ipynb #f5199ff6
-@patch
-def get_state(self: Product) -> dict[str, Any]:
-    "The states of the experts and the exponents."
-    return {"experts": [expert.state() for expert in self.experts], "exponents": self._exponents}
+    # %% ../../nbs/mix/03_products.ipynb #f5199ff6
+    def get_state(self) -> dict[str, Any]:
+        "The states of the experts and the exponents."
+        return {"experts": [expert.state() for expert in self.experts], "exponents": self._exponents}
 
-
-@patch
-def set_state(self: Product, state: dict[str, Any]) -> None:
-    "Take over the states of the experts and the exponents."
-    for expert, own in zip(self.experts, state["experts"], strict=True):
-        expert.load(own)
-    self._exponents, self._latest = state["exponents"], None
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the states of the experts and the exponents."
+        for expert, own in zip(self.experts, state["experts"], strict=True):
+            expert.load(own)
+        self._exponents, self._latest = state["exponents"], None
 
 # %% ../../nbs/mix/03_products.ipynb #658394c3
 def _slope(parts: Sequence[Distribution], exponents: Tensor, targets: Tensor) -> Tensor:
@@ -131,15 +125,14 @@ class Temperatures(Mix):
         self.gate = gate
         self._state = gate.start(len(self.grid)) if isinstance(gate, Online) else None
 
-# %% ../../nbs/mix/03_products.ipynb #df9087cf
-@patch
-def distribution(self: Temperatures, chunk: Chunk) -> Gated:
-    "The mixture at the positions of `chunk`."
-    (part,) = _predicted(self, chunk)
-    parts = dict(zip(self.names, heated(part, self.grid)))
-    _check_needs(self.gate, parts)
-    self._latest = Gated(parts, self.gate, self._state, chunk)
-    return self._latest
+    # %% ../../nbs/mix/03_products.ipynb #df9087cf
+    def distribution(self, chunk: Chunk) -> Gated:
+        "The mixture at the positions of `chunk`."
+        (part,) = _predicted(self, chunk)
+        parts = dict(zip(self.names, heated(part, self.grid)))
+        _check_needs(self.gate, parts)
+        self._latest = Gated(parts, self.gate, self._state, chunk)
+        return self._latest
 
 # %% ../../nbs/mix/03_products.ipynb #c3b71c34
 class Hinted(Predictor):
@@ -167,54 +160,49 @@ class Hinted(Predictor):
         self._state = self._gate.start(2)
         self._latest: tuple[Chunk, Tensor, dict] | None = None
 
+    # %% ../../nbs/mix/03_products.ipynb #6aca1ee5
+    def distribution(self, chunk: Chunk) -> Tilt:
+        "The tilted expert at the positions of `chunk`."
+        parts = _predicted(self, chunk)
+        _check_needs(self._gate, dict(zip(("expert", "source"), parts)))
+        sights = [name for name in SHAPE if f"{name}:1" in self._gate.needs]
+        hint = parts[1].survey(["best", *sights])["best"]
+        names = (name.split(":") for name in dict.fromkeys(self._gate.needs))
+        features = {f"{name}:{k}": feature(parts[int(k)], name) for name, k in names}
+        known = torch.cat([chunk.inputs[1:], hint[-1:]])  # the last one reaches no weight
+        rate = self._gate.walk(self._state.copy(), features, _hits(hint, known))[:, 0]
+        p = parts[0].log_prob(hint).exp().clamp(1e-12, 1 - 1e-12)
+        self._latest = chunk, hint, features
+        found = Tilt(parts[0], hint, torch.logit(rate) - torch.logit(p))
+        found.names = [type(self.expert).__name__]
+        return found
+
+    # %% ../../nbs/mix/03_products.ipynb #a8864e94
+    def learn(self, chunk: Chunk) -> None:
+        "Count which hints came true, then both predictors observe the chunk."
+        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
+            self.distribution(chunk)
+        _, hint, features = self._latest
+        self._state = self._state.copy()
+        self._gate.walk(self._state, features, _hits(hint, chunk.targets))
+        self._latest = None
+        self.expert.observe(chunk)
+        self.source.observe(chunk)
+
+    # %% ../../nbs/mix/03_products.ipynb #ad0cf6e8
+    def get_state(self) -> dict[str, Any]:
+        "The states of both predictors and the counts."
+        both = [self.expert.state(), self.source.state()]
+        return {"experts": both, "hits": self._state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the states of both predictors and the counts."
+        for one, own in zip((self.expert, self.source), state["experts"], strict=True):
+            one.load(own)
+        self._state, self._latest = state["hits"], None
+
 # %% ../../nbs/mix/03_products.ipynb #65ad1c3b
 def _hits(hint: Tensor, ids: Tensor) -> Tensor:
     'Log-probabilities [n, 2] of `ids` under the experts "the hint" and "not the hint": 0 or -inf.'
     hit = hint == ids
     return torch.stack([hit, ~hit], dim=1).double().log()
-
-# %% ../../nbs/mix/03_products.ipynb #6aca1ee5
-@patch
-def distribution(self: Hinted, chunk: Chunk) -> Tilt:
-    "The tilted expert at the positions of `chunk`."
-    parts = _predicted(self, chunk)
-    _check_needs(self._gate, dict(zip(("expert", "source"), parts)))
-    sights = [name for name in SHAPE if f"{name}:1" in self._gate.needs]
-    hint = parts[1].survey(["best", *sights])["best"]
-    names = (name.split(":") for name in dict.fromkeys(self._gate.needs))
-    features = {f"{name}:{k}": feature(parts[int(k)], name) for name, k in names}
-    known = torch.cat([chunk.inputs[1:], hint[-1:]])  # the last one reaches no weight
-    rate = self._gate.walk(self._state.copy(), features, _hits(hint, known))[:, 0]
-    p = parts[0].log_prob(hint).exp().clamp(1e-12, 1 - 1e-12)
-    self._latest = chunk, hint, features
-    found = Tilt(parts[0], hint, torch.logit(rate) - torch.logit(p))
-    found.names = [type(self.expert).__name__]
-    return found
-
-# %% ../../nbs/mix/03_products.ipynb #a8864e94
-@patch
-def learn(self: Hinted, chunk: Chunk) -> None:
-    "Count which hints came true, then both predictors observe the chunk."
-    if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-        self.distribution(chunk)
-    _, hint, features = self._latest
-    self._state = self._state.copy()
-    self._gate.walk(self._state, features, _hits(hint, chunk.targets))
-    self._latest = None
-    self.expert.observe(chunk)
-    self.source.observe(chunk)
-
-# %% ../../nbs/mix/03_products.ipynb #ad0cf6e8
-@patch
-def get_state(self: Hinted) -> dict[str, Any]:
-    "The states of both predictors and the counts."
-    both = [self.expert.state(), self.source.state()]
-    return {"experts": both, "hits": self._state}
-
-
-@patch
-def set_state(self: Hinted, state: dict[str, Any]) -> None:
-    "Take over the states of both predictors and the counts."
-    for one, own in zip((self.expert, self.source), state["experts"], strict=True):
-        one.load(own)
-    self._state, self._latest = state["hits"], None

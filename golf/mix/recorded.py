@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -56,6 +55,40 @@ class Pass:
     def __repr__(self) -> str:
         chunks = f"{len(self.marks):,} chunks of {self.chunk_tokens:,}"
         return f"Pass({len(self.log_prob):,} positions in {chunks}, loss={-self.log_prob.mean(dtype=float):.5f})"
+
+    # %% ../../nbs/mix/04_recorded.ipynb #5a766ede
+    def save(self, path: str | Path) -> Path:
+        """Write the record as one `.npz` file, in one step, and return its path."""
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **vars(self))
+        return Path(path)
+
+    # %% ../../nbs/mix/04_recorded.ipynb #b156b5de
+    @classmethod
+    def load(cls, path: str | Path) -> "Pass":
+        """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in cls.__dataclass_fields__}
+            facts = {
+                name: found[name].item()
+                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
+            }
+            record = cls(**found | facts)
+            n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
+            shapes = [x.shape for x in (record.entropy, record.peak, record.best, record.marks)]
+            if shapes != [(n,)] * 3 + [(chunks,)]:
+                raise ValueError(f"its arrays have shapes {shapes}")
+            return record
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            ZeroDivisionError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
 # %% ../../nbs/mix/04_recorded.ipynb #bb51403c
 def _mark(chunk: Chunk) -> int:
@@ -119,41 +152,6 @@ def _record(
         predictor.observe(chunk)
     return kept, marks
 
-# %% ../../nbs/mix/04_recorded.ipynb #5a766ede
-@patch
-def save(self: Pass, path: str | Path) -> Path:
-    """Write the record as one `.npz` file, in one step, and return its path."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **vars(self))
-    return Path(path)
-
-# %% ../../nbs/mix/04_recorded.ipynb #b156b5de
-@patch(cls_method=True)
-def load(cls: Pass, path: str | Path) -> Pass:
-    """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in cls.__dataclass_fields__}
-        facts = {
-            name: found[name].item()
-            for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
-        }
-        record = cls(**found | facts)
-        n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
-        shapes = [x.shape for x in (record.entropy, record.peak, record.best, record.marks)]
-        if shapes != [(n,)] * 3 + [(chunks,)]:
-            raise ValueError(f"its arrays have shapes {shapes}")
-        return record
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        ZeroDivisionError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise GolfError(f"{path} is not a recorded pass: {error}") from None
-
 # %% ../../nbs/mix/04_recorded.ipynb #0ef8bb51
 class Replayed(Distribution):
     """The part of a `record` that belongs to `chunk`: `log_prob` of its targets, and the rows' shape."""
@@ -162,29 +160,22 @@ class Replayed(Distribution):
         Distribution.__init__(self, len(chunk), record.vocab_size)
         self.record, self.chunk, self.targets = record, chunk, chunk.targets
 
+    def _kept(self, name: str) -> Tensor:
+        "One of the record's arrays at the positions of the chunk."
+        kept = torch.from_numpy(getattr(self.record, name)[self.chunk.start : self.chunk.stop])
+        return kept.to(torch.int64 if name == "best" else torch.float64)
 
-@patch
-def _kept(self: Replayed, name: str) -> Tensor:
-    "One of the record's arrays at the positions of the chunk."
-    kept = torch.from_numpy(getattr(self.record, name)[self.chunk.start : self.chunk.stop])
-    return kept.to(torch.int64 if name == "best" else torch.float64)
+    # %% ../../nbs/mix/04_recorded.ipynb #f88a67a1
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        if not torch.equal(ids, self.targets):
+            raise GolfError("a recorded pass knows the log-probabilities of its targets only")
+        return self._kept("log_prob")
 
-# %% ../../nbs/mix/04_recorded.ipynb #f88a67a1
-@patch
-def _log_prob(self: Replayed, ids: Tensor) -> Tensor:
-    if not torch.equal(ids, self.targets):
-        raise GolfError("a recorded pass knows the log-probabilities of its targets only")
-    return self._kept("log_prob")
+    def _rows(self, positions: Tensor) -> Tensor:
+        raise GolfError("a recorded pass has no rows; use the predictor itself")
 
-
-@patch
-def _rows(self: Replayed, positions: Tensor) -> Tensor:
-    raise GolfError("a recorded pass has no rows; use the predictor itself")
-
-
-@patch
-def _survey(self: Replayed, names: list[str], ids: Tensor | None) -> dict[str, Tensor]:
-    return {name: self._kept(name) for name in names}
+    def _survey(self, names: list[str], ids: Tensor | None) -> dict[str, Tensor]:
+        return {name: self._kept(name) for name in names}
 
 # %% ../../nbs/mix/04_recorded.ipynb #0882d135
 class Recorded(Predictor):
@@ -204,14 +195,13 @@ class Recorded(Predictor):
     def digestible(self) -> Any:
         return type(self).__name__, self.record
 
-# %% ../../nbs/mix/04_recorded.ipynb #fc428c28
-@patch
-def distribution(self: Recorded, chunk: Chunk) -> Replayed:
-    "What was said on `chunk`."
-    record, size = self.record, self.record.chunk_tokens
-    start = chunk.index * size
-    if (chunk.start, chunk.stop) != (start, min(start + size, len(record.log_prob))):
-        raise GolfError(f"{chunk!r} is none of those of {record!r}")
-    if _mark(chunk) != int(record.marks[chunk.index]):
-        raise GolfError(f"{chunk!r} holds other tokens than those of {record!r}")
-    return Replayed(record, chunk)
+    # %% ../../nbs/mix/04_recorded.ipynb #fc428c28
+    def distribution(self, chunk: Chunk) -> Replayed:
+        "What was said on `chunk`."
+        record, size = self.record, self.record.chunk_tokens
+        start = chunk.index * size
+        if (chunk.start, chunk.stop) != (start, min(start + size, len(record.log_prob))):
+            raise GolfError(f"{chunk!r} is none of those of {record!r}")
+        if _mark(chunk) != int(record.marks[chunk.index]):
+            raise GolfError(f"{chunk!r} holds other tokens than those of {record!r}")
+        return Replayed(record, chunk)

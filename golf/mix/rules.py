@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from numba import njit
 from torch import Tensor
 
@@ -109,21 +108,20 @@ class Online:
         cells = math.prod(len(bins.edges) + 1 for bins in self.rule.cells)
         return np.tile(np.asarray(self.rule.row(experts), np.float64), (cells, 1))
 
-# %% ../../nbs/mix/01_rules.ipynb #47408641
-@patch
-def walk(self: Online, state: np.ndarray, features: dict[str, Tensor], log_probs: Tensor) -> Tensor:
-    "Weights [n, K] for the targets' `log_probs` [n, K]; `state` moves on in place."
-    n, experts = log_probs.shape
-    cells = cell_numbers(self.rule.cells, features, n).numpy()
-    inputs = np.zeros((n, len(self.rule.inputs)))
-    for k, name in enumerate(self.rule.inputs):
-        inputs[:, k] = features[name].numpy()
-    settings = np.array(self.rule.settings(experts), np.float64)
-    out, heard = np.zeros((n, experts)), log_probs.numpy().astype(np.float64, order="C")
-    _compiled(type(self.rule).weights, type(self.rule).learn)(
-        state, cells, inputs, settings, heard, out
-    )
-    return torch.from_numpy(out)
+    # %% ../../nbs/mix/01_rules.ipynb #47408641
+    def walk(self, state: np.ndarray, features: dict[str, Tensor], log_probs: Tensor) -> Tensor:
+        "Weights [n, K] for the targets' `log_probs` [n, K]; `state` moves on in place."
+        n, experts = log_probs.shape
+        cells = cell_numbers(self.rule.cells, features, n).numpy()
+        inputs = np.zeros((n, len(self.rule.inputs)))
+        for k, name in enumerate(self.rule.inputs):
+            inputs[:, k] = features[name].numpy()
+        settings = np.array(self.rule.settings(experts), np.float64)
+        out, heard = np.zeros((n, experts)), log_probs.numpy().astype(np.float64, order="C")
+        _compiled(type(self.rule).weights, type(self.rule).learn)(
+            state, cells, inputs, settings, heard, out
+        )
+        return torch.from_numpy(out)
 
 # %% ../../nbs/mix/01_rules.ipynb #492ea925
 def online(rule: Rule) -> Online:
@@ -223,6 +221,13 @@ class Hedge(Believing):
     def settings(self, experts: int) -> np.ndarray:
         return np.array([self.share, self.eta, *self.begin(experts)])
 
+    # %% ../../nbs/mix/01_rules.ipynb #f1f36b53
+    def check(self) -> None:
+        _within(self, "eta", 0, math.inf)
+        _within(self, "share", -1e-300, 1)
+        if self.prior and not (min(self.prior) > 0 and abs(sum(self.prior) - 1) < 1e-6):
+            raise GolfError(f"prior of Hedge must be above 0 and sum to 1, not {self.prior}")
+
 # %% ../../nbs/mix/01_rules.ipynb #f1f36b53
 def _hedge_weights(row, inputs, settings, out):
     size, total = len(out), 0.0
@@ -245,14 +250,6 @@ def _hedge_learn(row, inputs, settings, moved, log_probs):
         moved[k] = row[k] * math.exp(step)
     if np.isfinite(best):
         _believe(row, moved, share, settings[2:], raised)
-
-
-@patch
-def check(self: Hedge) -> None:
-    _within(self, "eta", 0, math.inf)
-    _within(self, "share", -1e-300, 1)
-    if self.prior and not (min(self.prior) > 0 and abs(sum(self.prior) - 1) < 1e-6):
-        raise GolfError(f"prior of Hedge must be above 0 and sum to 1, not {self.prior}")
 
 
 Hedge.weights, Hedge.learn = staticmethod(_hedge_weights), staticmethod(_hedge_learn)
@@ -331,6 +328,10 @@ class Gradient(Rule):
     def settings(self, experts: int) -> np.ndarray:
         return np.array([self.rate, self.soft])
 
+    # %% ../../nbs/mix/01_rules.ipynb #b274a2e8
+    def check(self) -> None:
+        _within(self, "rate", 0, 1)
+
 # %% ../../nbs/mix/01_rules.ipynb #b274a2e8
 def _gradient_weights(row, inputs, settings, out):
     out[:] = row
@@ -349,11 +350,6 @@ def _gradient_learn(row, inputs, settings, weights, probs):
             weights[k] = math.log(row[k]) + step
     if settings[1] == 0:
         _softmax(weights, row)
-
-
-@patch
-def check(self: Gradient) -> None:
-    _within(self, "rate", 0, 1)
 
 
 Gradient.weights, Gradient.learn = staticmethod(_gradient_weights), staticmethod(_gradient_learn)
@@ -388,6 +384,13 @@ class GridBayes(Believing):
 
     def settings(self, experts: int) -> np.ndarray:
         return _grid_settings(self, experts)
+
+    # %% ../../nbs/mix/01_rules.ipynb #bdf4718a
+    def check(self) -> None:
+        _within(self, "steps", 0, math.inf)
+        _within(self, "share", -1e-300, 1)
+        if self.trust is not None:
+            _within(self, "trust", 0, 1)
 
 
 @functools.lru_cache(32)
@@ -424,14 +427,6 @@ def _grid_learn(row, inputs, settings, weights, log_probs):
     _believe(row, moved, settings[0], settings[1 : 1 + size], False)
 
 # %% ../../nbs/mix/01_rules.ipynb #bdf4718a
-@patch
-def check(self: GridBayes) -> None:
-    _within(self, "steps", 0, math.inf)
-    _within(self, "share", -1e-300, 1)
-    if self.trust is not None:
-        _within(self, "trust", 0, 1)
-
-
 GridBayes.weights, GridBayes.learn = staticmethod(_grid_weights), staticmethod(_grid_learn)
 
 # %% ../../nbs/mix/01_rules.ipynb #61abdd24

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..base.files import GolfError, closest
@@ -80,11 +79,9 @@ class Average(Protocol):
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
 
-# %% ../../nbs/net/05_average.ipynb #cf78cc61
-@patch
-def applied(self: Average, model: nn.Module | dict[str, Tensor]):
-    """A context in which `model` holds the averaged weights; its own return afterwards, exactly."""
-    return swapped(model, self.average())
+    def applied(self, model: nn.Module | dict[str, Tensor]):
+        """A context in which `model` holds the averaged weights; its own return afterwards, exactly."""
+        return swapped(model, self.average())
 
 # %% ../../nbs/net/05_average.ipynb #9018df54
 def _shadow(tensor: Tensor) -> Tensor:
@@ -107,6 +104,25 @@ class EMA(Average):
         self.source, self.decay = source, decay
         self.shadow = {name: _shadow(t) for name, t in named_tensors(source).items()}
 
+    # %% ../../nbs/net/05_average.ipynb #62bc100c
+    def update(self, lr_scale: float = 1.0) -> None:
+        """Move the shadow by `1 - decay` towards the present weights, whatever the learning rate."""
+        _move(self.shadow, named_tensors(self.source), 1 - self.decay)
+
+    # %% ../../nbs/net/05_average.ipynb #49b81a1a
+    def average(self) -> dict[str, Tensor]:
+        """The shadow by name, cast to the dtype of each tensor of the source."""
+        return _as_source(self.shadow, named_tensors(self.source))
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the shadow: fp32 tensors by the names of the weights."""
+        return {name: s.clone() for name, s in self.shadow.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Replace the shadow; raises `GolfError` when names or shapes differ from the model's."""
+        _check_match(self.shadow, state, "the state of the average")
+        _copy_into(self.shadow, state)
+
 # %% ../../nbs/net/05_average.ipynb #62bc100c
 def _move(shadows: dict[str, Tensor], live: dict[str, Tensor], part: float) -> None:
     "Move each shadow the fraction `part` of its way to the live tensor; other dtypes are copied."
@@ -121,35 +137,10 @@ def _move(shadows: dict[str, Tensor], live: dict[str, Tensor], part: float) -> N
     with torch.no_grad():
         torch._foreach_lerp_(moving, weights, part)
 
-
-@patch
-def update(self: EMA, lr_scale: float = 1.0) -> None:
-    """Move the shadow by `1 - decay` towards the present weights, whatever the learning rate."""
-    _move(self.shadow, named_tensors(self.source), 1 - self.decay)
-
 # %% ../../nbs/net/05_average.ipynb #49b81a1a
 def _as_source(shadows: dict[str, Tensor], live: dict[str, Tensor]) -> dict[str, Tensor]:
     "A copy of each shadow in the dtype of the live tensor."
     return {name: s.to(live[name].dtype, copy=True) for name, s in shadows.items()}
-
-
-@patch
-def average(self: EMA) -> dict[str, Tensor]:
-    """The shadow by name, cast to the dtype of each tensor of the source."""
-    return _as_source(self.shadow, named_tensors(self.source))
-
-
-@patch
-def state(self: EMA) -> dict[str, Tensor]:
-    """A copy of the shadow: fp32 tensors by the names of the weights."""
-    return {name: s.clone() for name, s in self.shadow.items()}
-
-
-@patch
-def load(self: EMA, state: dict[str, Tensor]) -> None:
-    """Replace the shadow; raises `GolfError` when names or shapes differ from the model's."""
-    _check_match(self.shadow, state, "the state of the average")
-    _copy_into(self.shadow, state)
 
 # %% ../../nbs/net/05_average.ipynb #0d7c3c70
 class SWA(Average):
@@ -167,6 +158,30 @@ class SWA(Average):
         self.updates = self.count = 0
         self.mean = {name: _shadow(t) for name, t in named_tensors(source).items()}
 
+    # %% ../../nbs/net/05_average.ipynb #ba32357b
+    def update(self, lr_scale: float = 1.0) -> None:
+        """Count a step; where a snapshot is due, take the present weights into the mean."""
+        if _due(self, lr_scale):
+            self.count += 1
+            _move(self.mean, named_tensors(self.source), 1 / self.count)
+
+    def average(self) -> dict[str, Tensor]:
+        """The mean of the snapshots by name, in each tensor's dtype; before the first, the weights."""
+        live = named_tensors(self.source)
+        return _as_source(self.mean if self.count else live, live)
+
+    # %% ../../nbs/net/05_average.ipynb #39f70712
+    def state(self) -> dict[str, Tensor]:
+        """Both counters and a copy of the mean: `updates`, `count` and `mean.*`."""
+        counters = dict(updates=torch.tensor(self.updates), count=torch.tensor(self.count))
+        return counters | {f"mean.{name}": m.clone() for name, m in self.mean.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`; raises `GolfError` when names or shapes differ from the model's."""
+        _check_match(self.state(), state, "the state of the average")
+        self.updates, self.count = int(state["updates"]), int(state["count"])
+        _copy_into(self.mean, {name: state[f"mean.{name}"] for name in self.mean})
+
 
 def _check_snapshots(owner: str, every: int, below: float, keep: int = 1) -> None:
     "Raise `GolfError` naming the setting with which no snapshot could be taken."
@@ -179,36 +194,6 @@ def _due(average: Any, lr_scale: float) -> bool:
     "Count one update and tell whether it takes a snapshot."
     average.updates += 1
     return lr_scale < average.below and average.updates % average.every == 0
-
-
-@patch
-def update(self: SWA, lr_scale: float = 1.0) -> None:
-    """Count a step; where a snapshot is due, take the present weights into the mean."""
-    if _due(self, lr_scale):
-        self.count += 1
-        _move(self.mean, named_tensors(self.source), 1 / self.count)
-
-
-@patch
-def average(self: SWA) -> dict[str, Tensor]:
-    """The mean of the snapshots by name, in each tensor's dtype; before the first, the weights."""
-    live = named_tensors(self.source)
-    return _as_source(self.mean if self.count else live, live)
-
-# %% ../../nbs/net/05_average.ipynb #39f70712
-@patch
-def state(self: SWA) -> dict[str, Tensor]:
-    """Both counters and a copy of the mean: `updates`, `count` and `mean.*`."""
-    counters = dict(updates=torch.tensor(self.updates), count=torch.tensor(self.count))
-    return counters | {f"mean.{name}": m.clone() for name, m in self.mean.items()}
-
-
-@patch
-def load(self: SWA, state: dict[str, Tensor]) -> None:
-    """Continue from `state`; raises `GolfError` when names or shapes differ from the model's."""
-    _check_match(self.state(), state, "the state of the average")
-    self.updates, self.count = int(state["updates"]), int(state["count"])
-    _copy_into(self.mean, {name: state[f"mean.{name}"] for name in self.mean})
 
 # %% ../../nbs/net/05_average.ipynb #36800664
 class LAWA(Average):
@@ -234,45 +219,39 @@ class LAWA(Average):
         "Snapshots held."
         return len(self.snapshots)
 
-# %% ../../nbs/net/05_average.ipynb #29b62f5e
-@patch
-def update(self: LAWA, lr_scale: float = 1.0) -> None:
-    """Count a step; where a snapshot is due, keep the present weights and drop the oldest."""
-    if _due(self, lr_scale):
-        self.snapshots.append({n: _shadow(t) for n, t in named_tensors(self.source).items()})
+    # %% ../../nbs/net/05_average.ipynb #29b62f5e
+    def update(self, lr_scale: float = 1.0) -> None:
+        """Count a step; where a snapshot is due, keep the present weights and drop the oldest."""
+        if _due(self, lr_scale):
+            self.snapshots.append({n: _shadow(t) for n, t in named_tensors(self.source).items()})
 
+    def average(self) -> dict[str, Tensor]:
+        """The mean of the snapshots held, in each tensor's dtype; before the first, the weights."""
+        live = named_tensors(self.source)
+        if not self.snapshots:
+            return _as_source(live, live)
+        mean = {name: s.clone() for name, s in self.snapshots[0].items()}
+        for n, snapshot in enumerate(list(self.snapshots)[1:], start=2):
+            _move(mean, snapshot, 1 / n)
+        return _as_source(mean, live)
 
-@patch
-def average(self: LAWA) -> dict[str, Tensor]:
-    """The mean of the snapshots held, in each tensor's dtype; before the first, the weights."""
-    live = named_tensors(self.source)
-    if not self.snapshots:
-        return _as_source(live, live)
-    mean = {name: s.clone() for name, s in self.snapshots[0].items()}
-    for n, snapshot in enumerate(list(self.snapshots)[1:], start=2):
-        _move(mean, snapshot, 1 / n)
-    return _as_source(mean, live)
+    # %% ../../nbs/net/05_average.ipynb #f46f0977
+    def state(self) -> dict[str, Tensor]:
+        """The counter and a copy of the ring, oldest first: `updates`, `0.*`, `1.*`, …"""
+        ring = {f"{i}.{n}": t.clone() for i, s in enumerate(self.snapshots) for n, t in s.items()}
+        return {"updates": torch.tensor(self.updates)} | ring
 
-# %% ../../nbs/net/05_average.ipynb #f46f0977
-@patch
-def state(self: LAWA) -> dict[str, Tensor]:
-    """The counter and a copy of the ring, oldest first: `updates`, `0.*`, `1.*`, …"""
-    ring = {f"{i}.{n}": t.clone() for i, s in enumerate(self.snapshots) for n, t in s.items()}
-    return {"updates": torch.tensor(self.updates)} | ring
-
-
-@patch
-def load(self: LAWA, state: dict[str, Tensor]) -> None:
-    """Continue from `state`; raises `GolfError` for another model's or one of a longer ring."""
-    live = {name: _shadow(t) for name, t in named_tensors(self.source).items()}
-    held = 1 + max((int(k.split(".")[0]) for k in state if k[0].isdigit()), default=-1)
-    if held > self.snapshots.maxlen:
-        raise GolfError(f"keep = {self.snapshots.maxlen}: the stored ring holds {held} snapshots")
-    expected = {f"{i}.{n}": t for i in range(held) for n, t in live.items()}
-    _check_match({"updates": torch.tensor(0)} | expected, state, "the state of the average")
-    self.updates = int(state["updates"])
-    ring = ({n: state[f"{i}.{n}"].to(t, copy=True) for n, t in live.items()} for i in range(held))
-    self.snapshots = deque(ring, maxlen=self.snapshots.maxlen)
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`; raises `GolfError` for another model's or one of a longer ring."""
+        live = {name: _shadow(t) for name, t in named_tensors(self.source).items()}
+        held = 1 + max((int(k.split(".")[0]) for k in state if k[0].isdigit()), default=-1)
+        if held > self.snapshots.maxlen:
+            raise GolfError(f"keep = {self.snapshots.maxlen}: the stored ring holds {held} snapshots")
+        expected = {f"{i}.{n}": t for i in range(held) for n, t in live.items()}
+        _check_match({"updates": torch.tensor(0)} | expected, state, "the state of the average")
+        self.updates = int(state["updates"])
+        ring = ({n: state[f"{i}.{n}"].to(t, copy=True) for n, t in live.items()} for i in range(held))
+        self.snapshots = deque(ring, maxlen=self.snapshots.maxlen)
 
 # %% ../../nbs/net/05_average.ipynb #f84dc56f
 class Polyak(SWA):
@@ -319,20 +298,19 @@ class AverageConfig:
     )
     keep: int = 10  # lawa: snapshots held
 
-# %% ../../nbs/net/05_average.ipynb #2aa85d18
-@patch
-def check(self: AverageConfig) -> None:
-    """Raise `GolfError` naming the first setting that cannot work."""
-    rules = [
-        ("kind", self.kind in KINDS, f"one of {list(KINDS)}{closest(str(self.kind), KINDS)}"),
-        ("decay", 0 <= self.decay < 1, "in [0, 1)"),
-        ("every", isinstance(self.every, int) and self.every > 0, "a positive whole number"),
-        ("below", self.below > 0, "positive (inf: at any rate)"),
-        ("keep", isinstance(self.keep, int) and self.keep > 0, "a positive whole number"),
-    ]
-    for name, holds, wanted in rules:
-        if not holds:
-            raise GolfError(f"AverageConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
+    # %% ../../nbs/net/05_average.ipynb #2aa85d18
+    def check(self) -> None:
+        """Raise `GolfError` naming the first setting that cannot work."""
+        rules = [
+            ("kind", self.kind in KINDS, f"one of {list(KINDS)}{closest(str(self.kind), KINDS)}"),
+            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
+            ("every", isinstance(self.every, int) and self.every > 0, "a positive whole number"),
+            ("below", self.below > 0, "positive (inf: at any rate)"),
+            ("keep", isinstance(self.keep, int) and self.keep > 0, "a positive whole number"),
+        ]
+        for name, holds, wanted in rules:
+            if not holds:
+                raise GolfError(f"AverageConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
 
 # %% ../../nbs/net/05_average.ipynb #52c0785b
 def make_average(
@@ -372,19 +350,18 @@ class Recent:
         """The batches as a flat dictionary: `batch.part` by their numbers."""
         return {f"{i}.{j}": t for i, batch in enumerate(self.batches) for j, t in enumerate(batch)}
 
-# %% ../../nbs/net/05_average.ipynb #69f8c221
-@patch
-def load(self: Recent, state: dict[str, Tensor]) -> None:
-    """Hold the batches that `state` returned, and none besides; `GolfError` for anything else."""
-    found: dict[int, dict[int, Tensor]] = {}
-    for name, tensor in state.items():
-        batch, _, part = name.partition(".")
-        if not (batch.isdecimal() and part.isdecimal()):
-            raise GolfError(f"the stored batches: {name!r} is not of the form 'batch.part'")
-        found.setdefault(int(batch), {})[int(part)] = tensor
-    self.batches.clear()
-    for _, parts in sorted(found.items()):
-        self.add(tuple(tensor for _, tensor in sorted(parts.items())))
+    # %% ../../nbs/net/05_average.ipynb #69f8c221
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Hold the batches that `state` returned, and none besides; `GolfError` for anything else."""
+        found: dict[int, dict[int, Tensor]] = {}
+        for name, tensor in state.items():
+            batch, _, part = name.partition(".")
+            if not (batch.isdecimal() and part.isdecimal()):
+                raise GolfError(f"the stored batches: {name!r} is not of the form 'batch.part'")
+            found.setdefault(int(batch), {})[int(part)] = tensor
+        self.batches.clear()
+        for _, parts in sorted(found.items()):
+            self.add(tuple(tensor for _, tensor in sorted(parts.items())))
 
 # %% ../../nbs/net/05_average.ipynb #6ed35401
 def burst(

@@ -18,7 +18,6 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..base.files import GolfError, closest, digest
@@ -68,6 +67,107 @@ class GPTConfig(Trunk):
     def __post_init__(self):
         self.check()
 
+    # %% ../../nbs/net/01_model.ipynb #fc5bccb5
+    def check(self) -> None:
+        """Raise `GolfError` naming the first field that cannot be; called when the object is made."""
+        for name in ("value_layers", "xsa_layers", "sources"):  # JSON knows only lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for rules in (self._sizes, self._trunk_rules, self._switch_rules):
+            for name, holds, wanted in rules():
+                if not holds:
+                    raise GolfError(f"GPTConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
+
+    def _sizes(self) -> list:
+        names = ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "context")
+        return [(name, getattr(self, name) > 0, "positive") for name in names]
+
+    # %% ../../nbs/net/01_model.ipynb #b77092ae
+    def _trunk_rules(self) -> list:
+        "Triples (field, whether it can be, what it must be) for the trunk."
+
+        def exist(layers):
+            return len(set(layers)) == len(layers) and set(layers) <= set(range(self.layers))
+
+        there = f"different layers, each from 0 to {self.layers - 1}"
+        return [
+            ("width", self.width % self.heads == 0, f"a multiple of heads={self.heads}"),
+            ("heads", self.heads % self.kv_heads == 0, f"a multiple of kv_heads={self.kv_heads}"),
+            ("activation", self.activation in ACTIVATIONS, f"one of {sorted(ACTIVATIONS)}"),
+            ("rope_dims", 0 < self.rope_dims <= self.head_width, f"from 1 to {self.head_width}"),
+            ("rope_dims", self.rope_dims % 2 == 0, "an even number"),
+            ("value_layers", exist(self.value_layers), there),
+            ("xsa_layers", exist(self.xsa_layers), there),
+            ("bigram_rows", self.bigram_rows == 0 or self.bigram_rows > 1, "0 or at least 2"),
+            ("bigram_width", self.bigram_width > 0, "positive"),
+            ("value_rows_width", self.value_rows_width > 0, "positive"),
+            ("softcap", self.softcap > 0, "positive"),
+        ]
+
+    # %% ../../nbs/net/01_model.ipynb #061ee77e
+    def _switch_rules(self) -> list:
+        "Triples (field, whether it can be, what it must be) for the switches."
+        used, n, deviates = set(self.sources), self.layers, bool(self.deviation)
+        complete = not used or (len(self.sources) == n and used == set(range(len(used))))
+        late = not self.value_residual or n > 1
+        return [
+            ("value_residual", self.value_residual in VALUE_RESIDUALS, f"one of {VALUE_RESIDUALS}"),
+            ("value_residual", late, "'' in a model of one layer"),
+            ("trigram", self.bigram_rows > 0 or not self.trigram, "False where bigram_rows is 0"),
+            ("mtp_heads", 0 <= self.mtp_heads < self.context, "from 0 to context - 1"),
+            ("mtp_weight", self.mtp_weight >= 0, "0 or more"),
+            ("sources", complete, f"() or one source for each of {n} layers, none of 0, 1, … left out"),
+            ("deviation", self.deviation in DEVIATIONS, f"one of {DEVIATIONS}"),
+            ("deviation_rank", deviates or self.deviation_rank == 0, "0 without a deviation"),
+            ("deviation_rank", not deviates or self.deviation_rank > 0, "positive with a deviation"),
+            ("deviation_gate", deviates or not self.deviation_gate, "False without a deviation"),
+        ]
+
+    # %% ../../nbs/net/01_model.ipynb #df65aafb
+    @property
+    def head_width(self) -> int:
+        "Dimensions of one attention head."
+        return self.width // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        "Dimensions of all keys, or of all values, of one token."
+        return self.kv_heads * self.head_width
+
+    # %% ../../nbs/net/01_model.ipynb #e2e10b8f
+    @property
+    def matrices(self) -> int:
+        "How many layers have matrices of their own."
+        return max(self.sources) + 1 if self.sources else self.layers
+
+    def source(self, i: int) -> int:
+        """Which of the `matrices` layer `i` uses."""
+        return self.sources[i] if self.sources else i
+
+    def owner(self, i: int) -> int:
+        """The first layer that uses the same matrices as layer `i`: it holds their query gain."""
+        return self.sources.index(self.sources[i]) if self.sources else i
+
+    # %% ../../nbs/net/01_model.ipynb #2c29e082
+    def slice_of(self, role: str, i: int) -> tuple[str, int]:
+        """Bank and slice of the matrix of layer `i` in a role: q, k, v, o, up, down or gate."""
+        bank, half = ROLES[role]
+        return bank, half * self.matrices + self.source(i)
+
+    # %% ../../nbs/net/01_model.ipynb #04d3755e
+    def exported(self) -> "GPTConfig":
+        """The configuration of the model whose tensors `GPT.exported` gives."""
+        return replace(self, mtp_heads=0)
+
+    # %% ../../nbs/net/01_model.ipynb #3000f9b5
+    def _repr_markdown_(self) -> str:
+        usual, trunk = asdict(GPTConfig()), {field.name for field in fields(Trunk)}
+        cells = [
+            f"| {k} | {v} | {'' if usual[k] == v else usual[k]} |"
+            for k, v in asdict(self).items()
+            if k in trunk or usual[k] != v  # a switch is shown where it is on
+        ]
+        return "\n".join(["| field | value | default, where it differs |", "|---|---|---|", *cells])
+
 
 def last_layers(k: int, n: int) -> tuple[int, ...]:
     """The last `k` of `n` layers, for `xsa_layers` and `value_layers`."""
@@ -75,80 +175,8 @@ def last_layers(k: int, n: int) -> tuple[int, ...]:
         raise GolfError(f"last_layers: k must be from 0 to n={n}, not {k}")
     return tuple(range(n - k, n))
 
-# %% ../../nbs/net/01_model.ipynb #fc5bccb5
-@patch
-def check(self: GPTConfig) -> None:
-    """Raise `GolfError` naming the first field that cannot be; called when the object is made."""
-    for name in ("value_layers", "xsa_layers", "sources"):  # JSON knows only lists
-        object.__setattr__(self, name, tuple(getattr(self, name)))
-    for rules in (self._sizes, self._trunk_rules, self._switch_rules):
-        for name, holds, wanted in rules():
-            if not holds:
-                raise GolfError(f"GPTConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
-
-
-@patch
-def _sizes(self: GPTConfig) -> list:
-    names = ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "context")
-    return [(name, getattr(self, name) > 0, "positive") for name in names]
-
-# %% ../../nbs/net/01_model.ipynb #b77092ae
-@patch
-def _trunk_rules(self: GPTConfig) -> list:
-    "Triples (field, whether it can be, what it must be) for the trunk."
-
-    def exist(layers):
-        return len(set(layers)) == len(layers) and set(layers) <= set(range(self.layers))
-
-    there = f"different layers, each from 0 to {self.layers - 1}"
-    return [
-        ("width", self.width % self.heads == 0, f"a multiple of heads={self.heads}"),
-        ("heads", self.heads % self.kv_heads == 0, f"a multiple of kv_heads={self.kv_heads}"),
-        ("activation", self.activation in ACTIVATIONS, f"one of {sorted(ACTIVATIONS)}"),
-        ("rope_dims", 0 < self.rope_dims <= self.head_width, f"from 1 to {self.head_width}"),
-        ("rope_dims", self.rope_dims % 2 == 0, "an even number"),
-        ("value_layers", exist(self.value_layers), there),
-        ("xsa_layers", exist(self.xsa_layers), there),
-        ("bigram_rows", self.bigram_rows == 0 or self.bigram_rows > 1, "0 or at least 2"),
-        ("bigram_width", self.bigram_width > 0, "positive"),
-        ("value_rows_width", self.value_rows_width > 0, "positive"),
-        ("softcap", self.softcap > 0, "positive"),
-    ]
-
 # %% ../../nbs/net/01_model.ipynb #061ee77e
 VALUE_RESIDUALS, DEVIATIONS = ("", "even", "faint", "added"), ("", "weights", "bypass")
-
-
-@patch
-def _switch_rules(self: GPTConfig) -> list:
-    "Triples (field, whether it can be, what it must be) for the switches."
-    used, n, deviates = set(self.sources), self.layers, bool(self.deviation)
-    complete = not used or (len(self.sources) == n and used == set(range(len(used))))
-    late = not self.value_residual or n > 1
-    return [
-        ("value_residual", self.value_residual in VALUE_RESIDUALS, f"one of {VALUE_RESIDUALS}"),
-        ("value_residual", late, "'' in a model of one layer"),
-        ("trigram", self.bigram_rows > 0 or not self.trigram, "False where bigram_rows is 0"),
-        ("mtp_heads", 0 <= self.mtp_heads < self.context, "from 0 to context - 1"),
-        ("mtp_weight", self.mtp_weight >= 0, "0 or more"),
-        ("sources", complete, f"() or one source for each of {n} layers, none of 0, 1, … left out"),
-        ("deviation", self.deviation in DEVIATIONS, f"one of {DEVIATIONS}"),
-        ("deviation_rank", deviates or self.deviation_rank == 0, "0 without a deviation"),
-        ("deviation_rank", not deviates or self.deviation_rank > 0, "positive with a deviation"),
-        ("deviation_gate", deviates or not self.deviation_gate, "False without a deviation"),
-    ]
-
-# %% ../../nbs/net/01_model.ipynb #df65aafb
-@patch(as_prop=True)
-def head_width(self: GPTConfig) -> int:
-    "Dimensions of one attention head."
-    return self.width // self.heads
-
-
-@patch(as_prop=True)
-def kv_width(self: GPTConfig) -> int:
-    "Dimensions of all keys, or of all values, of one token."
-    return self.kv_heads * self.head_width
 
 # %% ../../nbs/net/01_model.ipynb #e546fb4a
 def relu2(z: Tensor) -> Tensor:
@@ -323,24 +351,6 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
-# %% ../../nbs/net/01_model.ipynb #e2e10b8f
-@patch(as_prop=True)
-def matrices(self: GPTConfig) -> int:
-    "How many layers have matrices of their own."
-    return max(self.sources) + 1 if self.sources else self.layers
-
-
-@patch
-def source(self: GPTConfig, i: int) -> int:
-    """Which of the `matrices` layer `i` uses."""
-    return self.sources[i] if self.sources else i
-
-
-@patch
-def owner(self: GPTConfig, i: int) -> int:
-    """The first layer that uses the same matrices as layer `i`: it holds their query gain."""
-    return self.sources.index(self.sources[i]) if self.sources else i
-
 # %% ../../nbs/net/01_model.ipynb #c80ecb98
 class GPT(nn.Module):
     """The transformer of PRs #473 and #549 with banked matrices, at the shape of `config`.
@@ -366,6 +376,345 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.initialise(seed)
 
+    # %% ../../nbs/net/01_model.ipynb #c16c6d28
+    def _build_parts(self) -> None:
+        "The parts of the trunk that a configuration may leave out."
+        c = self.config
+        if c.bigram_rows:
+            self.bigram = NarrowEmbedding(c.bigram_rows, c.bigram_width, c.width, 0.05)
+        if c.value_layers:
+            self.value_embedding = NarrowEmbedding(c.vocab_size, c.value_rows_width, c.kv_width, 0.1)
+            self.value_scales = nn.Parameter(torch.ones(len(c.value_layers)))
+        if c.smear:
+            self.smear = Smear(c.width)
+        if c.skips:
+            self.skip_weights = nn.Parameter(torch.ones(c.layers // 2, c.width))
+
+    # %% ../../nbs/net/01_model.ipynb #061178e2
+    def _build_switches(self) -> None:
+        "The parts that only a switch asks for."
+        c = self.config
+        if c.activation in GATED:
+            self.mlp_gate_bank = nn.Parameter(torch.empty(c.matrices, c.mlp_width, c.width))
+        if c.value_residual:
+            self.value_mix = nn.Parameter(initial_mix(c.value_residual, c.layers))
+        if not c.tied:
+            self.output = nn.Linear(c.width, c.vocab_size, bias=False)
+        if c.mtp_heads:
+            heads = (nn.Linear(c.width, c.vocab_size, bias=False) for _ in range(c.mtp_heads))
+            self.mtp_heads = nn.ModuleList(heads)
+        if c.deviation:
+            shapes = deviation_shapes(c)
+            self.deviations = Deviations(c.layers, shapes, c.deviation_rank, gate=c.deviation_gate)
+
+    # %% ../../nbs/net/01_model.ipynb #742d6f1a
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw all weights from one seeded generator, whatever was drawn before."""
+        generator = torch.Generator().manual_seed(seed)
+        n = self.config.matrices
+        self.embedding.weight.normal_(0, 0.005, generator=generator)
+        for bank, read in ((self.qo_bank, n), (self.kv_bank, 2 * n), (self.mlp_up_bank, n)):
+            bank.zero_()
+            for matrix in bank[:read]:
+                nn.init.orthogonal_(matrix, generator=generator)
+        self.mlp_down_bank.zero_()
+        if self.config.bigram_rows:
+            self.bigram.table.weight.zero_()
+            if self.bigram.proj is not None:
+                nn.init.orthogonal_(self.bigram.proj.weight, generator=generator)
+        if self.config.value_layers:
+            self.value_embedding.table.weight.normal_(0, 0.01, generator=generator)
+            if self.value_embedding.proj is not None:
+                nn.init.orthogonal_(self.value_embedding.proj.weight, generator=generator)
+        self._initialise_switches(generator)
+
+    # %% ../../nbs/net/01_model.ipynb #44fb38de
+    def _initialise_switches(self, generator: torch.Generator) -> None:
+        "Gates like the matrices they stand beside; heads silent; low-rank parts half alive, so silent."
+        c = self.config
+        for matrix in self.mlp_gate_bank if c.activation in GATED else ():
+            nn.init.orthogonal_(matrix, generator=generator)
+        for block in self.blocks if c.gated_attention else ():
+            block.attn_gate.weight.zero_()
+            block.attn_gate.bias.fill_(4.0)
+        for head in (*(() if c.tied else (self.output,)), *(self.mtp_heads if c.mtp_heads else ())):
+            head.weight.zero_()
+        if c.deviation:
+            self.deviations.initialise(generator)
+
+    # %% ../../nbs/net/01_model.ipynb #2c29e082
+    def project(self, role: str, i: int, x: Tensor, run: "Pass") -> Tensor:
+        """`x` [B, T, c] times the matrix of layer `i` in `role`: q, k, v, o, up, down or gate."""
+        bank, index = self.config.slice_of(role, i)
+        if run.watch is not None:
+            run.watch(bank, index, x)
+        weight = run.transform(bank, getattr(self, bank))[index]
+        if self.config.deviation == "weights":
+            a, b, gate = self.factors(role, i, run.transform)
+            weight = weight + gate * (a @ b)
+        return F.linear(x, weight.to(x.dtype))
+
+    # %% ../../nbs/net/01_model.ipynb #79f08104
+    def attention(self, i: int, h: Tensor, run: "Pass") -> Tensor:
+        """Attention of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d]."""
+        c, heads = self.config, (*h.shape[:2], -1, self.config.head_width)
+        q, k, own = (self.project(role, i, h, run) for role in "qkv")
+        v = own
+        if i in c.value_layers:
+            v = own + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
+        if c.value_residual:
+            v = self.mix_values(i, own, v, run)
+        q, k, v = q.view(heads), k.view(heads), v.view(heads)
+        y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
+        if c.gated_attention:
+            y = self.gate_heads(i, h, y, run)
+        return self.project("o", i, y.flatten(2), run)
+
+    # %% ../../nbs/net/01_model.ipynb #0137af5d
+    def mlp(self, i: int, h: Tensor, run: "Pass") -> Tensor:
+        """MLP of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d]."""
+        name, block, more = self.config.activation, self.blocks[i], ()
+        up = self.project("up", i, h, run)
+        if name in GATED:
+            more = (self.project("gate", i, h, run),)
+        elif name == "star_relu":
+            more = (block.activation_scale.to(h.dtype), block.activation_bias.to(h.dtype))
+        return self.project("down", i, ACTIVATIONS[name](up, *more), run)
+
+    def layer(self, i: int, x: Tensor, run: "Pass") -> Tensor:
+        """Output [B, T, d] of layer `i` for the stream `x` [B, T, d]."""
+        block, quiet = self.blocks[i], (i + 1) ** -0.5 if self.config.layer_norm_scale else 1.0
+        mix = block.residual_mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * run.first
+        for part, scale in (("attention", block.attn_scale), ("mlp", block.mlp_scale)):
+            h = rms_norm(x) * quiet
+            y = getattr(self, part)(i, h, run)
+            if self.config.deviation == "bypass":
+                y = y + self.bypass(part, i, h, run)
+            x = x + scale.to(x.dtype) * y
+        return x
+
+    # %% ../../nbs/net/01_model.ipynb #8138b251
+    def embed(self, ids: Tensor, transform: Transform | None = None) -> Tensor:
+        """The stream [B, T, d] that enters the first layer, for `ids` int [B, T]."""
+        c, dtype, weight = self.config, self.compute_dtype, once(transform)
+        x = F.embedding(ids, weight("embedding.weight", self.embedding.weight)).to(dtype)
+        if c.bigram_rows:
+            rows = [bigram_rows(ids, c.bigram_rows)]
+            if c.trigram:
+                rows.append(trigram_rows(ids, c.bigram_rows))
+            x = x + self.bigram(rows, dtype, lambda name, w: weight(f"bigram.{name}", w))
+        x = rms_norm(x)
+        return smear(x, self.smear.gate) if c.smear else x
+
+    # %% ../../nbs/net/01_model.ipynb #c75d66f0
+    def hidden(
+        self, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None
+    ) -> Tensor:
+        """Final normalised states [B, T, d] for `ids` int [B, T]; the output head turns them into logits.
+
+        `transform(name, weight)` replaces weights, once per call; `watch(bank, slice, input)` looks on.
+        """
+        transform, c = once(transform), self.config
+        x = self.embed(ids, transform)
+        run = Pass(transform, watch, self.rope(ids.size(1)), x, self.value_vectors(ids, transform))
+        stack, half = [], c.layers // 2
+        for i in range(c.layers):
+            if c.skips and i >= half and stack:
+                x = x + self.skip_weights[i - half].to(x.dtype) * stack.pop()
+            x = self.layer(i, x, run)
+            if c.skips and i < half:
+                stack.append(x)
+        x = rms_norm(x)
+        if watch is not None:
+            watch("embedding.weight" if c.tied else "output.weight", 0, x)
+        return x
+
+    # %% ../../nbs/net/01_model.ipynb #3d268c76
+    def value_vectors(self, ids: Tensor, transform: Transform) -> Tensor | None:
+        """What the value embedding adds to the values of its layers, [B, T, kd]; None without one."""
+        if not self.config.value_layers:
+            return None
+        weight = once(transform)
+        return self.value_embedding(
+            [ids], self.compute_dtype, lambda name, w: weight(f"value_embedding.{name}", w)
+        )
+
+    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for the first `length` positions, float32; longer than the context is fine."""
+        if length <= self.config.context:
+            return self.cos[:length], self.sin[:length]
+        table = rope_table(length, self.config.rope_dims, self.config.rope_base)
+        return tuple(t.to(self.cos.device) for t in table)
+
+    # %% ../../nbs/net/01_model.ipynb #bd38a54a
+    def head(self, hidden: Tensor, transform: Transform | None = None) -> Tensor:
+        """Soft-capped logits float32 [..., V] for states [..., d], through the tied embedding or its own."""
+        tied = self.config.tied
+        name, weight = ("embedding", self.embedding) if tied else ("output", self.output)
+        weight = once(transform)(f"{name}.weight", weight.weight)
+        return softcap(F.linear(hidden, weight.to(hidden.dtype)).float(), self.config.softcap)
+
+    def forward(
+        self, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None
+    ) -> Tensor:
+        "Logits float32 [B, T, V] for `ids` int [B, T]; `transform` and `watch` as in `hidden`."
+        transform = once(transform)
+        return self.head(self.hidden(ids, transform=transform, watch=watch), transform)
+
+    def loss(self, ids: Tensor, targets: Tensor, *, transform: Transform | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats of `targets` [B, T] given `ids` [B, T], float32."""
+        return F.cross_entropy(self(ids, transform=transform).flatten(0, 1), targets.flatten())
+
+    # %% ../../nbs/net/01_model.ipynb #cc2546bd
+    def training_loss(
+        self, ids: Tensor, targets: Tensor, *, transform: Transform | None = None
+    ) -> Tensor:
+        """What training minimises: `loss`, plus the weighted mean loss of `mtp_heads`, where there are."""
+        transform, c = once(transform), self.config
+        if not c.mtp_heads:
+            return self.loss(ids, targets, transform=transform)
+        h = self.hidden(ids, transform=transform)
+        loss = F.cross_entropy(self.head(h, transform).flatten(0, 1), targets.flatten())
+        ahead = [self.loss_ahead(k, h, targets, transform) for k in range(c.mtp_heads)]
+        return loss + c.mtp_weight * sum(ahead) / len(ahead)
+
+    # %% ../../nbs/net/01_model.ipynb #04d3755e
+    def exported(self) -> dict[str, Tensor]:
+        """The tensors worth storing, by name: all but `mtp_heads`. `GPT(config.exported())` loads them."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("mtp_heads.")}
+
+    # %% ../../nbs/net/01_model.ipynb #5ec37094
+    def table(self) -> pd.DataFrame:
+        """One row per parameter, the blocks' control tensors merged: name, shape, number of values."""
+        rows: dict[str, list] = {}
+        for name, p in self.named_parameters():
+            parts = name.split(".")
+            key = ".".join(["blocks", "*", *parts[2:]]) if parts[0] == "blocks" else name
+            row = rows.setdefault(key, [tuple(p.shape), 0, 0])
+            row[1], row[2] = row[1] + 1, row[2] + p.numel()
+        return pd.DataFrame(
+            [dict(parameter=k, shape=s, tensors=t, values=v) for k, (s, t, v) in rows.items()]
+        )
+
+    def parameter_count(self) -> int:
+        """Number of trained values; the tied embedding counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    # %% ../../nbs/net/01_model.ipynb #647448d5
+    def flops_per_token(self, *, context: int | None = None, training: bool = True) -> float:
+        """Floating-point operations per token at a sequence length (default: the context).
+
+        Matrices and heads count 2 operations a weight forward and 4 backward, each time they are used;
+        causal attention sees half the sequence on average. Norms, gates and look-ups are left out, and
+        so is what is done once a batch: adding low-rank deviations to the weights.
+        """
+        c, often = self.config, self.config.layers / self.config.matrices
+        weights = c.vocab_size * c.width * (1 + (c.mtp_heads if training else 0))
+        for name, p in self.named_parameters():
+            if name.endswith("_bank"):
+                weights += p.numel() * often
+            elif name.endswith("proj.weight") or ("deviations." in name and c.deviation == "bypass"):
+                weights += p.numel() if p.ndim > 1 else 0
+        attention = 2 * c.layers * c.width * (context or c.context) / 2  # q k and p v
+        return (6 if training else 2) * (weights + attention)
+
+    # %% ../../nbs/net/01_model.ipynb #0fd933cd
+    def mix_values(self, i: int, own: Tensor, v: Tensor, run: "Pass") -> Tensor:
+        """Values [B, T, kd] of layer `i`: `own` as projected, `v` with the value embedding added."""
+        form = self.config.value_residual
+        if i == 0:
+            run.first_values = v if form == "faint" else own
+            return v
+        return mix_with_first(v, run.first_values, self.value_mix[i if form == "even" else i - 1])
+
+    # %% ../../nbs/net/01_model.ipynb #33316a6d
+    def gate_heads(self, i: int, h: Tensor, y: Tensor, run: "Pass") -> Tensor:
+        """Head outputs `y` [B, T, H, D] times a gate per head and position, set by `h` [B, T, d]."""
+        linear = self.blocks[i].attn_gate
+        weight = run.transform(f"blocks.{i}.attn_gate.weight", linear.weight)
+        gate = F.linear(h, weight.to(h.dtype), linear.bias.to(h.dtype)).sigmoid()
+        return y * gate.unsqueeze(-1)
+
+    # %% ../../nbs/net/01_model.ipynb #9ad3f2d2
+    def loss_ahead(self, k: int, h: Tensor, targets: Tensor, transform: Transform) -> Tensor:
+        """Mean loss in nats of head `k`, which reads the token `k + 2` ahead from states `h` [B, T, d].
+
+        Raises `GolfError` when `targets` [B, T] hold no token that far ahead.
+        """
+        if targets.size(1) < k + 2:
+            need = f"at least {k + 2} tokens a row for mtp_heads={self.config.mtp_heads}"
+            raise GolfError(f"targets must have {need}, not {targets.size(1)}")
+        weight = transform(f"mtp_heads.{k}.weight", self.mtp_heads[k].weight)
+        z = softcap(F.linear(h[:, : -1 - k], weight.to(h.dtype)).float(), self.config.softcap)
+        return F.cross_entropy(z.flatten(0, 1), targets[:, 1 + k :].flatten())
+
+    # %% ../../nbs/net/01_model.ipynb #09b44c2f
+    @torch.no_grad()
+    def unshared(self) -> "GPT":
+        """The same function without sharing: every layer with its own copy of the matrices it uses."""
+        c = self.config
+        model = GPT(replace(c, sources=()), compute_dtype=self.compute_dtype)
+        index = torch.tensor([c.source(i) for i in range(c.layers)])
+        state = {k: v.clone() for k, v in self.state_dict().items()}
+        for name in [name for name in state if name.endswith("_bank")]:
+            double = name in ("qo_bank", "kv_bank")
+            state[name] = state[name][torch.cat([index, c.matrices + index]) if double else index]
+        for i in range(c.layers):
+            state[f"blocks.{i}.q_gain"] = self.blocks[c.owner(i)].q_gain.detach().clone()
+        model.load_state_dict(state)
+        return model.to(self.embedding.weight.device)
+
+    # %% ../../nbs/net/01_model.ipynb #e49899c6
+    def gammas(self) -> dict[str, Tensor]:
+        """The gates [n] of each role that deviates: 1 without `deviation_gate`, {} without a deviation."""
+        if not self.config.deviation:
+            return {}
+        parts, ones = self.deviations, torch.ones_like(self.qo_bank[0, 0, :1])
+        return {
+            role: getattr(parts, f"{role}_logit").sigmoid()
+            if parts.gate
+            else ones.expand(len(self.blocks))
+            for role in parts.roles
+        }
+
+    # %% ../../nbs/net/01_model.ipynb #e93ba5f1
+    def factors(self, role: str, i: int, transform: Transform) -> tuple[Tensor, Tensor, Tensor]:
+        """A [rows, r], B [r, columns] and the gate [] with which layer `i` deviates in `role`."""
+        a, b = (f"{role}_a", f"{role}_b")
+        a, b = (transform(f"deviations.{k}", getattr(self.deviations, k))[i] for k in (a, b))
+        return a, b, self.gammas()[role][i]
+
+    def deviation(self, i: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """(A, B, gate) of layer `i` for each role that deviates; {} without a deviation."""
+        roles = self.deviations.roles if self.config.deviation else ()
+        return {role: self.factors(role, i, once(None)) for role in roles}
+
+    def bypass(self, role: str, i: int, h: Tensor, run: "Pass") -> Tensor:
+        """What runs beside the sublayer `role` of layer `i`: `gate * (h A) B`, [B, T, d]."""
+        a, b, gate = (t.to(h.dtype) for t in self.factors(role, i, run.transform))
+        return gate * (h @ a @ b)
+
+    # %% ../../nbs/net/01_model.ipynb #2b2b32dc
+    def digestible(self) -> tuple:
+        "What decides the numbers that come out, for `golf.base.files.digest`."
+        place = str(self.compute_dtype), str(self.embedding.weight.device)
+        return asdict(self.config), place, dict(self.state_dict())
+
+    # %% ../../nbs/net/01_model.ipynb #3000f9b5
+    def _repr_markdown_(self) -> str:
+        c, table = self.config, self.table()
+        lines = [
+            f"| {r.parameter} | {r['shape']} | {r.tensors} | {r['values']:,} |"
+            for _, r in table.iterrows()
+        ]
+        flops = f"{self.flops_per_token(training=False) / 1e6:,.1f} MFLOP a token forward"
+        title = f"**GPT** {c.layers} × {c.width}, context {c.context}: {self.parameter_count():,} values, {flops}"
+        return "\n".join(
+            [title, "", "| parameter | shape | tensors | values |", "|---|---|---:|---:|", *lines]
+        )
+
 # %% ../../nbs/net/01_model.ipynb #c16c6d28
 class Smear(nn.Module):
     """The gate [d] of `smear`: 0 mixes a position and its predecessor in equal parts."""
@@ -373,77 +722,6 @@ class Smear(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(width))
-
-
-@patch
-def _build_parts(self: GPT) -> None:
-    "The parts of the trunk that a configuration may leave out."
-    c = self.config
-    if c.bigram_rows:
-        self.bigram = NarrowEmbedding(c.bigram_rows, c.bigram_width, c.width, 0.05)
-    if c.value_layers:
-        self.value_embedding = NarrowEmbedding(c.vocab_size, c.value_rows_width, c.kv_width, 0.1)
-        self.value_scales = nn.Parameter(torch.ones(len(c.value_layers)))
-    if c.smear:
-        self.smear = Smear(c.width)
-    if c.skips:
-        self.skip_weights = nn.Parameter(torch.ones(c.layers // 2, c.width))
-
-# %% ../../nbs/net/01_model.ipynb #061178e2
-@patch
-def _build_switches(self: GPT) -> None:
-    "The parts that only a switch asks for."
-    c = self.config
-    if c.activation in GATED:
-        self.mlp_gate_bank = nn.Parameter(torch.empty(c.matrices, c.mlp_width, c.width))
-    if c.value_residual:
-        self.value_mix = nn.Parameter(initial_mix(c.value_residual, c.layers))
-    if not c.tied:
-        self.output = nn.Linear(c.width, c.vocab_size, bias=False)
-    if c.mtp_heads:
-        heads = (nn.Linear(c.width, c.vocab_size, bias=False) for _ in range(c.mtp_heads))
-        self.mtp_heads = nn.ModuleList(heads)
-    if c.deviation:
-        shapes = deviation_shapes(c)
-        self.deviations = Deviations(c.layers, shapes, c.deviation_rank, gate=c.deviation_gate)
-
-# %% ../../nbs/net/01_model.ipynb #742d6f1a
-@patch
-@torch.no_grad()
-def initialise(self: GPT, seed: int) -> None:
-    """Draw all weights from one seeded generator, whatever was drawn before."""
-    generator = torch.Generator().manual_seed(seed)
-    n = self.config.matrices
-    self.embedding.weight.normal_(0, 0.005, generator=generator)
-    for bank, read in ((self.qo_bank, n), (self.kv_bank, 2 * n), (self.mlp_up_bank, n)):
-        bank.zero_()
-        for matrix in bank[:read]:
-            nn.init.orthogonal_(matrix, generator=generator)
-    self.mlp_down_bank.zero_()
-    if self.config.bigram_rows:
-        self.bigram.table.weight.zero_()
-        if self.bigram.proj is not None:
-            nn.init.orthogonal_(self.bigram.proj.weight, generator=generator)
-    if self.config.value_layers:
-        self.value_embedding.table.weight.normal_(0, 0.01, generator=generator)
-        if self.value_embedding.proj is not None:
-            nn.init.orthogonal_(self.value_embedding.proj.weight, generator=generator)
-    self._initialise_switches(generator)
-
-# %% ../../nbs/net/01_model.ipynb #44fb38de
-@patch
-def _initialise_switches(self: GPT, generator: torch.Generator) -> None:
-    "Gates like the matrices they stand beside; heads silent; low-rank parts half alive, so silent."
-    c = self.config
-    for matrix in self.mlp_gate_bank if c.activation in GATED else ():
-        nn.init.orthogonal_(matrix, generator=generator)
-    for block in self.blocks if c.gated_attention else ():
-        block.attn_gate.weight.zero_()
-        block.attn_gate.bias.fill_(4.0)
-    for head in (*(() if c.tied else (self.output,)), *(self.mtp_heads if c.mtp_heads else ())):
-        head.weight.zero_()
-    if c.deviation:
-        self.deviations.initialise(generator)
 
 # %% ../../nbs/net/01_model.ipynb #720e5977
 @dataclass
@@ -463,179 +741,7 @@ ROLES = {
     "up": ("mlp_up_bank", 0), "gate": ("mlp_gate_bank", 0), "down": ("mlp_down_bank", 0),
 }  # fmt: skip
 
-# %% ../../nbs/net/01_model.ipynb #2c29e082
-@patch
-def slice_of(self: GPTConfig, role: str, i: int) -> tuple[str, int]:
-    """Bank and slice of the matrix of layer `i` in a role: q, k, v, o, up, down or gate."""
-    bank, half = ROLES[role]
-    return bank, half * self.matrices + self.source(i)
-
-
-@patch
-def project(self: GPT, role: str, i: int, x: Tensor, run: Pass) -> Tensor:
-    """`x` [B, T, c] times the matrix of layer `i` in `role`: q, k, v, o, up, down or gate."""
-    bank, index = self.config.slice_of(role, i)
-    if run.watch is not None:
-        run.watch(bank, index, x)
-    weight = run.transform(bank, getattr(self, bank))[index]
-    if self.config.deviation == "weights":
-        a, b, gate = self.factors(role, i, run.transform)
-        weight = weight + gate * (a @ b)
-    return F.linear(x, weight.to(x.dtype))
-
-# %% ../../nbs/net/01_model.ipynb #79f08104
-@patch
-def attention(self: GPT, i: int, h: Tensor, run: Pass) -> Tensor:
-    """Attention of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d]."""
-    c, heads = self.config, (*h.shape[:2], -1, self.config.head_width)
-    q, k, own = (self.project(role, i, h, run) for role in "qkv")
-    v = own
-    if i in c.value_layers:
-        v = own + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
-    if c.value_residual:
-        v = self.mix_values(i, own, v, run)
-    q, k, v = q.view(heads), k.view(heads), v.view(heads)
-    y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
-    if c.gated_attention:
-        y = self.gate_heads(i, h, y, run)
-    return self.project("o", i, y.flatten(2), run)
-
-# %% ../../nbs/net/01_model.ipynb #0137af5d
-@patch
-def mlp(self: GPT, i: int, h: Tensor, run: Pass) -> Tensor:
-    """MLP of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d]."""
-    name, block, more = self.config.activation, self.blocks[i], ()
-    up = self.project("up", i, h, run)
-    if name in GATED:
-        more = (self.project("gate", i, h, run),)
-    elif name == "star_relu":
-        more = (block.activation_scale.to(h.dtype), block.activation_bias.to(h.dtype))
-    return self.project("down", i, ACTIVATIONS[name](up, *more), run)
-
-
-@patch
-def layer(self: GPT, i: int, x: Tensor, run: Pass) -> Tensor:
-    """Output [B, T, d] of layer `i` for the stream `x` [B, T, d]."""
-    block, quiet = self.blocks[i], (i + 1) ** -0.5 if self.config.layer_norm_scale else 1.0
-    mix = block.residual_mix.to(x.dtype)
-    x = mix[0] * x + mix[1] * run.first
-    for part, scale in (("attention", block.attn_scale), ("mlp", block.mlp_scale)):
-        h = rms_norm(x) * quiet
-        y = getattr(self, part)(i, h, run)
-        if self.config.deviation == "bypass":
-            y = y + self.bypass(part, i, h, run)
-        x = x + scale.to(x.dtype) * y
-    return x
-
-# %% ../../nbs/net/01_model.ipynb #8138b251
-@patch
-def embed(self: GPT, ids: Tensor, transform: Transform | None = None) -> Tensor:
-    """The stream [B, T, d] that enters the first layer, for `ids` int [B, T]."""
-    c, dtype, weight = self.config, self.compute_dtype, once(transform)
-    x = F.embedding(ids, weight("embedding.weight", self.embedding.weight)).to(dtype)
-    if c.bigram_rows:
-        rows = [bigram_rows(ids, c.bigram_rows)]
-        if c.trigram:
-            rows.append(trigram_rows(ids, c.bigram_rows))
-        x = x + self.bigram(rows, dtype, lambda name, w: weight(f"bigram.{name}", w))
-    x = rms_norm(x)
-    return smear(x, self.smear.gate) if c.smear else x
-
-# %% ../../nbs/net/01_model.ipynb #c75d66f0
-@patch
-def hidden(
-    self: GPT, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None
-) -> Tensor:
-    """Final normalised states [B, T, d] for `ids` int [B, T]; the output head turns them into logits.
-
-    `transform(name, weight)` replaces weights, once per call; `watch(bank, slice, input)` looks on.
-    """
-    transform, c = once(transform), self.config
-    x = self.embed(ids, transform)
-    run = Pass(transform, watch, self.rope(ids.size(1)), x, self.value_vectors(ids, transform))
-    stack, half = [], c.layers // 2
-    for i in range(c.layers):
-        if c.skips and i >= half and stack:
-            x = x + self.skip_weights[i - half].to(x.dtype) * stack.pop()
-        x = self.layer(i, x, run)
-        if c.skips and i < half:
-            stack.append(x)
-    x = rms_norm(x)
-    if watch is not None:
-        watch("embedding.weight" if c.tied else "output.weight", 0, x)
-    return x
-
-# %% ../../nbs/net/01_model.ipynb #3d268c76
-@patch
-def value_vectors(self: GPT, ids: Tensor, transform: Transform) -> Tensor | None:
-    """What the value embedding adds to the values of its layers, [B, T, kd]; None without one."""
-    if not self.config.value_layers:
-        return None
-    weight = once(transform)
-    return self.value_embedding(
-        [ids], self.compute_dtype, lambda name, w: weight(f"value_embedding.{name}", w)
-    )
-
-
-@patch
-def rope(self: GPT, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for the first `length` positions, float32; longer than the context is fine."""
-    if length <= self.config.context:
-        return self.cos[:length], self.sin[:length]
-    table = rope_table(length, self.config.rope_dims, self.config.rope_base)
-    return tuple(t.to(self.cos.device) for t in table)
-
-# %% ../../nbs/net/01_model.ipynb #bd38a54a
-@patch
-def head(self: GPT, hidden: Tensor, transform: Transform | None = None) -> Tensor:
-    """Soft-capped logits float32 [..., V] for states [..., d], through the tied embedding or its own."""
-    tied = self.config.tied
-    name, weight = ("embedding", self.embedding) if tied else ("output", self.output)
-    weight = once(transform)(f"{name}.weight", weight.weight)
-    return softcap(F.linear(hidden, weight.to(hidden.dtype)).float(), self.config.softcap)
-
-
-@patch
-def forward(
-    self: GPT, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None
-) -> Tensor:
-    "Logits float32 [B, T, V] for `ids` int [B, T]; `transform` and `watch` as in `hidden`."
-    transform = once(transform)
-    return self.head(self.hidden(ids, transform=transform, watch=watch), transform)
-
-
-@patch
-def loss(self: GPT, ids: Tensor, targets: Tensor, *, transform: Transform | None = None) -> Tensor:
-    """Mean negative log-likelihood in nats of `targets` [B, T] given `ids` [B, T], float32."""
-    return F.cross_entropy(self(ids, transform=transform).flatten(0, 1), targets.flatten())
-
-# %% ../../nbs/net/01_model.ipynb #cc2546bd
-@patch
-def training_loss(
-    self: GPT, ids: Tensor, targets: Tensor, *, transform: Transform | None = None
-) -> Tensor:
-    """What training minimises: `loss`, plus the weighted mean loss of `mtp_heads`, where there are."""
-    transform, c = once(transform), self.config
-    if not c.mtp_heads:
-        return self.loss(ids, targets, transform=transform)
-    h = self.hidden(ids, transform=transform)
-    loss = F.cross_entropy(self.head(h, transform).flatten(0, 1), targets.flatten())
-    ahead = [self.loss_ahead(k, h, targets, transform) for k in range(c.mtp_heads)]
-    return loss + c.mtp_weight * sum(ahead) / len(ahead)
-
 # %% ../../nbs/net/01_model.ipynb #04d3755e
-@patch
-def exported(self: GPT) -> dict[str, Tensor]:
-    """The tensors worth storing, by name: all but `mtp_heads`. `GPT(config.exported())` loads them."""
-    return {k: v for k, v in self.state_dict().items() if not k.startswith("mtp_heads.")}
-
-
-@patch
-def exported(self: GPTConfig) -> GPTConfig:
-    """The configuration of the model whose tensors `GPT.exported` gives."""
-    return replace(self, mtp_heads=0)
-
-
 def config_from(settings: dict[str, Any]) -> GPTConfig:
     """The `GPTConfig` of an artifact's settings, as `dataclasses.asdict` or JSON gives them.
 
@@ -648,45 +754,6 @@ def config_from(settings: dict[str, Any]) -> GPTConfig:
     for name in sorted(settings.keys() - known):
         raise GolfError(f"GPTConfig has no field {name!r}{closest(name, known)}")
     return GPTConfig(**settings)
-
-# %% ../../nbs/net/01_model.ipynb #5ec37094
-@patch
-def table(self: GPT) -> pd.DataFrame:
-    """One row per parameter, the blocks' control tensors merged: name, shape, number of values."""
-    rows: dict[str, list] = {}
-    for name, p in self.named_parameters():
-        parts = name.split(".")
-        key = ".".join(["blocks", "*", *parts[2:]]) if parts[0] == "blocks" else name
-        row = rows.setdefault(key, [tuple(p.shape), 0, 0])
-        row[1], row[2] = row[1] + 1, row[2] + p.numel()
-    return pd.DataFrame(
-        [dict(parameter=k, shape=s, tensors=t, values=v) for k, (s, t, v) in rows.items()]
-    )
-
-
-@patch
-def parameter_count(self: GPT) -> int:
-    """Number of trained values; the tied embedding counts once."""
-    return sum(p.numel() for p in self.parameters())
-
-# %% ../../nbs/net/01_model.ipynb #647448d5
-@patch
-def flops_per_token(self: GPT, *, context: int | None = None, training: bool = True) -> float:
-    """Floating-point operations per token at a sequence length (default: the context).
-
-    Matrices and heads count 2 operations a weight forward and 4 backward, each time they are used;
-    causal attention sees half the sequence on average. Norms, gates and look-ups are left out, and
-    so is what is done once a batch: adding low-rank deviations to the weights.
-    """
-    c, often = self.config, self.config.layers / self.config.matrices
-    weights = c.vocab_size * c.width * (1 + (c.mtp_heads if training else 0))
-    for name, p in self.named_parameters():
-        if name.endswith("_bank"):
-            weights += p.numel() * often
-        elif name.endswith("proj.weight") or ("deviations." in name and c.deviation == "bypass"):
-            weights += p.numel() if p.ndim > 1 else 0
-    attention = 2 * c.layers * c.width * (context or c.context) / 2  # q k and p v
-    return (6 if training else 2) * (weights + attention)
 
 # %% ../../nbs/net/01_model.ipynb #affaac04
 def star_relu(z: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -721,61 +788,11 @@ def mix_with_first(v: Tensor, first: Tensor, mix: Tensor) -> Tensor:
     mix = mix.to(v.dtype)
     return mix[0] * first + mix[1] * v if mix.ndim else v + mix.sigmoid() * first
 
-
-@patch
-def mix_values(self: GPT, i: int, own: Tensor, v: Tensor, run: Pass) -> Tensor:
-    """Values [B, T, kd] of layer `i`: `own` as projected, `v` with the value embedding added."""
-    form = self.config.value_residual
-    if i == 0:
-        run.first_values = v if form == "faint" else own
-        return v
-    return mix_with_first(v, run.first_values, self.value_mix[i if form == "even" else i - 1])
-
-# %% ../../nbs/net/01_model.ipynb #33316a6d
-@patch
-def gate_heads(self: GPT, i: int, h: Tensor, y: Tensor, run: Pass) -> Tensor:
-    """Head outputs `y` [B, T, H, D] times a gate per head and position, set by `h` [B, T, d]."""
-    linear = self.blocks[i].attn_gate
-    weight = run.transform(f"blocks.{i}.attn_gate.weight", linear.weight)
-    gate = F.linear(h, weight.to(h.dtype), linear.bias.to(h.dtype)).sigmoid()
-    return y * gate.unsqueeze(-1)
-
 # %% ../../nbs/net/01_model.ipynb #223bd220
 def trigram_rows(ids: Tensor, rows: int) -> Tensor:
     """Row of the hashed table for each three tokens of `ids` [B, T]; the first two get `rows - 1`."""
     triple = (36313 * ids[:, 2:]) ^ (27191 * ids[:, 1:-1]) ^ (51497 * ids[:, :-2])
     return F.pad(triple % (rows - 1), (2, 0), value=rows - 1)[:, : ids.size(1)]
-
-# %% ../../nbs/net/01_model.ipynb #9ad3f2d2
-@patch
-def loss_ahead(self: GPT, k: int, h: Tensor, targets: Tensor, transform: Transform) -> Tensor:
-    """Mean loss in nats of head `k`, which reads the token `k + 2` ahead from states `h` [B, T, d].
-
-    Raises `GolfError` when `targets` [B, T] hold no token that far ahead.
-    """
-    if targets.size(1) < k + 2:
-        need = f"at least {k + 2} tokens a row for mtp_heads={self.config.mtp_heads}"
-        raise GolfError(f"targets must have {need}, not {targets.size(1)}")
-    weight = transform(f"mtp_heads.{k}.weight", self.mtp_heads[k].weight)
-    z = softcap(F.linear(h[:, : -1 - k], weight.to(h.dtype)).float(), self.config.softcap)
-    return F.cross_entropy(z.flatten(0, 1), targets[:, 1 + k :].flatten())
-
-# %% ../../nbs/net/01_model.ipynb #09b44c2f
-@patch
-@torch.no_grad()
-def unshared(self: GPT) -> GPT:
-    """The same function without sharing: every layer with its own copy of the matrices it uses."""
-    c = self.config
-    model = GPT(replace(c, sources=()), compute_dtype=self.compute_dtype)
-    index = torch.tensor([c.source(i) for i in range(c.layers)])
-    state = {k: v.clone() for k, v in self.state_dict().items()}
-    for name in [name for name in state if name.endswith("_bank")]:
-        double = name in ("qo_bank", "kv_bank")
-        state[name] = state[name][torch.cat([index, c.matrices + index]) if double else index]
-    for i in range(c.layers):
-        state[f"blocks.{i}.q_gain"] = self.blocks[c.owner(i)].q_gain.detach().clone()
-    model.load_state_dict(state)
-    return model.to(self.embedding.weight.device)
 
 # %% ../../nbs/net/01_model.ipynb #f25a12fc
 def deviation_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
@@ -799,78 +816,9 @@ class Deviations(nn.Module):
             if gate:
                 setattr(self, f"{role}_logit", nn.Parameter(torch.full((layers,), -2.0)))
 
-# %% ../../nbs/net/01_model.ipynb #e49899c6
-@patch
-def initialise(self: Deviations, generator: torch.Generator) -> None:
-    """A normal with standard deviation 1 / rank, B zero."""
-    for role in self.roles:
-        getattr(self, f"{role}_a").normal_(0, 1 / self.rank, generator=generator)
-        getattr(self, f"{role}_b").zero_()
-
-
-@patch
-def gammas(self: GPT) -> dict[str, Tensor]:
-    """The gates [n] of each role that deviates: 1 without `deviation_gate`, {} without a deviation."""
-    if not self.config.deviation:
-        return {}
-    parts, ones = self.deviations, torch.ones_like(self.qo_bank[0, 0, :1])
-    return {
-        role: getattr(parts, f"{role}_logit").sigmoid()
-        if parts.gate
-        else ones.expand(len(self.blocks))
-        for role in parts.roles
-    }
-
-# %% ../../nbs/net/01_model.ipynb #e93ba5f1
-@patch
-def factors(self: GPT, role: str, i: int, transform: Transform) -> tuple[Tensor, Tensor, Tensor]:
-    """A [rows, r], B [r, columns] and the gate [] with which layer `i` deviates in `role`."""
-    a, b = (f"{role}_a", f"{role}_b")
-    a, b = (transform(f"deviations.{k}", getattr(self.deviations, k))[i] for k in (a, b))
-    return a, b, self.gammas()[role][i]
-
-
-@patch
-def deviation(self: GPT, i: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """(A, B, gate) of layer `i` for each role that deviates; {} without a deviation."""
-    roles = self.deviations.roles if self.config.deviation else ()
-    return {role: self.factors(role, i, once(None)) for role in roles}
-
-
-@patch
-def bypass(self: GPT, role: str, i: int, h: Tensor, run: Pass) -> Tensor:
-    """What runs beside the sublayer `role` of layer `i`: `gate * (h A) B`, [B, T, d]."""
-    a, b, gate = (t.to(h.dtype) for t in self.factors(role, i, run.transform))
-    return gate * (h @ a @ b)
-
-# %% ../../nbs/net/01_model.ipynb #2b2b32dc
-@patch
-def digestible(self: GPT) -> tuple:
-    "What decides the numbers that come out, for `golf.base.files.digest`."
-    place = str(self.compute_dtype), str(self.embedding.weight.device)
-    return asdict(self.config), place, dict(self.state_dict())
-
-# %% ../../nbs/net/01_model.ipynb #3000f9b5
-@patch
-def _repr_markdown_(self: GPT) -> str:
-    c, table = self.config, self.table()
-    lines = [
-        f"| {r.parameter} | {r['shape']} | {r.tensors} | {r['values']:,} |"
-        for _, r in table.iterrows()
-    ]
-    flops = f"{self.flops_per_token(training=False) / 1e6:,.1f} MFLOP a token forward"
-    title = f"**GPT** {c.layers} × {c.width}, context {c.context}: {self.parameter_count():,} values, {flops}"
-    return "\n".join(
-        [title, "", "| parameter | shape | tensors | values |", "|---|---|---:|---:|", *lines]
-    )
-
-
-@patch
-def _repr_markdown_(self: GPTConfig) -> str:
-    usual, trunk = asdict(GPTConfig()), {field.name for field in fields(Trunk)}
-    cells = [
-        f"| {k} | {v} | {'' if usual[k] == v else usual[k]} |"
-        for k, v in asdict(self).items()
-        if k in trunk or usual[k] != v  # a switch is shown where it is on
-    ]
-    return "\n".join(["| field | value | default, where it differs |", "|---|---|---|", *cells])
+    # %% ../../nbs/net/01_model.ipynb #e49899c6
+    def initialise(self, generator: torch.Generator) -> None:
+        """A normal with standard deviation 1 / rank, B zero."""
+        for role in self.roles:
+            getattr(self, f"{role}_a").normal_(0, 1 / self.rank, generator=generator)
+            getattr(self, f"{role}_b").zero_()

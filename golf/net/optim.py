@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..base.files import GolfError
@@ -94,66 +93,55 @@ class Muon(torch.optim.Optimizer):
                 shape = tuple(p.shape)
                 raise GolfError(f"Muon takes matrices [..., r, c], not a shape of {shape}")
 
-# %% ../../nbs/net/04_optim.ipynb #78f24814
-@patch
-def full_momentum(self: Muon, p: Tensor) -> Tensor:
-    """The momentum of `p` [..., r, c], gathered from the ranks; every rank must call it."""
-    slices = math.prod(p.shape[:-2])
-    return self.ranks.gather(self.state[p]["momentum"]).get()[:slices].view(p.shape)
-
-
-@patch
-def set_momentum(self: Muon, p: Tensor, value: Tensor) -> None:
-    """Give each rank its slices of the momentum `value` [..., r, c] of `p`."""
-    bank = value.reshape(-1, *p.shape[-2:]).to(p.device)
-    self.state[p]["momentum"] = self.ranks.own(bank).clone()
-
-# %% ../../nbs/net/04_optim.ipynb #d318ce1b
-@patch
-@torch.no_grad()
-def scatter(self: Muon) -> None:
-    """Send every gradient off, the largest first; each rank receives the mean of its own slices."""
-    owners = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
-    self.owners = sorted(owners, key=lambda pair: -pair[0].numel())
-    self.arriving: list[Pending] = [
-        self.ranks.scatter(p.grad.reshape(-1, *p.shape[-2:]), self.reduce_dtype)
-        for p, _ in self.owners
-    ]
-
-
-@patch
-def shards(self: Muon) -> list[Tensor]:
-    """The mean gradients of this rank's slices, each [s, r, c], once they have arrived."""
-    return [pending.get() for pending in self.arriving]
-
-# %% ../../nbs/net/04_optim.ipynb #c3b34bb5
-@patch
-@torch.no_grad()
-def orthogonalise(self: Muon) -> None:
-    """Make each bank's update and send it off at once, so that it travels while the next is made."""
-    self.returning = [
-        self.ranks.gather(muon_direction(pending.get(), self.state[p], group))
-        for (p, group), pending in zip(self.owners, self.arriving)
-    ]
-    self.arriving = []
-
-
-@patch
-@torch.no_grad()
-def finish(self: Muon) -> None:
-    """Wait for the updates of all slices and apply them."""
-    for (p, group), pending in zip(self.owners, self.returning):
+    # %% ../../nbs/net/04_optim.ipynb #78f24814
+    def full_momentum(self, p: Tensor) -> Tensor:
+        """The momentum of `p` [..., r, c], gathered from the ranks; every rank must call it."""
         slices = math.prod(p.shape[:-2])
-        apply_update(p, pending.get()[:slices], group)
-    self.returning, self.owners = [], []
+        return self.ranks.gather(self.state[p]["momentum"]).get()[:slices].view(p.shape)
 
+    def set_momentum(self, p: Tensor, value: Tensor) -> None:
+        """Give each rank its slices of the momentum `value` [..., r, c] of `p`."""
+        bank = value.reshape(-1, *p.shape[-2:]).to(p.device)
+        self.state[p]["momentum"] = self.ranks.own(bank).clone()
 
-@patch
-def step(self: Muon) -> None:
-    "Update every parameter that has a gradient."
-    self.scatter()
-    self.orthogonalise()
-    self.finish()
+    # %% ../../nbs/net/04_optim.ipynb #d318ce1b
+    @torch.no_grad()
+    def scatter(self) -> None:
+        """Send every gradient off, the largest first; each rank receives the mean of its own slices."""
+        owners = [(p, g) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        self.owners = sorted(owners, key=lambda pair: -pair[0].numel())
+        self.arriving: list[Pending] = [
+            self.ranks.scatter(p.grad.reshape(-1, *p.shape[-2:]), self.reduce_dtype)
+            for p, _ in self.owners
+        ]
+
+    def shards(self) -> list[Tensor]:
+        """The mean gradients of this rank's slices, each [s, r, c], once they have arrived."""
+        return [pending.get() for pending in self.arriving]
+
+    # %% ../../nbs/net/04_optim.ipynb #c3b34bb5
+    @torch.no_grad()
+    def orthogonalise(self) -> None:
+        """Make each bank's update and send it off at once, so that it travels while the next is made."""
+        self.returning = [
+            self.ranks.gather(muon_direction(pending.get(), self.state[p], group))
+            for (p, group), pending in zip(self.owners, self.arriving)
+        ]
+        self.arriving = []
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Wait for the updates of all slices and apply them."""
+        for (p, group), pending in zip(self.owners, self.returning):
+            slices = math.prod(p.shape[:-2])
+            apply_update(p, pending.get()[:slices], group)
+        self.returning, self.owners = [], []
+
+    def step(self) -> None:
+        "Update every parameter that has a gradient."
+        self.scatter()
+        self.orthogonalise()
+        self.finish()
 
 # %% ../../nbs/net/04_optim.ipynb #69efb3fa
 ROLES = "matrix", "table", "scalar", "head"
@@ -232,6 +220,37 @@ class Optimisers:
         "Every parameter group of both optimisers."
         return [group for optimiser in self.all for group in optimiser.param_groups]
 
+    # %% ../../nbs/net/04_optim.ipynb #6c3c4860
+    def step(self, step: int, scale: float, *, limit: float = math.inf) -> Tensor:
+        """Update all weights at learning rates times `scale`; returns the gradient's global norm.
+
+        `step` counts from 0 and sets the momentum. The norm, of the mean over ranks, is cut to `limit`.
+        """
+        for group in self.groups:
+            group["lr"] = group["base_lr"] * scale
+        for group in self.muon.param_groups:
+            group["momentum"] = momentum(step, self.config)
+        self.muon.scatter()
+        rest = [p.grad for g in self.adam.param_groups for p in g["params"] if p.grad is not None]
+        self.ranks.mean_(rest, self.reduce_dtype)
+        norm = self._cut(rest, limit)
+        self.muon.orthogonalise()
+        self.adam.step()
+        self.muon.finish()
+        for optimiser in self.all:
+            optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def _cut(self, rest: list[Tensor], limit: float) -> Tensor:
+        "Scale the arrived gradients so that their global norm is at most `limit`; returns the norm."
+        shards = self.muon.shards()
+        mine = torch.nn.utils.get_total_norm(shards).float() ** 2
+        norm = (self.ranks.sum_(mine) + torch.nn.utils.get_total_norm(rest).float() ** 2).sqrt()
+        if limit < math.inf:
+            torch._foreach_mul_([*shards, *rest], (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
 # %% ../../nbs/net/04_optim.ipynb #e5437370
 def _adam_groups(found: dict[str, dict[str, nn.Parameter]], config: OptimConfig) -> list[dict]:
     "AdamW's groups: one for each role and rate that occurs."
@@ -244,40 +263,6 @@ def _adam_groups(found: dict[str, dict[str, nn.Parameter]], config: OptimConfig)
             group = groups.setdefault((kind, lr), dict(params=[], lr=lr, weight_decay=decay))
             group["params"].append(p)
     return list(groups.values())
-
-# %% ../../nbs/net/04_optim.ipynb #6c3c4860
-@patch
-def step(self: Optimisers, step: int, scale: float, *, limit: float = math.inf) -> Tensor:
-    """Update all weights at learning rates times `scale`; returns the gradient's global norm.
-
-    `step` counts from 0 and sets the momentum. The norm, of the mean over ranks, is cut to `limit`.
-    """
-    for group in self.groups:
-        group["lr"] = group["base_lr"] * scale
-    for group in self.muon.param_groups:
-        group["momentum"] = momentum(step, self.config)
-    self.muon.scatter()
-    rest = [p.grad for g in self.adam.param_groups for p in g["params"] if p.grad is not None]
-    self.ranks.mean_(rest, self.reduce_dtype)
-    norm = self._cut(rest, limit)
-    self.muon.orthogonalise()
-    self.adam.step()
-    self.muon.finish()
-    for optimiser in self.all:
-        optimiser.zero_grad(set_to_none=True)
-    return norm
-
-
-@patch
-@torch.no_grad()
-def _cut(self: Optimisers, rest: list[Tensor], limit: float) -> Tensor:
-    "Scale the arrived gradients so that their global norm is at most `limit`; returns the norm."
-    shards = self.muon.shards()
-    mine = torch.nn.utils.get_total_norm(shards).float() ** 2
-    norm = (self.ranks.sum_(mine) + torch.nn.utils.get_total_norm(rest).float() ** 2).sqrt()
-    if limit < math.inf:
-        torch._foreach_mul_([*shards, *rest], (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
 
 # %% ../../nbs/net/04_optim.ipynb #6f4c7437
 def momentum(step: int, config: OptimConfig) -> float:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fastcore.basics import patch
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -46,52 +45,92 @@ class Ranks:
         "Whether there is no other process."
         return self.world_size == 1
 
-# %% ../../nbs/net/00_ranks.ipynb #14ae19d0
-@patch
-def mean_(self: Ranks, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
-    """Replace each tensor by its mean over the ranks, in place, one message per dtype.
+    # %% ../../nbs/net/00_ranks.ipynb #14ae19d0
+    def mean_(self, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
+        """Replace each tensor by its mean over the ranks, in place, one message per dtype.
 
-    `dtype` is the precision in which the values travel (default: their own).
-    """
-    if self.alone:
-        return
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(dtype or tensor.dtype, []).append(tensor)
-    for travel, group in groups.items():
-        flat = torch.cat([t.detach().reshape(-1).to(travel) for t in group])
-        dist.all_reduce(flat)
-        flat /= self.world_size
-        for tensor, part in zip(group, flat.split([t.numel() for t in group])):
-            tensor.copy_(part.view_as(tensor))
+        `dtype` is the precision in which the values travel (default: their own).
+        """
+        if self.alone:
+            return
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            groups.setdefault(dtype or tensor.dtype, []).append(tensor)
+        for travel, group in groups.items():
+            flat = torch.cat([t.detach().reshape(-1).to(travel) for t in group])
+            dist.all_reduce(flat)
+            flat /= self.world_size
+            for tensor, part in zip(group, flat.split([t.numel() for t in group])):
+                tensor.copy_(part.view_as(tensor))
 
-# %% ../../nbs/net/00_ranks.ipynb #747d28c8
-@patch
-def sum_(self: Ranks, tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the ranks, in place; returns it."""
-    if not self.alone:
-        dist.all_reduce(tensor)
-    return tensor
+    # %% ../../nbs/net/00_ranks.ipynb #747d28c8
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks, in place; returns it."""
+        if not self.alone:
+            dist.all_reduce(tensor)
+        return tensor
 
+    def total(self, value: float | Tensor) -> float:
+        """The sum of one number over the ranks, in float64."""
+        if self.alone:
+            return float(value)
+        held = torch.as_tensor(value, dtype=torch.float64).to(self.device)
+        dist.all_reduce(held)
+        return held.item()
 
-@patch
-def total(self: Ranks, value: float | Tensor) -> float:
-    """The sum of one number over the ranks, in float64."""
-    if self.alone:
-        return float(value)
-    held = torch.as_tensor(value, dtype=torch.float64).to(self.device)
-    dist.all_reduce(held)
-    return held.item()
+    def largest(self, value: float) -> float:
+        """The largest of one number over the ranks: how a clock is agreed on."""
+        if self.alone:
+            return float(value)
+        held = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        return held.item()
 
+    # %% ../../nbs/net/00_ranks.ipynb #7cc3efa7
+    def scatter(self, bank: Tensor, dtype: torch.dtype | None = None) -> "Pending":
+        """This rank's slices [S / W, ...] of the mean of `bank` [S, ...] over the ranks, zero-padded.
 
-@patch
-def largest(self: Ranks, value: float) -> float:
-    """The largest of one number over the ranks: how a clock is agreed on."""
-    if self.alone:
-        return float(value)
-    held = torch.tensor(value, dtype=torch.float64, device=self.device)
-    dist.all_reduce(held, op=dist.ReduceOp.MAX)
-    return held.item()
+        It travels and arrives in `dtype` (default: its own); alone, it is `bank` itself.
+        """
+        if self.alone:
+            return Pending(bank)
+        each = share(len(bank), self.world_size)
+        full = bank.new_zeros(each * self.world_size, *bank.shape[1:], dtype=dtype or bank.dtype)
+        full[: len(bank)] = bank
+        mine = torch.empty_like(full[:each])
+        send = _collective("reduce_scatter_single", "reduce_scatter_tensor")
+        return Pending(mine, send(mine, full, async_op=True), self.world_size, full)
+
+    # %% ../../nbs/net/00_ranks.ipynb #0c99d46d
+    def gather(self, mine: Tensor) -> "Pending":
+        """The slices of all ranks in order, [W · s, ...], from this rank's [s, ...]."""
+        if self.alone:
+            return Pending(mine)
+        full = mine.new_empty(len(mine) * self.world_size, *mine.shape[1:])
+        send = _collective("all_gather_single", "all_gather_into_tensor")
+        return Pending(full, send(full, mine.contiguous(), async_op=True), keep=mine)
+
+    def own(self, bank: Tensor) -> Tensor:
+        """This rank's slices of a `bank` [S, ...] that every rank holds, zero-padded to its share."""
+        each = share(len(bank), self.world_size)
+        mine = bank[self.rank * each : (self.rank + 1) * each]
+        missing = each - len(mine)
+        return torch.cat([mine, bank.new_zeros(missing, *bank.shape[1:])]) if missing else mine
+
+    # %% ../../nbs/net/00_ranks.ipynb #a4314cd6
+    def agree(self, name: str, what: str) -> None:
+        """Raise `GolfError` on every rank unless all hold the same `name`; `what` is for the message."""
+        if self.alone:
+            return
+        names: list[Any] = [None] * self.world_size
+        dist.all_gather_object(names, name)
+        if len(set(names)) > 1:
+            raise GolfError(f"{what} differs between the ranks: {names}")
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if not self.alone:
+            dist.barrier()
 
 # %% ../../nbs/net/00_ranks.ipynb #183d758b
 @dataclass
@@ -121,59 +160,6 @@ def _collective(new: str, old: str) -> Callable:
 def share(slices: int, world_size: int) -> int:
     """Slices that each rank holds of a bank of `slices`, padding included."""
     return -(-slices // world_size)
-
-
-@patch
-def scatter(self: Ranks, bank: Tensor, dtype: torch.dtype | None = None) -> Pending:
-    """This rank's slices [S / W, ...] of the mean of `bank` [S, ...] over the ranks, zero-padded.
-
-    It travels and arrives in `dtype` (default: its own); alone, it is `bank` itself.
-    """
-    if self.alone:
-        return Pending(bank)
-    each = share(len(bank), self.world_size)
-    full = bank.new_zeros(each * self.world_size, *bank.shape[1:], dtype=dtype or bank.dtype)
-    full[: len(bank)] = bank
-    mine = torch.empty_like(full[:each])
-    send = _collective("reduce_scatter_single", "reduce_scatter_tensor")
-    return Pending(mine, send(mine, full, async_op=True), self.world_size, full)
-
-# %% ../../nbs/net/00_ranks.ipynb #0c99d46d
-@patch
-def gather(self: Ranks, mine: Tensor) -> Pending:
-    """The slices of all ranks in order, [W · s, ...], from this rank's [s, ...]."""
-    if self.alone:
-        return Pending(mine)
-    full = mine.new_empty(len(mine) * self.world_size, *mine.shape[1:])
-    send = _collective("all_gather_single", "all_gather_into_tensor")
-    return Pending(full, send(full, mine.contiguous(), async_op=True), keep=mine)
-
-
-@patch
-def own(self: Ranks, bank: Tensor) -> Tensor:
-    """This rank's slices of a `bank` [S, ...] that every rank holds, zero-padded to its share."""
-    each = share(len(bank), self.world_size)
-    mine = bank[self.rank * each : (self.rank + 1) * each]
-    missing = each - len(mine)
-    return torch.cat([mine, bank.new_zeros(missing, *bank.shape[1:])]) if missing else mine
-
-# %% ../../nbs/net/00_ranks.ipynb #a4314cd6
-@patch
-def agree(self: Ranks, name: str, what: str) -> None:
-    """Raise `GolfError` on every rank unless all hold the same `name`; `what` is for the message."""
-    if self.alone:
-        return
-    names: list[Any] = [None] * self.world_size
-    dist.all_gather_object(names, name)
-    if len(set(names)) > 1:
-        raise GolfError(f"{what} differs between the ranks: {names}")
-
-
-@patch
-def barrier(self: Ranks) -> None:
-    """Wait for every rank."""
-    if not self.alone:
-        dist.barrier()
 
 # %% ../../nbs/net/00_ranks.ipynb #2d38bf2b
 def join(device: str = "cpu") -> Ranks:

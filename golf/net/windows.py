@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError, digest
@@ -64,71 +63,65 @@ class SlidingWindow(Predictor):
         if not self.ranks.alone:
             self.ranks.agree(digest(model), "the model of a SlidingWindow")
 
-# %% ../../nbs/net/03_windows.ipynb #b69f09cc
-@patch
-def distribution(self: SlidingWindow, chunk: Chunk) -> Dense:
-    "One row per position of the chunk, from at least `window - stride` tokens where there are."
-    with torch.no_grad():
-        states = self.states(chunk)
-
-    def logits(positions):
+    # %% ../../nbs/net/03_windows.ipynb #b69f09cc
+    def distribution(self, chunk: Chunk) -> Dense:
+        "One row per position of the chunk, from at least `window - stride` tokens where there are."
         with torch.no_grad():
-            return self.model.head(states[positions.to(states.device)])
+            states = self.states(chunk)
 
-    return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
+        def logits(positions):
+            with torch.no_grad():
+                return self.model.head(states[positions.to(states.device)])
 
-# %% ../../nbs/net/03_windows.ipynb #f1287e0a
-@patch
-def plan(self: SlidingWindow, chunk: Chunk) -> list[tuple[int, int, int]]:
-    "The `windows` of a chunk."
-    if chunk.start % self.stride:
-        rule = f"a multiple of the stride, {self.stride}"
-        raise GolfError(f"chunk_tokens must be {rule}: this chunk starts at {chunk.start}")
-    return windows(chunk.start, chunk.stop, self.window, self.stride)
+        return Dense(logits, n=len(chunk), vocab_size=self.vocab_size)
 
+    # %% ../../nbs/net/03_windows.ipynb #f1287e0a
+    def plan(self, chunk: Chunk) -> list[tuple[int, int, int]]:
+        "The `windows` of a chunk."
+        if chunk.start % self.stride:
+            rule = f"a multiple of the stride, {self.stride}"
+            raise GolfError(f"chunk_tokens must be {rule}: this chunk starts at {chunk.start}")
+        return windows(chunk.start, chunk.stop, self.window, self.stride)
 
-@patch
-def window_states(
-    self: SlidingWindow, chunk: Chunk, plan: list, transform: Transform | None = None
-) -> Tensor:
-    "States [scored positions, d] of some windows, all padded on the right to one length."
-    length = min(self.window, chunk.stop) if chunk.stop < self.window else self.window
-    rows = torch.zeros(len(plan), length, dtype=torch.long)
-    for row, (begin, _, end) in zip(rows, plan):
-        row[: end - begin] = chunk.tokens[begin:end]
-    rows = rows.to(self.model.embedding.weight.device)
-    hidden = self.model.eval().hidden(rows, transform=transform)
-    return torch.cat([h[a - w : b - w] for h, (w, a, b) in zip(hidden, plan)])
+    def window_states(
+        self, chunk: Chunk, plan: list, transform: Transform | None = None
+    ) -> Tensor:
+        "States [scored positions, d] of some windows, all padded on the right to one length."
+        length = min(self.window, chunk.stop) if chunk.stop < self.window else self.window
+        rows = torch.zeros(len(plan), length, dtype=torch.long)
+        for row, (begin, _, end) in zip(rows, plan):
+            row[: end - begin] = chunk.tokens[begin:end]
+        rows = rows.to(self.model.embedding.weight.device)
+        hidden = self.model.eval().hidden(rows, transform=transform)
+        return torch.cat([h[a - w : b - w] for h, (w, a, b) in zip(hidden, plan)])
 
-# %% ../../nbs/net/03_windows.ipynb #b3129b4a
-@patch
-def digestible(self: SlidingWindow) -> Any:
-    "What decides the predictions: the weights, the shape, how windows are laid, and among whom."
-    layout = self.window, self.stride, self.batch
-    shared = () if self.ranks.alone else (self.ranks.world_size,)
-    return type(self).__name__, self.model, *layout, *shared
+    # %% ../../nbs/net/03_windows.ipynb #b3129b4a
+    def digestible(self) -> Any:
+        "What decides the predictions: the weights, the shape, how windows are laid, and among whom."
+        layout = self.window, self.stride, self.batch
+        shared = () if self.ranks.alone else (self.ranks.world_size,)
+        return type(self).__name__, self.model, *layout, *shared
+
+    # %% ../../nbs/net/03_windows.ipynb #1d544678
+    def states(self, chunk: Chunk, transform: Transform | None = None) -> Tensor:
+        "States [n, d] of the positions of a chunk, each rank having computed a part of them."
+        plan = self.plan(chunk)
+        r, all_ranks = self.ranks, range(self.ranks.world_size)
+        parts = [plan[portion(len(plan), rank, r.world_size)] for rank in all_ranks]
+        mine, batch = parts[r.rank], self.batch
+        batches = (mine[i : i + batch] for i in range(0, len(mine), batch))
+        found = [self.window_states(chunk, part, transform) for part in batches]
+        if r.alone:
+            return torch.cat(found)
+        counts = [sum(end - first for _, first, end in part) for part in parts]
+        weight = self.model.embedding.weight
+        sent = weight.new_zeros(max(counts), weight.size(1), dtype=self.model.compute_dtype)
+        if found:
+            sent[: counts[r.rank]] = torch.cat(found)
+        every = r.gather(sent).get().view(r.world_size, *sent.shape)
+        return torch.cat([rows[:count] for rows, count in zip(every, counts)])
 
 # %% ../../nbs/net/03_windows.ipynb #9357ebb8
 def portion(n: int, rank: int, world_size: int) -> slice:
     """The contiguous part of `n` things that falls to `rank`; it may be empty (PR #461)."""
     return slice(n * rank // world_size, n * (rank + 1) // world_size)
-
-# %% ../../nbs/net/03_windows.ipynb #1d544678
-@patch
-def states(self: SlidingWindow, chunk: Chunk, transform: Transform | None = None) -> Tensor:
-    "States [n, d] of the positions of a chunk, each rank having computed a part of them."
-    plan = self.plan(chunk)
-    r, all_ranks = self.ranks, range(self.ranks.world_size)
-    parts = [plan[portion(len(plan), rank, r.world_size)] for rank in all_ranks]
-    mine, batch = parts[r.rank], self.batch
-    batches = (mine[i : i + batch] for i in range(0, len(mine), batch))
-    found = [self.window_states(chunk, part, transform) for part in batches]
-    if r.alone:
-        return torch.cat(found)
-    counts = [sum(end - first for _, first, end in part) for part in parts]
-    weight = self.model.embedding.weight
-    sent = weight.new_zeros(max(counts), weight.size(1), dtype=self.model.compute_dtype)
-    if found:
-        sent[: counts[r.rank]] = torch.cat(found)
-    every = r.gather(sent).get().view(r.world_size, *sent.shape)
-    return torch.cat([rows[:count] for rows, count in zip(every, counts)])

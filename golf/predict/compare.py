@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from golf.base.files import (
@@ -55,58 +54,70 @@ class Comparison:
         "'bpb', or 'loss' (nats per token) when the bytes are not known."
         return "loss" if self.scores[self.baseline].bytes is None else "bpb"
 
-# %% ../../nbs/predict/03_compare.ipynb #65dd527b
-@patch
-def paired(self: Comparison, arm: str, against: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Differences [N] in nats per token of `arm` minus `against` (the baseline), and weights [N].
+    # %% ../../nbs/predict/03_compare.ipynb #65dd527b
+    def paired(self, arm: str, against: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Differences [N] in nats per token of `arm` minus `against` (the baseline), and weights [N].
 
-    A ratio of their sums is in bits per byte, or in nats per token without bytes. Raises
-    `GolfError` for an unknown arm.
-    """
-    ours, theirs = self[arm], self[against or self.baseline]
-    weight = np.ones(len(ours.nll)) if self.unit == "loss" else math.log(2) * ours.bytes
-    return ours.nll.astype(np.float64) - theirs.nll, weight
+        A ratio of their sums is in bits per byte, or in nats per token without bytes. Raises
+        `GolfError` for an unknown arm.
+        """
+        ours, theirs = self[arm], self[against or self.baseline]
+        weight = np.ones(len(ours.nll)) if self.unit == "loss" else math.log(2) * ours.bytes
+        return ours.nll.astype(np.float64) - theirs.nll, weight
 
-# %% ../../nbs/predict/03_compare.ipynb #0e11baf0
-@patch
-def interval(
-    self: Comparison, arm: str, against: str | None = None, *, by: str = "chunk", block: int = 1
-) -> Interval:
-    """The difference of `arm` and `against` (the baseline) with its 95 % interval, in `unit`.
+    # %% ../../nbs/predict/03_compare.ipynb #0e11baf0
+    def interval(
+        self, arm: str, against: str | None = None, *, by: str = "chunk", block: int = 1
+    ) -> Interval:
+        """The difference of `arm` and `against` (the baseline) with its 95 % interval, in `unit`.
 
-    Draws `block` consecutive chunks together or, by="document", whole documents. Raises `GolfError`
-    when there are fewer than 20 blocks.
-    """
-    difference, weight = self.paired(arm, against)
-    if by == "document":
-        return document_bootstrap(difference, weight, document=self[arm].document)
-    if by != "chunk":
-        raise GolfError(f"by must be 'chunk' or 'document', not {by!r}")
-    chunk = self[arm].chunk
-    sums = [np.bincount(chunk, weights=x) for x in (difference, weight)]
-    return paired_bootstrap(*sums, block=block)
+        Draws `block` consecutive chunks together or, by="document", whole documents. Raises `GolfError`
+        when there are fewer than 20 blocks.
+        """
+        difference, weight = self.paired(arm, against)
+        if by == "document":
+            return document_bootstrap(difference, weight, document=self[arm].document)
+        if by != "chunk":
+            raise GolfError(f"by must be 'chunk' or 'document', not {by!r}")
+        chunk = self[arm].chunk
+        sums = [np.bincount(chunk, weights=x) for x in (difference, weight)]
+        return paired_bootstrap(*sums, block=block)
 
-# %% ../../nbs/predict/03_compare.ipynb #61e372af
-@patch
-def table(self: Comparison, *, by: str = "chunk", block: int = 1) -> pd.DataFrame:
-    """One row an arm: its score in `unit`, `difference` to the baseline, and 95 % `low`, `high`.
+    # %% ../../nbs/predict/03_compare.ipynb #61e372af
+    def table(self, *, by: str = "chunk", block: int = 1) -> pd.DataFrame:
+        """One row an arm: its score in `unit`, `difference` to the baseline, and 95 % `low`, `high`.
 
-    The range is NaN where there are fewer than 20 blocks; see `interval` for `by` and `block`.
-    """
-    rows = {}
-    for arm, scores in self.scores.items():
-        row = {self.unit: getattr(scores, self.unit)}
-        if arm != self.baseline:
-            row["difference"] = row[self.unit] - getattr(self[self.baseline], self.unit)
-            try:
-                found = self.interval(arm, by=by, block=block)
-                row |= {"low": found.low, "high": found.high}
-            except GolfError as error:
-                if "20 blocks" not in str(error):
-                    raise
-        rows[arm] = row
-    columns = [self.unit, "difference", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
+        The range is NaN where there are fewer than 20 blocks; see `interval` for `by` and `block`.
+        """
+        rows = {}
+        for arm, scores in self.scores.items():
+            row = {self.unit: getattr(scores, self.unit)}
+            if arm != self.baseline:
+                row["difference"] = row[self.unit] - getattr(self[self.baseline], self.unit)
+                try:
+                    found = self.interval(arm, by=by, block=block)
+                    row |= {"low": found.low, "high": found.high}
+                except GolfError as error:
+                    if "20 blocks" not in str(error):
+                        raise
+            rows[arm] = row
+        columns = [self.unit, "difference", "low", "high"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
+
+    # %% ../../nbs/predict/03_compare.ipynb #20a0b17e
+    def per_chunk(self) -> pd.DataFrame:
+        """One row an arm and chunk: arm, chunk, start, tokens, bytes, nll, bpb, difference."""
+        return _long(self, Scores.by_chunk)
+
+    def per_document(self) -> pd.DataFrame:
+        """One row an arm and document: arm, document, tokens, bytes, nll, bpb, difference."""
+        return _long(self, Scores.by_document)
+
+    def __repr__(self) -> str:
+        return self.table().to_string(na_rep="", float_format="{:.5f}".format)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(na_rep="", float_format="{:.5f}".format)
 
 # %% ../../nbs/predict/03_compare.ipynb #8264a49d
 def _long(comparison: Comparison, table: Callable[[Scores], pd.DataFrame]) -> pd.DataFrame:
@@ -119,28 +130,6 @@ def _long(comparison: Comparison, table: Callable[[Scores], pd.DataFrame]) -> pd
         frame.insert(0, "arm", arm)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-# %% ../../nbs/predict/03_compare.ipynb #20a0b17e
-@patch
-def per_chunk(self: Comparison) -> pd.DataFrame:
-    """One row an arm and chunk: arm, chunk, start, tokens, bytes, nll, bpb, difference."""
-    return _long(self, Scores.by_chunk)
-
-
-@patch
-def per_document(self: Comparison) -> pd.DataFrame:
-    """One row an arm and document: arm, document, tokens, bytes, nll, bpb, difference."""
-    return _long(self, Scores.by_document)
-
-
-@patch
-def __repr__(self: Comparison) -> str:
-    return self.table().to_string(na_rep="", float_format="{:.5f}".format)
-
-
-@patch
-def _repr_html_(self: Comparison) -> str:
-    return self.table().to_html(na_rep="", float_format="{:.5f}".format)
 
 # %% ../../nbs/predict/03_compare.ipynb #c3d90ed0
 def _theirs(thing: Any) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -45,70 +44,91 @@ class Distribution:
         "End this distribution's life: its predictor has learnt, so the numbers would be stale."
         self.closed = True
 
-# %% ../../nbs/predict/00_dist.ipynb #7a431780
-@patch
-def _check(self: Distribution, index: Tensor | Sequence[int], top: int, what: str) -> Tensor:
-    "`index` as int64, after making sure that the distribution is open and all are below `top`."
-    if self.closed:
-        raise GolfError("a stale distribution: its predictor has observed since it was made")
-    index = torch.as_tensor(index, dtype=torch.int64).cpu()
-    if index.ndim != 1:
-        raise GolfError(f"{what} must be one-dimensional, not of shape {tuple(index.shape)}")
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < top:
-        low, high = int(index.min()), int(index.max())
-        raise GolfError(f"{what} must lie in [0, {top}), but they span {low} to {high}")
-    return index
+    # %% ../../nbs/predict/00_dist.ipynb #7a431780
+    def _check(self, index: Tensor | Sequence[int], top: int, what: str) -> Tensor:
+        "`index` as int64, after making sure that the distribution is open and all are below `top`."
+        if self.closed:
+            raise GolfError("a stale distribution: its predictor has observed since it was made")
+        index = torch.as_tensor(index, dtype=torch.int64).cpu()
+        if index.ndim != 1:
+            raise GolfError(f"{what} must be one-dimensional, not of shape {tuple(index.shape)}")
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < top:
+            low, high = int(index.min()), int(index.max())
+            raise GolfError(f"{what} must lie in [0, {top}), but they span {low} to {high}")
+        return index
 
-# %% ../../nbs/predict/00_dist.ipynb #9b626189
-@patch
-def log_prob(self: Distribution, ids: Tensor | Sequence[int]) -> Tensor:
-    """Log-probabilities [n] of one id per position, in nats, float64.
+    # %% ../../nbs/predict/00_dist.ipynb #9b626189
+    def log_prob(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """Log-probabilities [n] of one id per position, in nats, float64.
 
-    Raises `GolfError` for a closed distribution, a wrong number of ids, or ids outside [0, V).
-    """
-    ids = self._check(ids, self.vocab_size, "ids")
-    if len(ids) != self.n:
-        raise GolfError(f"log_prob needs one id for each of {self.n} positions, not {len(ids)}")
-    if self._told is None or not torch.equal(self._told[0], ids):
-        self._told = ids.clone(), self._log_prob(ids)
-    return self._told[1].clone()
+        Raises `GolfError` for a closed distribution, a wrong number of ids, or ids outside [0, V).
+        """
+        ids = self._check(ids, self.vocab_size, "ids")
+        if len(ids) != self.n:
+            raise GolfError(f"log_prob needs one id for each of {self.n} positions, not {len(ids)}")
+        if self._told is None or not torch.equal(self._told[0], ids):
+            self._told = ids.clone(), self._log_prob(ids)
+        return self._told[1].clone()
 
+    def rows(self, positions: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Log-probabilities [m, V] of every id at `positions` [m] (default: all), in nats, float64.
 
-@patch
-def rows(self: Distribution, positions: Tensor | Sequence[int] | None = None) -> Tensor:
-    """Log-probabilities [m, V] of every id at `positions` [m] (default: all), in nats, float64.
+        Raises `GolfError` for a closed distribution or positions outside [0, n).
+        """
+        positions = torch.arange(self.n) if positions is None else positions
+        return self._rows(self._check(positions, self.n, "positions"))
 
-    Raises `GolfError` for a closed distribution or positions outside [0, n).
-    """
-    positions = torch.arange(self.n) if positions is None else positions
-    return self._rows(self._check(positions, self.n, "positions"))
+    # %% ../../nbs/predict/00_dist.ipynb #71e2c4a5
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        "The general way to score: make the rows, slice by slice, and pick one number from each."
+        parts = [
+            self._rows(at).gather(1, ids[at, None])[:, 0]
+            for at in slices(self.n, self.vocab_size, getattr(self, "slice_size", None))
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    def named_parts(self) -> dict[str, "Distribution"]:
+        """The distributions that this one is made of, by name, if they should be scored beside it."""
+        return dict(zip(self.names, self.parts))
+
+    def log_total(self, positions: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Logarithm [m] of the rows' sums, in nats: zero everywhere if this is a distribution."""
+        return self.rows(positions).logsumexp(1)
+
+    # %% ../../nbs/predict/00_dist.ipynb #3be5d324
+    def survey(
+        self, names: Sequence[str], ids: Tensor | Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Features [n] of the rows: "entropy" (nats) and "peak", float64, and "best", the likeliest id, int64.
+
+        Where rows are costly, the same pass finds the `log_prob` of `ids`, to be asked for afterwards.
+        Raises `GolfError` for a closed distribution or another name.
+        """
+        ids = self._check([] if ids is None else ids, self.vocab_size, "ids")
+        seen = self._seen or {}
+        if missing := [name for name in names if name not in seen]:
+            if unknown := set(missing) - set(SHAPES):
+                raise GolfError(f"a survey finds {', '.join(SHAPES)}, not {', '.join(unknown)}")
+            self._seen = seen | self._survey(missing, ids if len(ids) == self.n else None)
+        return {name: self._seen[name] for name in names}
+
+    # %% ../../nbs/predict/00_dist.ipynb #6473d589
+    def _survey(self, names: Sequence[str], ids: Tensor | None) -> dict[str, Tensor]:
+        found = {name: [torch.zeros(0)] for name in names}
+        for at in slices(self.n, self.vocab_size, getattr(self, "slice_size", None)):
+            rows = self._raw(at)
+            for name in names:
+                found[name].append(_shape(rows, name))
+        return {name: _gathered(parts, name) for name, parts in found.items()}
+
+    def _raw(self, positions: Tensor) -> Tensor:
+        "Rows where they are made and as precise as they are there."
+        return self._rows(positions)
 
 # %% ../../nbs/predict/00_dist.ipynb #71e2c4a5
 def slices(n: int, vocab_size: int, size: int | None = None) -> Iterator[Tensor]:
     """Consecutive positions 0..n-1 in pieces of `size` (default: at most 2**22 numbers a piece)."""
     return iter(torch.arange(n).split(size or max(1, 2**22 // vocab_size)))
-
-
-@patch
-def _log_prob(self: Distribution, ids: Tensor) -> Tensor:
-    "The general way to score: make the rows, slice by slice, and pick one number from each."
-    parts = [
-        self._rows(at).gather(1, ids[at, None])[:, 0]
-        for at in slices(self.n, self.vocab_size, getattr(self, "slice_size", None))
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-
-
-@patch
-def named_parts(self: Distribution) -> dict[str, "Distribution"]:
-    """The distributions that this one is made of, by name, if they should be scored beside it."""
-    return dict(zip(self.names, self.parts))
-
-
-@patch
-def log_total(self: Distribution, positions: Tensor | Sequence[int] | None = None) -> Tensor:
-    """Logarithm [m] of the rows' sums, in nats: zero everywhere if this is a distribution."""
-    return self.rows(positions).logsumexp(1)
 
 # %% ../../nbs/predict/00_dist.ipynb #3be5d324
 SHAPES = ("entropy", "peak", "best")
@@ -120,41 +140,7 @@ def _shape(rows: Tensor, name: str) -> Tensor:
         return rows.argmax(1)
     return rows.amax(1).exp() if name == "peak" else -(rows.exp() * rows.clamp_min(-745)).sum(1)
 
-
-@patch
-def survey(
-    self: Distribution, names: Sequence[str], ids: Tensor | Sequence[int] | None = None
-) -> dict[str, Tensor]:
-    """Features [n] of the rows: "entropy" (nats) and "peak", float64, and "best", the likeliest id, int64.
-
-    Where rows are costly, the same pass finds the `log_prob` of `ids`, to be asked for afterwards.
-    Raises `GolfError` for a closed distribution or another name.
-    """
-    ids = self._check([] if ids is None else ids, self.vocab_size, "ids")
-    seen = self._seen or {}
-    if missing := [name for name in names if name not in seen]:
-        if unknown := set(missing) - set(SHAPES):
-            raise GolfError(f"a survey finds {', '.join(SHAPES)}, not {', '.join(unknown)}")
-        self._seen = seen | self._survey(missing, ids if len(ids) == self.n else None)
-    return {name: self._seen[name] for name in names}
-
 # %% ../../nbs/predict/00_dist.ipynb #6473d589
-@patch
-def _survey(self: Distribution, names: Sequence[str], ids: Tensor | None) -> dict[str, Tensor]:
-    found = {name: [torch.zeros(0)] for name in names}
-    for at in slices(self.n, self.vocab_size, getattr(self, "slice_size", None)):
-        rows = self._raw(at)
-        for name in names:
-            found[name].append(_shape(rows, name))
-    return {name: _gathered(parts, name) for name, parts in found.items()}
-
-
-@patch
-def _raw(self: Distribution, positions: Tensor) -> Tensor:
-    "Rows where they are made and as precise as they are there."
-    return self._rows(positions)
-
-
 def _gathered(parts: list[Tensor], name: str) -> Tensor:
     "One feature of all positions, on the CPU."
     return torch.cat(parts[1:] or parts).cpu().to(torch.int64 if name == "best" else torch.float64)
@@ -183,47 +169,40 @@ class Dense(Distribution):
         Distribution.__init__(self, n, vocab_size)
         self.logits, self.slice_size = logits, slice_size
 
-# %% ../../nbs/predict/00_dist.ipynb #e091bc75
-@patch
-def _raw(self: Dense, positions: Tensor) -> Tensor:
-    "Log-probabilities [m, V] in float32, on the device of the logits."
-    logits = self.logits(positions).detach()
-    if logits.shape != (len(positions), self.vocab_size):
-        shape = (len(positions), self.vocab_size)
-        raise GolfError(f"the logits function returned {tuple(logits.shape)}, not {shape}")
-    return F.log_softmax(logits.float(), dim=-1)
+    # %% ../../nbs/predict/00_dist.ipynb #e091bc75
+    def _raw(self, positions: Tensor) -> Tensor:
+        "Log-probabilities [m, V] in float32, on the device of the logits."
+        logits = self.logits(positions).detach()
+        if logits.shape != (len(positions), self.vocab_size):
+            shape = (len(positions), self.vocab_size)
+            raise GolfError(f"the logits function returned {tuple(logits.shape)}, not {shape}")
+        return F.log_softmax(logits.float(), dim=-1)
 
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        return self._pass((), ids)[1]
 
-@patch
-def _log_prob(self: Dense, ids: Tensor) -> Tensor:
-    return self._pass((), ids)[1]
-
-
-@patch
-def _survey(self: Dense, names: Sequence[str], ids: Tensor | None) -> dict[str, Tensor]:
-    found, told = self._pass(names, ids)
-    if ids is not None:
-        self._told = ids.clone(), told
-    return found
-
-# %% ../../nbs/predict/00_dist.ipynb #823e5f6d
-@patch
-def _pass(self: Dense, names: Sequence[str], ids: Tensor | None) -> tuple[dict, Tensor]:
-    "Features by name, and log-probabilities of `ids`, from one run of the logits."
-    found, told = {name: [torch.zeros(0)] for name in names}, [torch.zeros(0)]
-    for at in slices(self.n, self.vocab_size, self.slice_size):
-        rows = self._raw(at)
-        for name in names:
-            found[name].append(_shape(rows, name))
+    def _survey(self, names: Sequence[str], ids: Tensor | None) -> dict[str, Tensor]:
+        found, told = self._pass(names, ids)
         if ids is not None:
-            told.append(rows.gather(1, ids[at, None].to(rows.device))[:, 0])
-    found = {name: _gathered(parts, name) for name, parts in found.items()}
-    return found, _gathered(told, "told")
+            self._told = ids.clone(), told
+        return found
 
-# %% ../../nbs/predict/00_dist.ipynb #382f4a5f
-@patch
-def _rows(self: Dense, positions: Tensor) -> Tensor:
-    return self._raw(positions).cpu().double()
+    # %% ../../nbs/predict/00_dist.ipynb #823e5f6d
+    def _pass(self, names: Sequence[str], ids: Tensor | None) -> tuple[dict, Tensor]:
+        "Features by name, and log-probabilities of `ids`, from one run of the logits."
+        found, told = {name: [torch.zeros(0)] for name in names}, [torch.zeros(0)]
+        for at in slices(self.n, self.vocab_size, self.slice_size):
+            rows = self._raw(at)
+            for name in names:
+                found[name].append(_shape(rows, name))
+            if ids is not None:
+                told.append(rows.gather(1, ids[at, None].to(rows.device))[:, 0])
+        found = {name: _gathered(parts, name) for name, parts in found.items()}
+        return found, _gathered(told, "told")
+
+    # %% ../../nbs/predict/00_dist.ipynb #382f4a5f
+    def _rows(self, positions: Tensor) -> Tensor:
+        return self._raw(positions).cpu().double()
 
 # %% ../../nbs/predict/00_dist.ipynb #310ffe53
 def chain_step(
@@ -266,6 +245,29 @@ class Counts(Distribution):
         self.escape = self.distinct if escape is None else escape.double().expand_as(self.total)
         self.normalised = base is None or base.normalised
 
+    # %% ../../nbs/predict/00_dist.ipynb #6534b4b9
+    def _chain(self, lower: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+        "Log-probabilities of `ids` at `positions` (one shape), from those of the base."
+        counts = self.count(positions, ids).double()
+        probability = lower.exp()
+        for k in range(len(self.total)):
+            terms = (x[k][positions] for x in (self.total, self.distinct, self.escape))
+            probability = chain_step(probability, counts[k], *terms, self.discount)
+        return probability.log()
+
+    # %% ../../nbs/predict/00_dist.ipynb #e60d4208
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        uniform = torch.full((self.n,), -math.log(self.vocab_size), dtype=torch.float64)
+        lower = self.base.log_prob(ids) if self.base else uniform
+        return self._chain(lower, torch.arange(self.n), ids)
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        shape = len(positions), self.vocab_size
+        uniform = torch.full(shape, -math.log(self.vocab_size), dtype=torch.float64)
+        lower = self.base.rows(positions) if self.base else uniform
+        ids = torch.arange(self.vocab_size).expand(shape)
+        return self._chain(lower, positions[:, None].expand(shape), ids)
+
 # %% ../../nbs/predict/00_dist.ipynb #6534b4b9
 def _check_counts(total: Tensor, distinct: Tensor, discount: float) -> None:
     "Raise for arguments of `Counts` that do not fit."
@@ -282,33 +284,6 @@ def _same_size(whole: Distribution, parts: Sequence[Distribution]) -> None:
         if (part.n, part.vocab_size) != (whole.n, whole.vocab_size):
             rule = f"{whole.n} positions and {whole.vocab_size} ids"
             raise GolfError(f"{type(whole).__name__} needs parts of {rule}, not {part!r}")
-
-
-@patch
-def _chain(self: Counts, lower: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    "Log-probabilities of `ids` at `positions` (one shape), from those of the base."
-    counts = self.count(positions, ids).double()
-    probability = lower.exp()
-    for k in range(len(self.total)):
-        terms = (x[k][positions] for x in (self.total, self.distinct, self.escape))
-        probability = chain_step(probability, counts[k], *terms, self.discount)
-    return probability.log()
-
-# %% ../../nbs/predict/00_dist.ipynb #e60d4208
-@patch
-def _log_prob(self: Counts, ids: Tensor) -> Tensor:
-    uniform = torch.full((self.n,), -math.log(self.vocab_size), dtype=torch.float64)
-    lower = self.base.log_prob(ids) if self.base else uniform
-    return self._chain(lower, torch.arange(self.n), ids)
-
-
-@patch
-def _rows(self: Counts, positions: Tensor) -> Tensor:
-    shape = len(positions), self.vocab_size
-    uniform = torch.full(shape, -math.log(self.vocab_size), dtype=torch.float64)
-    lower = self.base.rows(positions) if self.base else uniform
-    ids = torch.arange(self.vocab_size).expand(shape)
-    return self._chain(lower, positions[:, None].expand(shape), ids)
 
 # %% ../../nbs/predict/00_dist.ipynb #72764bd9
 def _weights(whole: Distribution, weights: Tensor | Sequence[float], parts: int) -> Tensor:
@@ -338,17 +313,14 @@ class Mixture(Distribution):
         self.parts, self.log_weights = list(parts), (weights / weights.sum(1, True)).log()
         self.normalised = all(part.normalised for part in parts)
 
-# %% ../../nbs/predict/00_dist.ipynb #f4b8e102
-@patch
-def _log_prob(self: Mixture, ids: Tensor) -> Tensor:
-    parts = torch.stack([part.log_prob(ids) for part in self.parts], dim=1)  # [n, K]
-    return torch.logsumexp(self.log_weights + parts, dim=1)
+    # %% ../../nbs/predict/00_dist.ipynb #f4b8e102
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        parts = torch.stack([part.log_prob(ids) for part in self.parts], dim=1)  # [n, K]
+        return torch.logsumexp(self.log_weights + parts, dim=1)
 
-
-@patch
-def _rows(self: Mixture, positions: Tensor) -> Tensor:
-    parts = torch.stack([part.rows(positions) for part in self.parts], dim=1)  # [m, K, V]
-    return torch.logsumexp(self.log_weights[positions, :, None] + parts, dim=1)
+    def _rows(self, positions: Tensor) -> Tensor:
+        parts = torch.stack([part.rows(positions) for part in self.parts], dim=1)  # [m, K, V]
+        return torch.logsumexp(self.log_weights[positions, :, None] + parts, dim=1)
 
 # %% ../../nbs/predict/00_dist.ipynb #05448684
 class Tilt(Distribution):
@@ -368,30 +340,25 @@ class Tilt(Distribution):
         self.part, self.hint, self.normalised = part, hint.clamp_min(0), part.normalised
         self.parts, self._log_z = [part], None
 
-# %% ../../nbs/predict/00_dist.ipynb #d2b6cc57
-@patch
-def _log_prob(self: Tilt, ids: Tensor) -> Tensor:
-    return self.part.log_prob(ids) + self.strength * (ids == self.hint) - self._normaliser()
+    # %% ../../nbs/predict/00_dist.ipynb #d2b6cc57
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        return self.part.log_prob(ids) + self.strength * (ids == self.hint) - self._normaliser()
 
+    def _rows(self, positions: Tensor) -> Tensor:
+        rows, hint = self.part.rows(positions), self.hint[positions, None]
+        strength = self.strength[positions, None]
+        return rows.scatter_add(1, hint, strength) - self._normaliser()[positions, None]
 
-@patch
-def _rows(self: Tilt, positions: Tensor) -> Tensor:
-    rows, hint = self.part.rows(positions), self.hint[positions, None]
-    strength = self.strength[positions, None]
-    return rows.scatter_add(1, hint, strength) - self._normaliser()[positions, None]
-
-
-@patch
-def _normaliser(self: Tilt) -> Tensor:
-    "log Z [n]: 1 - p stands for all other ids; where little else is left they are added up instead."
-    if self._log_z is None:
-        z = 1 + self.part.log_prob(self.hint).exp() * self.strength.expm1()
-        few = (z < 0.5).nonzero()[:, 0] if self.normalised else z.new_zeros(0, dtype=torch.int64)
-        self._log_z = z.log()
-        for at in few.split(max(1, 2**21 // self.vocab_size)) if len(few) else ():
-            rows = self.part.rows(at).scatter_add(1, self.hint[at, None], self.strength[at, None])
-            self._log_z[at] = rows.logsumexp(1)
-    return self._log_z
+    def _normaliser(self) -> Tensor:
+        "log Z [n]: 1 - p stands for all other ids; where little else is left they are added up instead."
+        if self._log_z is None:
+            z = 1 + self.part.log_prob(self.hint).exp() * self.strength.expm1()
+            few = (z < 0.5).nonzero()[:, 0] if self.normalised else z.new_zeros(0, dtype=torch.int64)
+            self._log_z = z.log()
+            for at in few.split(max(1, 2**21 // self.vocab_size)) if len(few) else ():
+                rows = self.part.rows(at).scatter_add(1, self.hint[at, None], self.strength[at, None])
+                self._log_z[at] = rows.logsumexp(1)
+        return self._log_z
 
 # %% ../../nbs/predict/00_dist.ipynb #24da05fc
 class Geometric(Distribution):
@@ -415,14 +382,13 @@ class Geometric(Distribution):
         self.parts, self.slice_size = list(parts), slice_size
         self.weights = _weights(self, weights, len(parts))
 
-# %% ../../nbs/predict/00_dist.ipynb #7b19353a
-@patch
-def _rows(self: Geometric, positions: Tensor) -> Tensor:
-    total = torch.zeros(len(positions), self.vocab_size, dtype=torch.float64)
-    for k, part in enumerate(self.parts):
-        weight = self.weights[positions, k, None]
-        total += torch.where(weight == 0, 0.0, weight * part.rows(positions))
-    return F.log_softmax(total, dim=-1)
+    # %% ../../nbs/predict/00_dist.ipynb #7b19353a
+    def _rows(self, positions: Tensor) -> Tensor:
+        total = torch.zeros(len(positions), self.vocab_size, dtype=torch.float64)
+        for k, part in enumerate(self.parts):
+            weight = self.weights[positions, k, None]
+            total += torch.where(weight == 0, 0.0, weight * part.rows(positions))
+        return F.log_softmax(total, dim=-1)
 
 # %% ../../nbs/predict/00_dist.ipynb #f3f1e196
 class _Heat:
@@ -460,17 +426,14 @@ class Heated(Distribution):
         Distribution.__init__(self, heat.part.n, heat.part.vocab_size)
         self.heat, self.number, self.temperature = heat, number, heat.grid[number]
 
+    # %% ../../nbs/predict/00_dist.ipynb #67369f76
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        return self.heat.hear(ids)[:, self.number].clone()
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        return F.log_softmax(self.heat.rows(positions) / self.temperature, dim=-1)
+
 # %% ../../nbs/predict/00_dist.ipynb #67369f76
-@patch
-def _log_prob(self: Heated, ids: Tensor) -> Tensor:
-    return self.heat.hear(ids)[:, self.number].clone()
-
-
-@patch
-def _rows(self: Heated, positions: Tensor) -> Tensor:
-    return F.log_softmax(self.heat.rows(positions) / self.temperature, dim=-1)
-
-
 def heated(part: Distribution, grid: Sequence[float]) -> list[Heated]:
     """`part` at each temperature of `grid`: the likelier ids gain below 1, the others above.
 
@@ -494,14 +457,10 @@ class Unnormalised(Distribution):
         Distribution.__init__(self, n, vocab_size)
         self.value = value
 
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        return self.value(torch.arange(self.n), ids).cpu().double()
 
-@patch
-def _log_prob(self: Unnormalised, ids: Tensor) -> Tensor:
-    return self.value(torch.arange(self.n), ids).cpu().double()
-
-
-@patch
-def _rows(self: Unnormalised, positions: Tensor) -> Tensor:
-    shape = len(positions), self.vocab_size
-    ids = torch.arange(self.vocab_size).expand(shape)
-    return self.value(positions[:, None].expand(shape), ids).cpu().double()
+    def _rows(self, positions: Tensor) -> Tensor:
+        shape = len(positions), self.vocab_size
+        ids = torch.arange(self.vocab_size).expand(shape)
+        return self.value(positions[:, None].expand(shape), ids).cpu().double()

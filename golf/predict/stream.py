@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -82,6 +81,22 @@ class Stream:
         self.positions = len(self.tokens) - 1
         self.chunks = -(-self.positions // self.chunk_tokens)
 
+    # %% ../../nbs/predict/02_stream.ipynb #6a090088
+    def __iter__(self) -> Iterator[Chunk]:
+        for index in range(self.chunks):
+            start = index * self.chunk_tokens
+            stop = min(start + self.chunk_tokens, self.positions)
+            yield Chunk(index, start, stop, self.tokens[: stop + 1])
+
+    def digestible(self) -> Any:
+        "What decides the scores: tokens and chunk size (the name and the byte table do not)."
+        return self.tokens, self.chunk_tokens
+
+    def __repr__(self) -> str:
+        name = f"{self.name}: " if self.name else ""
+        what = f"{self.positions:,} positions in {self.chunks:,} chunks of {self.chunk_tokens:,}"
+        return f"Stream({name}{what})"
+
 # %% ../../nbs/predict/02_stream.ipynb #64c9e5ff
 def _int64(tokens) -> np.ndarray:
     "Any vector of whole numbers as int64."
@@ -96,27 +111,6 @@ class Bytes(Protocol):
 
     def count(self, previous: Tensor, targets: Tensor) -> Tensor:
         "Bytes of text [n] that each of `targets` [n] stands for after its `previous` [n]."
-
-# %% ../../nbs/predict/02_stream.ipynb #6a090088
-@patch
-def __iter__(self: Stream) -> Iterator[Chunk]:
-    for index in range(self.chunks):
-        start = index * self.chunk_tokens
-        stop = min(start + self.chunk_tokens, self.positions)
-        yield Chunk(index, start, stop, self.tokens[: stop + 1])
-
-
-@patch
-def digestible(self: Stream) -> Any:
-    "What decides the scores: tokens and chunk size (the name and the byte table do not)."
-    return self.tokens, self.chunk_tokens
-
-
-@patch
-def __repr__(self: Stream) -> str:
-    name = f"{self.name}: " if self.name else ""
-    what = f"{self.positions:,} positions in {self.chunks:,} chunks of {self.chunk_tokens:,}"
-    return f"Stream({name}{what})"
 
 # %% ../../nbs/predict/02_stream.ipynb #22f13f36
 class Predictor:
@@ -144,69 +138,73 @@ class Predictor:
     def set_state(self, state: dict[str, Any]) -> None:
         "Take over what `get_state` gave."
 
-# %% ../../nbs/predict/02_stream.ipynb #f407be5e
-@patch
-def _check(self: Predictor, chunk: Chunk) -> None:
-    "Raise unless `chunk` begins where this predictor has observed to."
-    if chunk.start != self.position:
-        where = f"chunk {chunk.index} starts at position {chunk.start}"
-        rule = f"this {type(self).__name__} has observed {self.position} positions"
-        raise GolfError(f"{where}, but {rule}; load its first state or make a new one")
+    # %% ../../nbs/predict/02_stream.ipynb #f407be5e
+    def _check(self, chunk: Chunk) -> None:
+        "Raise unless `chunk` begins where this predictor has observed to."
+        if chunk.start != self.position:
+            where = f"chunk {chunk.index} starts at position {chunk.start}"
+            rule = f"this {type(self).__name__} has observed {self.position} positions"
+            raise GolfError(f"{where}, but {rule}; load its first state or make a new one")
 
+    def predict(self, chunk: Chunk) -> Distribution:
+        """The distributions at the positions of `chunk`, valid until `observe`.
 
-@patch
-def predict(self: Predictor, chunk: Chunk) -> Distribution:
-    """The distributions at the positions of `chunk`, valid until `observe`.
+        Raises `GolfError` when the chunk does not follow the last one observed.
+        """
+        self._check(chunk)
+        found = self.distribution(chunk)
+        if (found.n, found.vocab_size) != (len(chunk), self.vocab_size):
+            rule = f"{len(chunk)} positions and {self.vocab_size} ids"
+            raise GolfError(f"{type(self).__name__} must predict {rule}, not {found!r}")
+        self._issued = (*self._issued, found)
+        return found
 
-    Raises `GolfError` when the chunk does not follow the last one observed.
-    """
-    self._check(chunk)
-    found = self.distribution(chunk)
-    if (found.n, found.vocab_size) != (len(chunk), self.vocab_size):
-        rule = f"{len(chunk)} positions and {self.vocab_size} ids"
-        raise GolfError(f"{type(self).__name__} must predict {rule}, not {found!r}")
-    self._issued = (*self._issued, found)
-    return found
+    # %% ../../nbs/predict/02_stream.ipynb #fa017bdc
+    def observe(self, chunk: Chunk) -> None:
+        """Learn from `chunk`, which must just have been predicted; its distributions end here.
 
-# %% ../../nbs/predict/02_stream.ipynb #fa017bdc
-@patch
-def observe(self: Predictor, chunk: Chunk) -> None:
-    """Learn from `chunk`, which must just have been predicted; its distributions end here.
+        Raises `GolfError` when it was not.
+        """
+        self._check(chunk)
+        if not self._issued or self._issued[-1].n != len(chunk):
+            raise GolfError(f"chunk {chunk.index} must be predicted before it is observed")
+        self._close()
+        self.learn(chunk)
+        self.position = chunk.stop
 
-    Raises `GolfError` when it was not.
-    """
-    self._check(chunk)
-    if not self._issued or self._issued[-1].n != len(chunk):
-        raise GolfError(f"chunk {chunk.index} must be predicted before it is observed")
-    self._close()
-    self.learn(chunk)
-    self.position = chunk.stop
+    def _close(self) -> None:
+        "End the life of every distribution issued so far."
+        for distribution in self._issued:
+            distribution.close()
+        self._issued = ()
 
+    # %% ../../nbs/predict/02_stream.ipynb #f0d89230
+    def state(self) -> dict[str, Any]:
+        """A copy of all that changes while observing, for `load`; of tensors and plain values."""
+        own = copy.deepcopy(self.get_state())
+        return {"predictor": type(self).__name__, "position": self.position, "own": own}
 
-@patch
-def _close(self: Predictor) -> None:
-    "End the life of every distribution issued so far."
-    for distribution in self._issued:
-        distribution.close()
-    self._issued = ()
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a `state()`. Raises `GolfError` for the state of another kind of predictor."""
+        if not isinstance(state, dict) or state.get("predictor") != type(self).__name__:
+            kind = state.get("predictor") if isinstance(state, dict) else type(state).__name__
+            raise GolfError(f"{type(self).__name__} cannot load a state of {kind}")
+        self._close()
+        self.set_state(copy.deepcopy(state["own"]))
+        self.position = state["position"]
 
-# %% ../../nbs/predict/02_stream.ipynb #f0d89230
-@patch
-def state(self: Predictor) -> dict[str, Any]:
-    """A copy of all that changes while observing, for `load`; of tensors and plain values."""
-    own = copy.deepcopy(self.get_state())
-    return {"predictor": type(self).__name__, "position": self.position, "own": own}
-
-
-@patch
-def load(self: Predictor, state: dict[str, Any]) -> None:
-    """Continue from a `state()`. Raises `GolfError` for the state of another kind of predictor."""
-    if not isinstance(state, dict) or state.get("predictor") != type(self).__name__:
-        kind = state.get("predictor") if isinstance(state, dict) else type(state).__name__
-        raise GolfError(f"{type(self).__name__} cannot load a state of {kind}")
-    self._close()
-    self.set_state(copy.deepcopy(state["own"]))
-    self.position = state["position"]
+    # %% ../../nbs/predict/02_stream.ipynb #ca67faef
+    def digestible(self) -> Any:
+        """Constructor arguments by name. Raises `Undigestable` for an argument that is not kept."""
+        found = {}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            if not hasattr(self, name) or argument.kind in (
+                argument.VAR_POSITIONAL,
+                argument.VAR_KEYWORD,
+            ):
+                raise Undigestable(f"{type(self).__name__} does not keep its argument {name!r}")
+            found[name] = getattr(self, name)
+        return type(self).__name__, found
 
 # %% ../../nbs/predict/02_stream.ipynb #ce09b785
 def evaluate(
@@ -298,26 +296,73 @@ class Scores:
     seconds: float = 0.0
     parts: dict[str, "Scores"] = field(default_factory=dict)
 
-# %% ../../nbs/predict/02_stream.ipynb #94ef9bbb
-@patch(as_prop=True)
-def chunk(self: Scores) -> np.ndarray:
-    "The chunk number [N] of every token."
-    return np.arange(len(self.nll)) // self.chunk_tokens
+    # %% ../../nbs/predict/02_stream.ipynb #94ef9bbb
+    @property
+    def chunk(self) -> np.ndarray:
+        "The chunk number [N] of every token."
+        return np.arange(len(self.nll)) // self.chunk_tokens
 
+    @property
+    def loss(self) -> float:
+        "Mean nats per token."
+        return float(self.nll.mean(dtype=np.float64))
 
-@patch(as_prop=True)
-def loss(self: Scores) -> float:
-    "Mean nats per token."
-    return float(self.nll.mean(dtype=np.float64))
+    @property
+    def bpb(self) -> float:
+        "Bits per byte. Raises `GolfError` if the bytes are not known."
+        if self.bytes is None:
+            raise GolfError("bits per byte need a byte_table, given to the stream or to evaluate")
+        total = self.bytes.sum(dtype=np.int64)
+        return float(self.nll.sum(dtype=np.float64) / (math.log(2) * total)) if total else math.nan
 
+    # %% ../../nbs/predict/02_stream.ipynb #895006f5
+    def __repr__(self) -> str:
+        sizes = f"tokens={len(self.nll):,}"
+        if self.bytes is not None:
+            sizes = f"bpb={self.bpb:.5f}, {sizes}, bytes={self.bytes.sum(dtype=np.int64):,}"
+        mark = "" if self.normalised else ", NOT A SCORE: not normalised"
+        return f"Scores({sizes}, loss={self.loss:.5f}{mark})"
 
-@patch(as_prop=True)
-def bpb(self: Scores) -> float:
-    "Bits per byte. Raises `GolfError` if the bytes are not known."
-    if self.bytes is None:
-        raise GolfError("bits per byte need a byte_table, given to the stream or to evaluate")
-    total = self.bytes.sum(dtype=np.int64)
-    return float(self.nll.sum(dtype=np.float64) / (math.log(2) * total)) if total else math.nan
+    # %% ../../nbs/predict/02_stream.ipynb #495b285b
+    def by_chunk(self) -> pd.DataFrame:
+        """One row a chunk: chunk, start, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
+        frame = _sums(self, self.chunk, "chunk")
+        frame.insert(1, "start", frame.chunk * self.chunk_tokens)
+        return frame
+
+    def by_document(self) -> pd.DataFrame:
+        """One row a document: document, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
+        return _sums(self, self.document, "document")
+
+    # %% ../../nbs/predict/02_stream.ipynb #e56545a9
+    def save(self, path: str | Path) -> Path:
+        """Write the scores as one `.npz` file, in one step, and return its path."""
+        arrays = {"nll": self.nll, "document": self.document}
+        if self.bytes is not None:
+            arrays["bytes"] = self.bytes
+        facts = {"chunk_tokens": self.chunk_tokens, "normalised": self.normalised}
+        for i, (name, part) in enumerate(self.parts.items()):
+            arrays |= {f"nll{i}": part.nll, f"name{i}": name, f"normalised{i}": part.normalised}
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, **facts, seconds=self.seconds)
+        return Path(path)
+
+    # %% ../../nbs/predict/02_stream.ipynb #a1a406a2
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            text, size = (found.get("bytes"), found["document"]), int(found["chunk_tokens"])
+            make = lambda i="": cls(
+                found[f"nll{i}"], *text, size, bool(found[f"normalised{i}"]), float(found["seconds"])
+            )
+            scores, parts = make(), sum(name.startswith("name") for name in found)
+            scores.parts = {str(found[f"name{i}"]): make(i) for i in range(parts)}
+            return scores
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise GolfError(f"{path} is not a file of scores: {error}") from None
 
 # %% ../../nbs/predict/02_stream.ipynb #9a89671f
 def _scores(ledgers: dict[str, _Ledger], stream: Stream, byte_table, seconds: float) -> Scores:
@@ -337,15 +382,6 @@ def _scores(ledgers: dict[str, _Ledger], stream: Stream, byte_table, seconds: fl
     whole.parts = found
     return whole
 
-# %% ../../nbs/predict/02_stream.ipynb #895006f5
-@patch
-def __repr__(self: Scores) -> str:
-    sizes = f"tokens={len(self.nll):,}"
-    if self.bytes is not None:
-        sizes = f"bpb={self.bpb:.5f}, {sizes}, bytes={self.bytes.sum(dtype=np.int64):,}"
-    mark = "" if self.normalised else ", NOT A SCORE: not normalised"
-    return f"Scores({sizes}, loss={self.loss:.5f}{mark})"
-
 # %% ../../nbs/predict/02_stream.ipynb #17f4ce66
 def _sums(scores: Scores, group: np.ndarray, name: str) -> pd.DataFrame:
     "Tokens, bytes, nll and bpb per group, from per-token scores; groups are numbered from 0."
@@ -356,62 +392,3 @@ def _sums(scores: Scores, group: np.ndarray, name: str) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         frame["bpb"] = frame.nll / (math.log(2) * frame.bytes.where(frame.bytes > 0))
     return frame
-
-# %% ../../nbs/predict/02_stream.ipynb #495b285b
-@patch
-def by_chunk(self: Scores) -> pd.DataFrame:
-    """One row a chunk: chunk, start, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
-    frame = _sums(self, self.chunk, "chunk")
-    frame.insert(1, "start", frame.chunk * self.chunk_tokens)
-    return frame
-
-
-@patch
-def by_document(self: Scores) -> pd.DataFrame:
-    """One row a document: document, tokens, bytes, nll (sum, nats), bpb (NaN without bytes)."""
-    return _sums(self, self.document, "document")
-
-# %% ../../nbs/predict/02_stream.ipynb #e56545a9
-@patch
-def save(self: Scores, path: str | Path) -> Path:
-    """Write the scores as one `.npz` file, in one step, and return its path."""
-    arrays = {"nll": self.nll, "document": self.document}
-    if self.bytes is not None:
-        arrays["bytes"] = self.bytes
-    facts = {"chunk_tokens": self.chunk_tokens, "normalised": self.normalised}
-    for i, (name, part) in enumerate(self.parts.items()):
-        arrays |= {f"nll{i}": part.nll, f"name{i}": name, f"normalised{i}": part.normalised}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays, **facts, seconds=self.seconds)
-    return Path(path)
-
-# %% ../../nbs/predict/02_stream.ipynb #a1a406a2
-@patch(cls_method=True)
-def load(cls: Scores, path: str | Path) -> Scores:
-    """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        text, size = (found.get("bytes"), found["document"]), int(found["chunk_tokens"])
-        make = lambda i="": cls(
-            found[f"nll{i}"], *text, size, bool(found[f"normalised{i}"]), float(found["seconds"])
-        )
-        scores, parts = make(), sum(name.startswith("name") for name in found)
-        scores.parts = {str(found[f"name{i}"]): make(i) for i in range(parts)}
-        return scores
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise GolfError(f"{path} is not a file of scores: {error}") from None
-
-# %% ../../nbs/predict/02_stream.ipynb #ca67faef
-@patch
-def digestible(self: Predictor) -> Any:
-    """Constructor arguments by name. Raises `Undigestable` for an argument that is not kept."""
-    found = {}
-    for name, argument in inspect.signature(type(self)).parameters.items():
-        if not hasattr(self, name) or argument.kind in (
-            argument.VAR_POSITIONAL,
-            argument.VAR_KEYWORD,
-        ):
-            raise Undigestable(f"{type(self).__name__} does not keep its argument {name!r}")
-        found[name] = getattr(self, name)
-    return type(self).__name__, found

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..base.files import GolfError
@@ -33,32 +32,27 @@ class Grokfast:
         self.beta, self.scale = beta, scale
         self.slow: dict[int, Tensor] = {}
 
-# %% ../../nbs/published/06_graveyard.ipynb #243ea7e8
-@patch
-def __call__(self: Grokfast, gradients: Iterable[Tensor | None]) -> None:
-    """Filter the gradients of one step in place; the averages are kept in at least float32."""
-    for i, tensor in enumerate(gradients):
-        g = tensor.grad if isinstance(tensor, nn.Parameter) else tensor
-        if g is None:
-            continue
-        wide = g.detach().to(torch.promote_types(g.dtype, torch.float32))
-        if i in self.slow:
-            self.slow[i].lerp_(wide, 1 - self.beta)
-        else:
-            self.slow[i] = wide.clone()
-        g.copy_(wide + self.scale * self.slow[i])
+    # %% ../../nbs/published/06_graveyard.ipynb #243ea7e8
+    def __call__(self, gradients: Iterable[Tensor | None]) -> None:
+        """Filter the gradients of one step in place; the averages are kept in at least float32."""
+        for i, tensor in enumerate(gradients):
+            g = tensor.grad if isinstance(tensor, nn.Parameter) else tensor
+            if g is None:
+                continue
+            wide = g.detach().to(torch.promote_types(g.dtype, torch.float32))
+            if i in self.slow:
+                self.slow[i].lerp_(wide, 1 - self.beta)
+            else:
+                self.slow[i] = wide.clone()
+            g.copy_(wide + self.scale * self.slow[i])
 
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the averages, by the position of their gradient."""
+        return {str(i): e.clone() for i, e in self.slow.items()}
 
-@patch
-def state(self: Grokfast) -> dict[str, Tensor]:
-    """A copy of the averages, by the position of their gradient."""
-    return {str(i): e.clone() for i, e in self.slow.items()}
-
-
-@patch
-def load(self: Grokfast, state: dict[str, Tensor]) -> None:
-    """Continue from what `state` returned."""
-    self.slow = {int(i): e.clone() for i, e in state.items()}
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        self.slow = {int(i): e.clone() for i, e in state.items()}
 
 # %% ../../nbs/published/06_graveyard.ipynb #f4f568a9
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.6) -> Tensor:
@@ -138,56 +132,50 @@ class MixtureOfDepths(GPT):
         self.check()
         self.build_router(seed)
 
-# %% ../../nbs/published/06_graveyard.ipynb #6243ed61
-@patch
-def check(self: MixtureOfDepths) -> None:
-    """Raise `GolfError` naming the first setting that cannot be."""
-    rules = [
-        ("keep", 0 < self.keep <= 1, "in (0, 1]"),
-        ("rate", self.rate >= 0, "0 or more"),
-        ("routed", all(0 <= i < self.config.layers for i in self.routed), "layers there are"),
-    ]
-    for name, holds, wanted in rules:
-        if not holds:
-            found = getattr(self, name)
-            raise GolfError(f"MixtureOfDepths: {name} must be {wanted}, not {found!r}")
+    # %% ../../nbs/published/06_graveyard.ipynb #6243ed61
+    def check(self) -> None:
+        """Raise `GolfError` naming the first setting that cannot be."""
+        rules = [
+            ("keep", 0 < self.keep <= 1, "in (0, 1]"),
+            ("rate", self.rate >= 0, "0 or more"),
+            ("routed", all(0 <= i < self.config.layers for i in self.routed), "layers there are"),
+        ]
+        for name, holds, wanted in rules:
+            if not holds:
+                found = getattr(self, name)
+                raise GolfError(f"MixtureOfDepths: {name} must be {wanted}, not {found!r}")
 
-# %% ../../nbs/published/06_graveyard.ipynb #66d2a440
-@patch
-def build_router(self: MixtureOfDepths, seed: int) -> None:
-    """Random score vectors, which break the ties, and thresholds at their quantile `1 - keep`."""
-    c = self.config
-    generator = torch.Generator().manual_seed(seed + 1_000_003)  # other draws than the weights'
-    router = torch.randn(len(self.routed), c.width, generator=generator) * c.width**-0.5
-    self.router = nn.Parameter(router)
-    quantile = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - self.keep))
-    size = [(i + 1) ** -0.5 if c.layer_norm_scale else 1.0 for i in self.routed]
-    self.register_buffer("threshold", quantile.clamp(-100.0) * torch.tensor(size))
+    # %% ../../nbs/published/06_graveyard.ipynb #66d2a440
+    def build_router(self, seed: int) -> None:
+        """Random score vectors, which break the ties, and thresholds at their quantile `1 - keep`."""
+        c = self.config
+        generator = torch.Generator().manual_seed(seed + 1_000_003)  # other draws than the weights'
+        router = torch.randn(len(self.routed), c.width, generator=generator) * c.width**-0.5
+        self.router = nn.Parameter(router)
+        quantile = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - self.keep))
+        size = [(i + 1) ** -0.5 if c.layer_norm_scale else 1.0 for i in self.routed]
+        self.register_buffer("threshold", quantile.clamp(-100.0) * torch.tensor(size))
 
-# %% ../../nbs/published/06_graveyard.ipynb #27c7c26b
-@patch
-def passes(self: MixtureOfDepths, margin: Tensor) -> Tensor:
-    """Which tokens go through, bool [B, T], by their scores above the threshold [B, T]."""
-    return margin > 0
+    # %% ../../nbs/published/06_graveyard.ipynb #27c7c26b
+    def passes(self, margin: Tensor) -> Tensor:
+        """Which tokens go through, bool [B, T], by their scores above the threshold [B, T]."""
+        return margin > 0
 
+    def mlp(self, i: int, h: Tensor, run: Pass) -> Tensor:
+        """MLP of layer `i` on the tokens of `h` [B, T, d] that pass, times their gate; else zero."""
+        if i not in self.routed:
+            return GPT.mlp(self, i, h, run)
+        j = self.routed.index(i)
+        margin = h.float() @ self.router[j] - self.threshold[j]  # [B, T]
+        chosen = self.passes(margin)
+        y = GPT.mlp(self, i, h[chosen][None], run)[0]  # [tokens that pass, d]
+        if self.training:
+            with torch.no_grad():
+                self.threshold[j] += self.rate * (chosen.float().mean() - self.keep)
+        gate = margin[chosen].sigmoid()[:, None].to(y.dtype)
+        return torch.zeros_like(h).index_put((chosen,), y * gate)
 
-@patch
-def mlp(self: MixtureOfDepths, i: int, h: Tensor, run: Pass) -> Tensor:
-    """MLP of layer `i` on the tokens of `h` [B, T, d] that pass, times their gate; else zero."""
-    if i not in self.routed:
-        return GPT.mlp(self, i, h, run)
-    j = self.routed.index(i)
-    margin = h.float() @ self.router[j] - self.threshold[j]  # [B, T]
-    chosen = self.passes(margin)
-    y = GPT.mlp(self, i, h[chosen][None], run)[0]  # [tokens that pass, d]
-    if self.training:
-        with torch.no_grad():
-            self.threshold[j] += self.rate * (chosen.float().mean() - self.keep)
-    gate = margin[chosen].sigmoid()[:, None].to(y.dtype)
-    return torch.zeros_like(h).index_put((chosen,), y * gate)
-
-# %% ../../nbs/published/06_graveyard.ipynb #75b22bd8
-@patch
-def digestible(self: MixtureOfDepths) -> tuple:
-    "What decides the numbers that come out, for `golf.base.files.digest`."
-    return "MixtureOfDepths", self.routed, *GPT.digestible(self)
+    # %% ../../nbs/published/06_graveyard.ipynb #75b22bd8
+    def digestible(self) -> tuple:
+        "What decides the numbers that come out, for `golf.base.files.digest`."
+        return "MixtureOfDepths", self.routed, *GPT.digestible(self)

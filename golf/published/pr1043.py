@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from ..store.container import MAGIC, PREAMBLE, VERSION, Section
 from ..store.container import pack as pack_sections
 from torch import Tensor
@@ -126,12 +125,10 @@ class PairCounts(Counts):
         count = lambda at, ids: table[here[at], ids][None]
         Counts.__init__(self, count, total, torch.zeros_like(total), vocab_size=len(table))
 
-
-@patch
-def _rows(self: PairCounts, positions: Tensor) -> Tensor:
-    total = self.total[0, positions, None]
-    found = self.table[self.here[positions]] / total
-    return torch.where(total > 0, found, 1 / self.vocab_size).log()
+    def _rows(self, positions: Tensor) -> Tensor:
+        total = self.total[0, positions, None]
+        found = self.table[self.here[positions]] / total
+        return torch.where(total > 0, found, 1 / self.vocab_size).log()
 
 # %% ../../nbs/published/04_pr1043.ipynb #ca7b4e3c
 class Pairs(Predictor):
@@ -177,13 +174,11 @@ class Powered(Distribution):
     def named_parts(self) -> dict[str, Distribution]:
         return {"expert": self.first, "packets": self.second}
 
-
-@patch
-def _rows(self: Powered, positions: Tensor) -> Tensor:
-    lift = self.second.rows(positions).clamp_min(math.log(1e-8)) + math.log(self.vocab_size)
-    found = self.first.rows(positions) + self.exponent[positions, None] * lift
-    found = F.log_softmax(found, dim=1)
-    return F.log_softmax(found.clamp_min(math.log(self.floor)), dim=1) if self.floor else found
+    def _rows(self, positions: Tensor) -> Tensor:
+        lift = self.second.rows(positions).clamp_min(math.log(1e-8)) + math.log(self.vocab_size)
+        found = self.first.rows(positions) + self.exponent[positions, None] * lift
+        found = F.log_softmax(found, dim=1)
+        return F.log_softmax(found.clamp_min(math.log(self.floor)), dim=1) if self.floor else found
 
 # %% ../../nbs/published/04_pr1043.ipynb #baeefd45
 class PacketPower(Predictor):
@@ -203,32 +198,25 @@ class PacketPower(Predictor):
             rule = "one vocabulary and as many observed positions"
             raise GolfError(f"PacketPower needs {rule}, not {sizes} ids and {places}")
 
-# %% ../../nbs/published/04_pr1043.ipynb #a611f665
-@patch
-def distribution(self: PacketPower, chunk: Chunk) -> Powered:
-    "The product at the positions of `chunk`."
-    rules = self.exponent, self.least, self.floor
-    return Powered(self.expert.predict(chunk), self.packets.predict(chunk), *rules)
+    # %% ../../nbs/published/04_pr1043.ipynb #a611f665
+    def distribution(self, chunk: Chunk) -> Powered:
+        "The product at the positions of `chunk`."
+        rules = self.exponent, self.least, self.floor
+        return Powered(self.expert.predict(chunk), self.packets.predict(chunk), *rules)
 
+    def learn(self, chunk: Chunk) -> None:
+        "Both parts observe the chunk."
+        self.expert.observe(chunk)
+        self.packets.observe(chunk)
 
-@patch
-def learn(self: PacketPower, chunk: Chunk) -> None:
-    "Both parts observe the chunk."
-    self.expert.observe(chunk)
-    self.packets.observe(chunk)
+    def get_state(self) -> dict[str, Any]:
+        "The states of both parts."
+        return {"expert": self.expert.state(), "packets": self.packets.state()}
 
-
-@patch
-def get_state(self: PacketPower) -> dict[str, Any]:
-    "The states of both parts."
-    return {"expert": self.expert.state(), "packets": self.packets.state()}
-
-
-@patch
-def set_state(self: PacketPower, state: dict[str, Any]) -> None:
-    "Take over the states of both parts."
-    self.expert.load(state["expert"])
-    self.packets.load(state["packets"])
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over the states of both parts."
+        self.expert.load(state["expert"])
+        self.packets.load(state["packets"])
 
 # %% ../../nbs/published/04_pr1043.ipynb #05670a9a
 def with_extra(data: bytes, extra: dict[str, bytes]) -> bytes:
@@ -287,19 +275,17 @@ class PacketAdaptation(Adaptation):
     exponent: float = 0.1
     least: float = 5.0
 
+    def start(self, model: GPT, positions: int, **context: Any) -> PacketPower:
+        """The predictor for a text of `positions` targets; one shorter than a reset is never reset.
 
-@patch
-def start(self: PacketAdaptation, model: GPT, positions: int, **context: Any) -> PacketPower:
-    """The predictor for a text of `positions` targets; one shorter than a reset is never reset.
-
-    `context` as in `Adaptation.start`.
-    """
-    own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-    if self.reset_every * self.chunk_tokens >= positions:
-        own["reset_every"] = 0
-    learner, prior = Adaptation(**own).start(model, positions, **context), self.prior
-    packets = Pairs(prior or Prior((), model.config.vocab_size))
-    return PacketPower(learner, packets, exponent=self.exponent, least=self.least)
+        `context` as in `Adaptation.start`.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
+        if self.reset_every * self.chunk_tokens >= positions:
+            own["reset_every"] = 0
+        learner, prior = Adaptation(**own).start(model, positions, **context), self.prior
+        packets = Pairs(prior or Prior((), model.config.vocab_size))
+        return PacketPower(learner, packets, exponent=self.exponent, least=self.least)
 
 # %% ../../nbs/published/04_pr1043.ipynb #f3927cf4
 BASE = pr473.RECIPES["pr549"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from fastcore.basics import patch
 from ..mix.gates import Entropy
 from torch import Tensor
 
@@ -59,44 +58,40 @@ class Backoff(Predictor):
         self._grams = NGram(self.vocab_size + 2, self.order, semantics="chunk", documents="inside")
         self._grams.learn(Chunk(0, 0, self._size - 1, self._text))
 
-# %% ../../nbs/published/05_pr1185.ipynb #40bff789
-@patch
-def _followed(self: Backoff, ids: Tensor) -> Tensor:
-    "The text so far and `ids` after it, which are written behind its end and not yet counted in."
-    need = self._size + len(ids)
-    if need > len(self._text):
-        grown = torch.empty(2 * need, dtype=torch.int64)
-        grown[: self._size] = self._text[: self._size]
-        self._text = grown
-    self._text[self._size : need] = ids
-    return self._text[:need]
+    # %% ../../nbs/published/05_pr1185.ipynb #40bff789
+    def _followed(self, ids: Tensor) -> Tensor:
+        "The text so far and `ids` after it, which are written behind its end and not yet counted in."
+        need = self._size + len(ids)
+        if need > len(self._text):
+            grown = torch.empty(2 * need, dtype=torch.int64)
+            grown[: self._size] = self._text[: self._size]
+            self._text = grown
+        self._text[self._size : need] = ids
+        return self._text[:need]
 
+    def learn(self, chunk: Chunk) -> None:
+        "Count the grams inside the chunk's inputs."
+        text = self._followed(torch.cat([chunk.inputs + 2, torch.tensor([1])]))
+        self._size = len(text)
+        self._grams.learn(Chunk(chunk.index, 0, len(text) - 1, text))
 
-@patch
-def learn(self: Backoff, chunk: Chunk) -> None:
-    "Count the grams inside the chunk's inputs."
-    text = self._followed(torch.cat([chunk.inputs + 2, torch.tensor([1])]))
-    self._size = len(text)
-    self._grams.learn(Chunk(chunk.index, 0, len(text) - 1, text))
-
-# %% ../../nbs/published/05_pr1185.ipynb #486243e9
-@patch
-def distribution(self: Backoff, chunk: Chunk) -> Counts:
-    "One order at most speaks at each position; where none does, 1 / V."
-    text = self._followed(chunk.tokens[max(chunk.start - self.order + 2, 0) :] + 2)
-    last = len(text) - 1
-    found = self._grams.distribution(Chunk(chunk.index, last - len(chunk), last, text))
-    at = torch.arange(len(chunk))
-    ends = found.count(at, torch.ones_like(at))  # [order, n]: how often a break followed
-    total = found.totals - ends
-    known = total >= self.least
-    known[0] = False  # a context has one token at least
-    longer = known.flip(0).cumsum(0).flip(0) > 1
-    total = total.masked_fill(~known | longer, 0)
-    kinds = found.kinds - (ends > 0).int()
-    escape = torch.full(total.shape, self.pseudo * self.vocab_size)
-    count = lambda at, ids: found.count(at, ids + 2)
-    return Counts(count, total, kinds, vocab_size=self.vocab_size, escape=escape)
+    # %% ../../nbs/published/05_pr1185.ipynb #486243e9
+    def distribution(self, chunk: Chunk) -> Counts:
+        "One order at most speaks at each position; where none does, 1 / V."
+        text = self._followed(chunk.tokens[max(chunk.start - self.order + 2, 0) :] + 2)
+        last = len(text) - 1
+        found = self._grams.distribution(Chunk(chunk.index, last - len(chunk), last, text))
+        at = torch.arange(len(chunk))
+        ends = found.count(at, torch.ones_like(at))  # [order, n]: how often a break followed
+        total = found.totals - ends
+        known = total >= self.least
+        known[0] = False  # a context has one token at least
+        longer = known.flip(0).cumsum(0).flip(0) > 1
+        total = total.masked_fill(~known | longer, 0)
+        kinds = found.kinds - (ends > 0).int()
+        escape = torch.full(total.shape, self.pseudo * self.vocab_size)
+        count = lambda at, ids: found.count(at, ids + 2)
+        return Counts(count, total, kinds, vocab_size=self.vocab_size, escape=escape)
 
 # %% ../../nbs/published/05_pr1185.ipynb #94667679
 @dataclass(frozen=True)
@@ -108,17 +103,15 @@ class CacheAdaptation(Adaptation):
     least: int = 1
     gate: Entropy = Entropy()
 
+    def start(self, model: GPT, positions: int, **context: Any) -> Mix:
+        """The predictor for a text of `positions` targets; its parts are "network" and "cache".
 
-@patch
-def start(self: CacheAdaptation, model: GPT, positions: int, **context: Any) -> Mix:
-    """The predictor for a text of `positions` targets; its parts are "network" and "cache".
-
-    `context` as in `Adaptation.start`.
-    """
-    own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-    learner = Adaptation(**own).start(model, positions, **context)
-    cache = Backoff(model.config.vocab_size, self.order, pseudo=self.pseudo, least=self.least)
-    return Mix([learner, cache], self.gate, names=("network", "cache"))
+        `context` as in `Adaptation.start`.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
+        learner = Adaptation(**own).start(model, positions, **context)
+        cache = Backoff(model.config.vocab_size, self.order, pseudo=self.pseudo, least=self.least)
+        return Mix([learner, cache], self.gate, names=("network", "cache"))
 
 # %% ../../nbs/published/05_pr1185.ipynb #3bb97fbb
 BASE = pr473.RECIPES["pr549"]

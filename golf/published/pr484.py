@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..adapt.gradients import EmpiricalBayes, Evidence, Groups, Memorisation, Rule, groups, needs
@@ -85,21 +84,20 @@ class Ebls(CoarsePositions):
         x = x + self.bigram(rows, dtype, lambda name, w: weight(f"bigram.{name}", w))
         return rms_norm(smear(x, -self.smear.gate))
 
+    # %% ../../nbs/published/02_pr484.ipynb #01aebfc8
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw all weights: uniform matrices, a small bigram table behind a silent projection."""
+        CoarsePositions.initialise(self, seed)
+        generator, n = torch.Generator().manual_seed(seed), self.config.matrices
+        edge = self.config.width**-0.5
+        for bank, read in ((self.qo_bank, n), (self.kv_bank, 2 * n), (self.mlp_up_bank, n)):
+            bank[:read].uniform_(-edge, edge, generator=generator)
+        self.bigram.table.weight.normal_(0, 0.01, generator=generator)
+        self.bigram.proj.weight.zero_()
+        self.smear.gate.fill_(3.0)
+
 # %% ../../nbs/published/02_pr484.ipynb #01aebfc8
-@patch
-@torch.no_grad()
-def initialise(self: Ebls, seed: int) -> None:
-    """Draw all weights: uniform matrices, a small bigram table behind a silent projection."""
-    CoarsePositions.initialise(self, seed)
-    generator, n = torch.Generator().manual_seed(seed), self.config.matrices
-    edge = self.config.width**-0.5
-    for bank, read in ((self.qo_bank, n), (self.kv_bank, 2 * n), (self.mlp_up_bank, n)):
-        bank[:read].uniform_(-edge, edge, generator=generator)
-    self.bigram.table.weight.normal_(0, 0.01, generator=generator)
-    self.bigram.proj.weight.zero_()
-    self.smear.gate.fill_(3.0)
-
-
 MODEL_A = GPTConfig(
     layers=9, width=1024, heads=16, kv_heads=4, mlp_width=3072, context=1024, bigram_rows=10_240,
     value_layers=(), xsa_layers=(), layer_norm_scale=False, rope_dims=64,
@@ -312,13 +310,11 @@ class CoarseTables(Adaptation):
 
     table_dtype: torch.dtype = torch.bfloat16
 
-
-@patch
-def start(self: CoarseTables, model: GPT, positions: int, **context: Any) -> TTT:
-    """The predictor that adapts `model`, whose tables are rounded; `context` as for `Adaptation`."""
-    round_tables(model, self.table_dtype)
-    rounded = replace(self, gradients=RoundedTables(self.gradients, self.table_dtype))
-    return Adaptation.start(rounded, model, positions, **context)
+    def start(self, model: GPT, positions: int, **context: Any) -> TTT:
+        """The predictor that adapts `model`, whose tables are rounded; `context` as for `Adaptation`."""
+        round_tables(model, self.table_dtype)
+        rounded = replace(self, gradients=RoundedTables(self.gradients, self.table_dtype))
+        return Adaptation.start(rounded, model, positions, **context)
 
 # %% ../../nbs/published/02_pr484.ipynb #dea78a1b
 @dataclass(frozen=True)
@@ -329,12 +325,10 @@ class RatioAdaptation(CoarseTables):
     hi: float = 3.0
     trainable: Callable[[GPT], Masks] | None = freeze_named
 
-
-@patch
-def start(self: RatioAdaptation, model: GPT, positions: int, **context: Any) -> TTT:
-    """The predictor that adapts `model` as H does; `context` as for `Adaptation`."""
-    scaled = replace(self, gradients=as_published(self.lo, self.hi))
-    return CoarseTables.start(scaled, model, positions, **context)
+    def start(self, model: GPT, positions: int, **context: Any) -> TTT:
+        """The predictor that adapts `model` as H does; `context` as for `Adaptation`."""
+        scaled = replace(self, gradients=as_published(self.lo, self.hi))
+        return CoarseTables.start(scaled, model, positions, **context)
 
 
 PR589 = replace(STACK_589, adapt=CoarseTables())

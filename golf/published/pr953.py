@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from ..mix.gates import feature
 from ..mix.rules import Online
 from ..net.windows import SlidingWindow
@@ -157,30 +156,55 @@ class Grams(Predictor):
         contexts = {1: 1, 2: vocab_size, 3: BUCKETS}[order]
         self.totals, self.kinds = torch.zeros(2, contexts, dtype=torch.int64)
 
-# %% ../../nbs/published/03_pr953.ipynb #afed92da
-@patch
-def _context(self: Grams, before: Tensor) -> Tensor:
-    "Row numbers [n] for the `order` - 1 tokens before each position, int64 [n, order - 1]."
-    if self.order == 1:
-        return torch.zeros(len(before), dtype=torch.int64)
-    return before[:, 0] if self.order == 2 else bucket(*before.T)
+    # %% ../../nbs/published/03_pr953.ipynb #afed92da
+    def _context(self, before: Tensor) -> Tensor:
+        "Row numbers [n] for the `order` - 1 tokens before each position, int64 [n, order - 1]."
+        if self.order == 1:
+            return torch.zeros(len(before), dtype=torch.int64)
+        return before[:, 0] if self.order == 2 else bucket(*before.T)
 
+    def learn(self, chunk: Chunk) -> None:
+        "Count the chunk's targets; as published, its `order`-grams."
+        first = chunk.start + (2 - self.order if self.carry else 0)
+        grams = chunk.tokens[max(0, first) :].unfold(0, self.order, 1)
+        context = self._context(grams[:, :-1])
+        keys, times = np.unique(context * self.vocab_size + grams[:, -1], return_counts=True)
+        at = np.searchsorted(self.keys, keys)
+        known, counts = np.append(self.keys, -1)[at] == keys, self.counts.copy()
+        counts[at[known]] += times[known]
+        self.keys = np.insert(self.keys, at[~known], keys[~known])
+        self.counts = np.insert(counts, at[~known], times[~known])
+        fresh, size = torch.from_numpy(keys[~known] // self.vocab_size), len(self.totals)
+        self.totals = self.totals + context.bincount(minlength=size)
+        self.kinds = self.kinds + fresh.bincount(minlength=size)
 
-@patch
-def learn(self: Grams, chunk: Chunk) -> None:
-    "Count the chunk's targets; as published, its `order`-grams."
-    first = chunk.start + (2 - self.order if self.carry else 0)
-    grams = chunk.tokens[max(0, first) :].unfold(0, self.order, 1)
-    context = self._context(grams[:, :-1])
-    keys, times = np.unique(context * self.vocab_size + grams[:, -1], return_counts=True)
-    at = np.searchsorted(self.keys, keys)
-    known, counts = np.append(self.keys, -1)[at] == keys, self.counts.copy()
-    counts[at[known]] += times[known]
-    self.keys = np.insert(self.keys, at[~known], keys[~known])
-    self.counts = np.insert(counts, at[~known], times[~known])
-    fresh, size = torch.from_numpy(keys[~known] // self.vocab_size), len(self.totals)
-    self.totals = self.totals + context.bincount(minlength=size)
-    self.kinds = self.kinds + fresh.bincount(minlength=size)
+    # %% ../../nbs/published/03_pr953.ipynb #8b25785b
+    def distribution(self, chunk: Chunk) -> Counts:
+        "Counts of earlier chunks after each position's context; the stream begins after a token 0."
+        before = F.pad(chunk.tokens[max(0, chunk.start - 1) : chunk.stop], (int(chunk.start == 0), 0))
+        at = self._context(before.unfold(0, 2, 1)[:, 3 - self.order :])
+        keys, counts = self.keys, np.append(self.counts, 0)
+
+        def count(positions: Tensor, ids: Tensor) -> Tensor:
+            wanted = (at[positions] * self.vocab_size + ids).numpy()
+            found = np.searchsorted(keys, wanted)
+            found[np.append(keys, -1)[found] != wanted] = len(keys)
+            return torch.from_numpy(counts[found])[None]
+
+        escape = torch.tensor(self.alpha * self.vocab_size, dtype=torch.float64)
+        kind = Clamped if self.clamp else Counts
+        sums = self.totals[at][None], self.kinds[at][None]
+        return kind(count, *sums, vocab_size=self.vocab_size, escape=escape)
+
+    # %% ../../nbs/published/03_pr953.ipynb #fd69f27d
+    def get_state(self) -> dict[str, Tensor]:
+        "All counts, sparse, and the sums of the rows."
+        return {k: torch.as_tensor(getattr(self, k)) for k in ("keys", "counts", "totals", "kinds")}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        "Take over what `get_state` gave."
+        self.keys, self.counts = state["keys"].numpy(), state["counts"].numpy()
+        self.totals, self.kinds = state["totals"], state["kinds"]
 
 # %% ../../nbs/published/03_pr953.ipynb #34e9f722
 class Clamped(Counts):
@@ -195,44 +219,10 @@ class Clamped(Counts):
         at = torch.arange(self.n) if positions is None else torch.as_tensor(positions)
         return -torch.log1p(1 / self.escape[0, at]) * (self.total[0, at] == 0)
 
-
-@patch
-def _chain(self: Clamped, lower: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    return Counts._chain(self, lower, positions, ids) + self.log_total(positions)
-
-# %% ../../nbs/published/03_pr953.ipynb #8b25785b
-@patch
-def distribution(self: Grams, chunk: Chunk) -> Counts:
-    "Counts of earlier chunks after each position's context; the stream begins after a token 0."
-    before = F.pad(chunk.tokens[max(0, chunk.start - 1) : chunk.stop], (int(chunk.start == 0), 0))
-    at = self._context(before.unfold(0, 2, 1)[:, 3 - self.order :])
-    keys, counts = self.keys, np.append(self.counts, 0)
-
-    def count(positions: Tensor, ids: Tensor) -> Tensor:
-        wanted = (at[positions] * self.vocab_size + ids).numpy()
-        found = np.searchsorted(keys, wanted)
-        found[np.append(keys, -1)[found] != wanted] = len(keys)
-        return torch.from_numpy(counts[found])[None]
-
-    escape = torch.tensor(self.alpha * self.vocab_size, dtype=torch.float64)
-    kind = Clamped if self.clamp else Counts
-    sums = self.totals[at][None], self.kinds[at][None]
-    return kind(count, *sums, vocab_size=self.vocab_size, escape=escape)
+    def _chain(self, lower: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+        return Counts._chain(self, lower, positions, ids) + self.log_total(positions)
 
 # %% ../../nbs/published/03_pr953.ipynb #fd69f27d
-@patch
-def get_state(self: Grams) -> dict[str, Tensor]:
-    "All counts, sparse, and the sums of the rows."
-    return {k: torch.as_tensor(getattr(self, k)) for k in ("keys", "counts", "totals", "kinds")}
-
-
-@patch
-def set_state(self: Grams, state: dict[str, Tensor]) -> None:
-    "Take over what `get_state` gave."
-    self.keys, self.counts = state["keys"].numpy(), state["counts"].numpy()
-    self.totals, self.kinds = state["totals"], state["kinds"]
-
-
 def grams_953(vocab_size: int, *, clean: bool = False) -> list[Grams]:
     """The three tables of PR #953 as it ran, or `clean`: no clamp, nothing lost between chunks."""
     alphas = {1: 0.1, 2: 0.1, 3: 0.01}
@@ -291,52 +281,42 @@ class Claimed(Distribution):
         """The experts' distributions by name."""
         return dict(zip(self.names, self.parts))
 
-# %% ../../nbs/published/03_pr953.ipynb #7fd2e42d
-@patch
-def _hear(self: Claimed, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    "Losses [n, K] of `ids`, log-weights [n, K] that stood there, and those [ranks, K] afterwards."
-    losses = -torch.stack([part.log_prob(ids) for part in self.parts], dim=1)
-    shares = losses.tensor_split(len(self.start))
-    found = [block_hedge(a, part, **self.options) for a, part in zip(self.start, shares)]
-    stood = torch.cat([stood for stood, _ in found]).log_softmax(1)
-    if torch.equal(ids[:-1], self.chunk.inputs[1:]):
-        self._stood = stood
-    return losses, stood, torch.stack([last for _, last in found])
+    # %% ../../nbs/published/03_pr953.ipynb #7fd2e42d
+    def _hear(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "Losses [n, K] of `ids`, log-weights [n, K] that stood there, and those [ranks, K] afterwards."
+        losses = -torch.stack([part.log_prob(ids) for part in self.parts], dim=1)
+        shares = losses.tensor_split(len(self.start))
+        found = [block_hedge(a, part, **self.options) for a, part in zip(self.start, shares)]
+        stood = torch.cat([stood for stood, _ in found]).log_softmax(1)
+        if torch.equal(ids[:-1], self.chunk.inputs[1:]):
+            self._stood = stood
+        return losses, stood, torch.stack([last for _, last in found])
 
+    def weights(self) -> Tensor:
+        """The parts' weights [n, K], from the inputs alone: the last target reaches none of them."""
+        if self._stood is None:
+            self._hear(torch.cat([self.chunk.inputs[1:], self.chunk.inputs[-1:]]))
+        return self._stood.exp()
 
-@patch
-def weights(self: Claimed) -> Tensor:
-    """The parts' weights [n, K], from the inputs alone: the last target reaches none of them."""
-    if self._stood is None:
-        self._hear(torch.cat([self.chunk.inputs[1:], self.chunk.inputs[-1:]]))
-    return self._stood.exp()
+    def after(self, targets: Tensor) -> Tensor:
+        """Log-weights [ranks, K] once all `targets` [n] are heard."""
+        return self._hear(targets)[2]
 
+    # %% ../../nbs/published/03_pr953.ipynb #8819ebf8
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        losses, stood, _ = self._hear(ids)
+        if not torch.equal(ids[:-1], self.chunk.inputs[1:]):
+            stood = self.weights().log()
+        return torch.logsumexp(stood - losses, dim=1)
 
-@patch
-def after(self: Claimed, targets: Tensor) -> Tensor:
-    """Log-weights [ranks, K] once all `targets` [n] are heard."""
-    return self._hear(targets)[2]
+    def _rows(self, positions: Tensor) -> Tensor:
+        return Mixture(self.parts, self.weights()).rows(positions)
 
-# %% ../../nbs/published/03_pr953.ipynb #8819ebf8
-@patch
-def _log_prob(self: Claimed, ids: Tensor) -> Tensor:
-    losses, stood, _ = self._hear(ids)
-    if not torch.equal(ids[:-1], self.chunk.inputs[1:]):
-        stood = self.weights().log()
-    return torch.logsumexp(stood - losses, dim=1)
-
-
-@patch
-def _rows(self: Claimed, positions: Tensor) -> Tensor:
-    return Mixture(self.parts, self.weights()).rows(positions)
-
-
-@patch
-def log_total(self: Claimed, positions: Tensor | Sequence[int] | None = None) -> Tensor:
-    """Logarithm [m] of the sum over all ids: the weighted mean of the parts' own sums."""
-    at = torch.arange(self.n) if positions is None else torch.as_tensor(positions)
-    sums = [torch.zeros(len(at)) if p.normalised else p.log_total(at) for p in self.parts]
-    return torch.logsumexp(self.weights()[at].log() + torch.stack(sums, dim=1), dim=1)
+    def log_total(self, positions: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Logarithm [m] of the sum over all ids: the weighted mean of the parts' own sums."""
+        at = torch.arange(self.n) if positions is None else torch.as_tensor(positions)
+        sums = [torch.zeros(len(at)) if p.normalised else p.log_total(at) for p in self.parts]
+        return torch.logsumexp(self.weights()[at].log() + torch.stack(sums, dim=1), dim=1)
 
 # %% ../../nbs/published/03_pr953.ipynb #77dadabc
 class FiveExperts(Predictor):
@@ -357,46 +337,40 @@ class FiveExperts(Predictor):
         self._weights = torch.tensor(start, dtype=torch.float64).repeat(ranks, 1)
         self._latest: tuple[Chunk, Claimed | None] | None = None
 
-# %% ../../nbs/published/03_pr953.ipynb #486fab07
-@patch
-def distribution(self: FiveExperts, chunk: Chunk) -> Distribution:
-    "The network's own distribution at first, then what the five claim."
-    neural, *counts = [part.predict(chunk) for part in (self.neural, *self.grams)]
-    self._latest = chunk, None
-    if self.grams[0].totals.sum() < self.warm_up:
-        return neural
-    names = "network", "one token", "pairs", "triples", "entropy"
-    parts = dict(zip(names, [neural, *counts, OwnEntropy(neural)]))
-    claimed = Claimed(parts, self._weights, chunk, eta=self.eta, block=self.block)
-    self._latest = chunk, claimed
-    return claimed
+    # %% ../../nbs/published/03_pr953.ipynb #486fab07
+    def distribution(self, chunk: Chunk) -> Distribution:
+        "The network's own distribution at first, then what the five claim."
+        neural, *counts = [part.predict(chunk) for part in (self.neural, *self.grams)]
+        self._latest = chunk, None
+        if self.grams[0].totals.sum() < self.warm_up:
+            return neural
+        names = "network", "one token", "pairs", "triples", "entropy"
+        parts = dict(zip(names, [neural, *counts, OwnEntropy(neural)]))
+        claimed = Claimed(parts, self._weights, chunk, eta=self.eta, block=self.block)
+        self._latest = chunk, claimed
+        return claimed
 
+    def learn(self, chunk: Chunk) -> None:
+        "Weights hear the targets, tables count them, and the network learns if it does."
+        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
+            self.distribution(chunk)
+        claimed, self._latest = self._latest[1], None
+        if claimed is not None:
+            self._weights = claimed.after(chunk.targets)
+        for part in (self.neural, *self.grams):
+            part.observe(chunk)
 
-@patch
-def learn(self: FiveExperts, chunk: Chunk) -> None:
-    "Weights hear the targets, tables count them, and the network learns if it does."
-    if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-        self.distribution(chunk)
-    claimed, self._latest = self._latest[1], None
-    if claimed is not None:
-        self._weights = claimed.after(chunk.targets)
-    for part in (self.neural, *self.grams):
-        part.observe(chunk)
+    # %% ../../nbs/published/03_pr953.ipynb #1128144c
+    def get_state(self) -> dict[str, Any]:
+        "The states of network and tables, and the log-weights."
+        parts = [part.state() for part in (self.neural, *self.grams)]
+        return {"parts": parts, "weights": self._weights}
 
-# %% ../../nbs/published/03_pr953.ipynb #1128144c
-@patch
-def get_state(self: FiveExperts) -> dict[str, Any]:
-    "The states of network and tables, and the log-weights."
-    parts = [part.state() for part in (self.neural, *self.grams)]
-    return {"parts": parts, "weights": self._weights}
-
-
-@patch
-def set_state(self: FiveExperts, state: dict[str, Any]) -> None:
-    "Take over what `get_state` gave."
-    for part, own in zip((self.neural, *self.grams), state["parts"], strict=True):
-        part.load(own)
-    self._weights, self._latest = state["weights"], None
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over what `get_state` gave."
+        for part, own in zip((self.neural, *self.grams), state["parts"], strict=True):
+            part.load(own)
+        self._weights, self._latest = state["weights"], None
 
 # %% ../../nbs/published/03_pr953.ipynb #3dc60058
 class Normalised(Distribution):
@@ -545,22 +519,21 @@ class BlockHedge(Online):
         first = np.zeros(experts) if self.first is None else self.first
         return np.concatenate([first, np.zeros(experts + 1)])[None]
 
+    # %% ../../nbs/published/03_pr953.ipynb #0daacf18
+    def walk(self, state: np.ndarray, features: dict, log_probs: Tensor) -> Tensor:
+        """Weights [n, K] for the targets' `log_probs` [n, K]; `state` moves on in place."""
+        k, row = log_probs.shape[1], torch.from_numpy(state[0])  # shares memory
+        open_for = int(row[-1])
+        number = (open_for + torch.arange(len(log_probs))) // self.block  # of each target's block
+        whole = (open_for + len(log_probs)) // self.block
+        sums = torch.zeros(whole + 1, k, dtype=torch.float64).index_add(0, number, log_probs)
+        sums[0] += row[k:-1]
+        steps = self.eta * sums[:-1] / self.block
+        stood = row[:k] + torch.cat([torch.zeros(1, k), steps.cumsum(0)])  # [blocks + 1, K]
+        row[:k], row[k:-1], row[-1] = stood[-1], sums[-1], (open_for + len(log_probs)) % self.block
+        return stood.softmax(1)[number]
+
 # %% ../../nbs/published/03_pr953.ipynb #0daacf18
-@patch
-def walk(self: BlockHedge, state: np.ndarray, features: dict, log_probs: Tensor) -> Tensor:
-    """Weights [n, K] for the targets' `log_probs` [n, K]; `state` moves on in place."""
-    k, row = log_probs.shape[1], torch.from_numpy(state[0])  # shares memory
-    open_for = int(row[-1])
-    number = (open_for + torch.arange(len(log_probs))) // self.block  # of each target's block
-    whole = (open_for + len(log_probs)) // self.block
-    sums = torch.zeros(whole + 1, k, dtype=torch.float64).index_add(0, number, log_probs)
-    sums[0] += row[k:-1]
-    steps = self.eta * sums[:-1] / self.block
-    stood = row[:k] + torch.cat([torch.zeros(1, k), steps.cumsum(0)])  # [blocks + 1, K]
-    row[:k], row[k:-1], row[-1] = stood[-1], sums[-1], (open_for + len(log_probs)) % self.block
-    return stood.softmax(1)[number]
-
-
 def four_experts(neural: Predictor, **options: Any) -> Mix:
     """The clean remainder of PR #953: `neural` and three tables under `BlockHedge(**options)`."""
     gate = BlockHedge(**{"first": (2.0, 0.0, 0.0, 0.0)} | options)
@@ -590,27 +563,22 @@ class Temperatures(Predictor):
         self._latest = Gated(parts, self.gate, self._state, chunk)
         return self._latest
 
-# %% ../../nbs/published/03_pr953.ipynb #765d0c25
-@patch
-def learn(self: Temperatures, chunk: Chunk) -> None:
-    "The gate hears the targets, then the predictor observes them."
-    if self._latest is None or not torch.equal(self._latest.chunk.tokens, chunk.tokens):
-        self.distribution(chunk)
-    self._state, self._latest = self._latest.after(chunk.targets), None
-    self.predictor.observe(chunk)
+    # %% ../../nbs/published/03_pr953.ipynb #765d0c25
+    def learn(self, chunk: Chunk) -> None:
+        "The gate hears the targets, then the predictor observes them."
+        if self._latest is None or not torch.equal(self._latest.chunk.tokens, chunk.tokens):
+            self.distribution(chunk)
+        self._state, self._latest = self._latest.after(chunk.targets), None
+        self.predictor.observe(chunk)
 
+    def get_state(self) -> dict[str, Any]:
+        "The states of predictor and gate."
+        return {"predictor": self.predictor.state(), "gate": self._state}
 
-@patch
-def get_state(self: Temperatures) -> dict[str, Any]:
-    "The states of predictor and gate."
-    return {"predictor": self.predictor.state(), "gate": self._state}
-
-
-@patch
-def set_state(self: Temperatures, state: dict[str, Any]) -> None:
-    "Take over what `get_state` gave."
-    self.predictor.load(state["predictor"])
-    self._state, self._latest = state["gate"], None
+    def set_state(self, state: dict[str, Any]) -> None:
+        "Take over what `get_state` gave."
+        self.predictor.load(state["predictor"])
+        self._state, self._latest = state["gate"], None
 
 # %% ../../nbs/published/03_pr953.ipynb #a86d9753
 def last_blocks(count: int, *, query_only: bool = False) -> Callable[[GPT], Masks]:
@@ -684,19 +652,18 @@ class Calibrated(Predictor):
         self.learner.load(state["learner"])
         self.temperature = state["temperature"]
 
-# %% ../../nbs/published/03_pr953.ipynb #a12c61e8
-@patch
-def learn(self: Calibrated, chunk: Chunk) -> None:
-    "Let the learner learn, then try each temperature on the beginning of the same chunk."
-    self.learner.observe(chunk)
-    model = self.learner.model
-    ids, targets = sequences(chunk, model.config.context)
-    where = model.embedding.weight.device
-    with torch.no_grad():
-        logits = model(ids[: self.count].to(where)).flatten(0, 1).float()
-    y = targets[: self.count].to(where).flatten()
-    losses = [F.cross_entropy(logits / t, y).item() for t in self.grid]
-    self.temperature = self.grid[int(np.argmin(losses))]
+    # %% ../../nbs/published/03_pr953.ipynb #a12c61e8
+    def learn(self, chunk: Chunk) -> None:
+        "Let the learner learn, then try each temperature on the beginning of the same chunk."
+        self.learner.observe(chunk)
+        model = self.learner.model
+        ids, targets = sequences(chunk, model.config.context)
+        where = model.embedding.weight.device
+        with torch.no_grad():
+            logits = model(ids[: self.count].to(where)).flatten(0, 1).float()
+        y = targets[: self.count].to(where).flatten()
+        losses = [F.cross_entropy(logits / t, y).item() for t in self.grid]
+        self.temperature = self.grid[int(np.argmin(losses))]
 
 # %% ../../nbs/published/03_pr953.ipynb #7d9cd196
 @dataclass(frozen=True)
@@ -721,25 +688,24 @@ class MixedAdaptation(Adaptation):
     mixtures: int = 8
     warm_up: int = 10_000
 
-# %% ../../nbs/published/03_pr953.ipynb #710428f0
-@patch
-def start(
-    self: MixedAdaptation, model: GPT, positions: int, *, byte_table: Bytes | None = None,
-    ranks: Ranks | None = None,
-) -> Predictor:  # fmt: skip
-    """The predictor that adapts `model` along a text of `positions` targets, shared among `ranks`.
+    # %% ../../nbs/published/03_pr953.ipynb #710428f0
+    def start(
+        self, model: GPT, positions: int, *, byte_table: Bytes | None = None,
+        ranks: Ranks | None = None,
+    ) -> Predictor:  # fmt: skip
+        """The predictor that adapts `model` along a text of `positions` targets, shared among `ranks`.
 
-    Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
-    """
-    own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-    found: Predictor = Adaptation(**own).start(model, positions, byte_table=byte_table, ranks=ranks)
-    if self.calibrate:
-        found = Calibrated(found)
-    if self.mixer:
-        block = self.batch * self.stride
-        options = dict(eta=self.eta, ranks=self.mixtures, warm_up=self.warm_up)
-        found = FiveExperts(found, block=block, **options)
-    return found
+        Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
+        found: Predictor = Adaptation(**own).start(model, positions, byte_table=byte_table, ranks=ranks)
+        if self.calibrate:
+            found = Calibrated(found)
+        if self.mixer:
+            block = self.batch * self.stride
+            options = dict(eta=self.eta, ranks=self.mixtures, warm_up=self.warm_up)
+            found = FiveExperts(found, block=block, **options)
+        return found
 
 # %% ../../nbs/published/03_pr953.ipynb #e6685070
 ADAPT = {"pr953": MixedAdaptation(), "pr967": MixedAdaptation(optimiser="sgd", lr=0.002)}

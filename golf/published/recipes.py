@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from fastcore.basics import patch
 from ..net.windows import SlidingWindow
 from ..store.saved import load_model
 from ..train.job import Job, door
@@ -62,25 +61,24 @@ class Adaptation:
     weight: str = "tokens"  # "bytes": `start` needs a byte table
     gradients: Gradients | None = None  # how a batch's gradient is formed; None: the plain mean
 
-# %% ../../nbs/published/00_recipes.ipynb #8e5619a4
-@patch
-def start(
-    self: Adaptation,
-    model: GPT,
-    positions: int,
-    *,
-    byte_table: Bytes | None = None,
-    ranks: Ranks | None = None,
-) -> TTT:
-    """The predictor that adapts `model` along a text of `positions` targets, shared among `ranks`.
+    # %% ../../nbs/published/00_recipes.ipynb #8e5619a4
+    def start(
+        self,
+        model: GPT,
+        positions: int,
+        *,
+        byte_table: Bytes | None = None,
+        ranks: Ranks | None = None,
+    ) -> TTT:
+        """The predictor that adapts `model` along a text of `positions` targets, shared among `ranks`.
 
-    Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
-    """
-    names = {f.name for f in fields(Adaptation)} - {"chunk_tokens", "stride"}
-    settings = {name: getattr(self, name) for name in names}
-    table = byte_table if self.weight == "bytes" else None
-    window = SlidingWindow(model, stride=self.stride, batch=self.batch, ranks=ranks)
-    return TTT(window, -(-positions // self.chunk_tokens), byte_table=table, **settings)
+        Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
+        """
+        names = {f.name for f in fields(Adaptation)} - {"chunk_tokens", "stride"}
+        settings = {name: getattr(self, name) for name in names}
+        table = byte_table if self.weight == "bytes" else None
+        window = SlidingWindow(model, stride=self.stride, batch=self.batch, ranks=ranks)
+        return TTT(window, -(-positions // self.chunk_tokens), byte_table=table, **settings)
 
 # %% ../../nbs/published/00_recipes.ipynb #431da4d0
 @dataclass(frozen=True)
@@ -99,6 +97,44 @@ class Recipe:
     objective: Objective | None = None
     stride: int = 64
 
+    # %% ../../nbs/published/00_recipes.ipynb #f9c72ec3
+    def trainer(self, corpus: Corpus, **changes: Any) -> Trainer:
+        """The training run of this recipe on `corpus`; `changes` replace fields of its `TrainConfig`."""
+        doors = dict(combine=self.combine, build=self.build, objective=self.objective)
+        return Trainer(self.model, changed(self.train, changes), corpus, **doors)
+
+    def load(self, data: bytes) -> GPT:
+        """The model of an artifact's bytes, of the kind that this recipe builds."""
+        return load_model(data, build=self.build)
+
+    def predictor(self, model: GPT, positions: int, **context: Any) -> Predictor:
+        """What is scored along a text of `positions` targets: the adapting model, or sliding windows.
+
+        `context` goes to `adapt.start` as it is; `Adaptation` takes `ranks` and `byte_table`.
+        """
+        if self.adapt is not None:
+            return self.adapt.start(model, positions, **context)
+        return SlidingWindow(model, stride=self.stride, ranks=context.get("ranks"))
+
+    # %% ../../nbs/published/00_recipes.ipynb #e9759e80
+    def job(
+        self,
+        *,
+        corpus: str = "stdlib",
+        corpus_options: dict[str, Any] | None = None,
+        folder: str = "",
+        **changes: Any,
+    ) -> Job:
+        """This recipe as a `Job`, whose JSON `torchrun -m golf.train` reads; `changes` as in `trainer`.
+
+        Raises `GolfError` naming a function that no module holds, or a field that does not exist.
+        """
+        functions = {key: getattr(self, key) for key in DOORS}
+        used = {k: f for k, f in functions.items() if f is not None and f is not GPT}
+        doors = {key: door_name(key, f) for key, f in used.items()}
+        where = dict(corpus=corpus, corpus_options=corpus_options or {}, folder=folder)
+        return Job(self.model, changed(self.train, changes), **where, doors=doors)
+
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """`config` with other values for some fields; raises `GolfError` for a field it has not."""
@@ -106,30 +142,6 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     for name in sorted(changes.keys() - known):
         raise GolfError(f"TrainConfig has no field {name!r}{closest(name, known)}")
     return replace(config, **changes)
-
-# %% ../../nbs/published/00_recipes.ipynb #f9c72ec3
-@patch
-def trainer(self: Recipe, corpus: Corpus, **changes: Any) -> Trainer:
-    """The training run of this recipe on `corpus`; `changes` replace fields of its `TrainConfig`."""
-    doors = dict(combine=self.combine, build=self.build, objective=self.objective)
-    return Trainer(self.model, changed(self.train, changes), corpus, **doors)
-
-
-@patch
-def load(self: Recipe, data: bytes) -> GPT:
-    """The model of an artifact's bytes, of the kind that this recipe builds."""
-    return load_model(data, build=self.build)
-
-
-@patch
-def predictor(self: Recipe, model: GPT, positions: int, **context: Any) -> Predictor:
-    """What is scored along a text of `positions` targets: the adapting model, or sliding windows.
-
-    `context` goes to `adapt.start` as it is; `Adaptation` takes `ranks` and `byte_table`.
-    """
-    if self.adapt is not None:
-        return self.adapt.start(model, positions, **context)
-    return SlidingWindow(model, stride=self.stride, ranks=context.get("ranks"))
 
 # %% ../../nbs/published/00_recipes.ipynb #b7a62de2
 DOORS = "squeeze", "combine", "build", "objective"
@@ -145,26 +157,6 @@ def door_name(what: str, function: Callable) -> str:
         pass
     rule = "a job names functions, so each must be one that a module holds"
     raise GolfError(f"{what}: {name!r} cannot be imported; {rule}")
-
-# %% ../../nbs/published/00_recipes.ipynb #e9759e80
-@patch
-def job(
-    self: Recipe,
-    *,
-    corpus: str = "stdlib",
-    corpus_options: dict[str, Any] | None = None,
-    folder: str = "",
-    **changes: Any,
-) -> Job:
-    """This recipe as a `Job`, whose JSON `torchrun -m golf.train` reads; `changes` as in `trainer`.
-
-    Raises `GolfError` naming a function that no module holds, or a field that does not exist.
-    """
-    functions = {key: getattr(self, key) for key in DOORS}
-    used = {k: f for k, f in functions.items() if f is not None and f is not GPT}
-    doors = {key: door_name(key, f) for key, f in used.items()}
-    where = dict(corpus=corpus, corpus_options=corpus_options or {}, folder=folder)
-    return Job(self.model, changed(self.train, changes), **where, doors=doors)
 
 # %% ../../nbs/published/00_recipes.ipynb #eb2a28ae
 def default_squeeze(model: GPT, corpus: Corpus) -> Plan:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError, atomic_write, closest
@@ -476,23 +475,18 @@ class SizeReport:
         texts["share of cap"] = [f"{s:.2%}" for s in texts["share of cap"]]
         return texts
 
-# %% ../../nbs/store/03_artifact.ipynb #f6a8a241
-@patch
-def __repr__(self: SizeReport) -> str:
-    return self._text().to_string(index=False)
+    # %% ../../nbs/store/03_artifact.ipynb #f6a8a241
+    def __repr__(self) -> str:
+        return self._text().to_string(index=False)
 
+    def _repr_html_(self) -> str:
+        return self._text().to_html(index=False, border=0)
 
-@patch
-def _repr_html_(self: SizeReport) -> str:
-    return self._text().to_html(index=False, border=0)
-
-
-@patch
-def _repr_markdown_(self: SizeReport) -> str:
-    """The table in Markdown."""
-    texts = self._text()
-    lines = [list(texts), ["---"] + ["---:"] * (len(texts.columns) - 1), *texts.values.tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    def _repr_markdown_(self) -> str:
+        """The table in Markdown."""
+        texts = self._text()
+        lines = [list(texts), ["---"] + ["---:"] * (len(texts.columns) - 1), *texts.values.tolist()]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../../nbs/store/03_artifact.ipynb #259e4a95
 def _count_values(header: dict, sections: list, name: str) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from ..base.files import GolfError
@@ -338,13 +337,12 @@ class Qat:
             if not 0 <= getattr(self, name) < math.inf:
                 raise GolfError(f"{name} = {getattr(self, name)!r}: expected zero or more")
 
-# %% ../../nbs/store/00_quant.ipynb #94a1add0
-@patch
-def phase(self: Qat, lr_scale: float) -> str:
-    """The mode for a multiplier of the learning rate, 1 at its peak: "off", "hard" or "soft"."""
-    if lr_scale >= self.start:
-        return "off"
-    return "soft" if lr_scale < self.soft_below else "hard"
+    # %% ../../nbs/store/00_quant.ipynb #94a1add0
+    def phase(self, lr_scale: float) -> str:
+        """The mode for a multiplier of the learning rate, 1 at its peak: "off", "hard" or "soft"."""
+        if lr_scale >= self.start:
+            return "off"
+        return "soft" if lr_scale < self.soft_below else "hard"
 
 # %% ../../nbs/store/00_quant.ipynb #470d834c
 def is_bank(name: str) -> bool:

@@ -75,7 +75,6 @@ def model_path(name: str | Path) -> Path:
         return Path(name)
     raise GolfError(f"artifact {str(name)!r}: expected a file or one of {shipped_models()}")
 
-
 # %% ../../nbs/store/05_saved.ipynb #bd628f02
 def _decoded(
     path: str, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32

@@ -16,7 +16,6 @@ from .shards import Shards
 # %% ../../nbs/text/04_batches.ipynb #54323b2a
 import numpy as np
 import torch
-from fastcore.basics import patch
 
 from golf.base.files import (
     GolfError,
@@ -45,6 +44,33 @@ class TokenStream:
         """Targets in one slice."""
         return self.batch_tokens // self.slices
 
+    # %% ../../nbs/text/04_batches.ipynb #61298c42
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of this rank's part of the next global batch: int64 `[rows, context]`."""
+        length = self.slice_tokens + 1
+        mine = np.arange(self.rank, self.slices, self.world_size)
+        index = self.consumed + mine[:, None] * length + np.arange(length)  # [my slices, L + 1]
+        rows = torch.from_numpy(self.tokens[index % len(self.tokens)].astype(np.int64))
+        self.consumed += self.slices * length
+        x, y = rows[:, :-1], rows[:, 1:]
+        return x.reshape(-1, self.context), y.reshape(-1, self.context)
+
+    # %% ../../nbs/text/04_batches.ipynb #c5ccc97b
+    def state(self) -> dict[str, int]:
+        """The position, with the numbers that give it its meaning; the same on every rank."""
+        keys = ("consumed", "batch_tokens", "context", "slices")
+        return {key: getattr(self, key) for key in keys} | {"tokens": len(self.tokens)}
+
+    def load(self, state: dict[str, int]) -> None:
+        """Continue at a saved `state`. Raises `GolfError` when it belongs to another stream."""
+        own = self.state()
+        if state.keys() != own.keys():
+            raise GolfError(f"stream state: expected {sorted(own)}, got {sorted(state)}")
+        if other := [key for key in own if key != "consumed" and state[key] != own[key]]:
+            pairs = ", ".join(f"{key} {state[key]} instead of {own[key]}" for key in other)
+            raise GolfError(f"stream state: belongs to another stream: {pairs}")
+        self.consumed = int(state["consumed"])
+
 # %% ../../nbs/text/04_batches.ipynb #94205bcf
 def _check_stream(stream: TokenStream) -> None:
     "Raise `GolfError` for a stream whose numbers do not fit together."
@@ -63,34 +89,3 @@ def _check_stream(stream: TokenStream) -> None:
         raise GolfError(f"rank={s.rank} must lie in 0..{s.world_size - 1}")
     if len(s.tokens) < s.context + 1:
         raise GolfError(f"tokens: {len(s.tokens)} are fewer than context + 1 = {s.context + 1}")
-
-# %% ../../nbs/text/04_batches.ipynb #61298c42
-@patch
-def next(self: TokenStream) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets of this rank's part of the next global batch: int64 `[rows, context]`."""
-    length = self.slice_tokens + 1
-    mine = np.arange(self.rank, self.slices, self.world_size)
-    index = self.consumed + mine[:, None] * length + np.arange(length)  # [my slices, L + 1]
-    rows = torch.from_numpy(self.tokens[index % len(self.tokens)].astype(np.int64))
-    self.consumed += self.slices * length
-    x, y = rows[:, :-1], rows[:, 1:]
-    return x.reshape(-1, self.context), y.reshape(-1, self.context)
-
-# %% ../../nbs/text/04_batches.ipynb #c5ccc97b
-@patch
-def state(self: TokenStream) -> dict[str, int]:
-    """The position, with the numbers that give it its meaning; the same on every rank."""
-    keys = ("consumed", "batch_tokens", "context", "slices")
-    return {key: getattr(self, key) for key in keys} | {"tokens": len(self.tokens)}
-
-
-@patch
-def load(self: TokenStream, state: dict[str, int]) -> None:
-    """Continue at a saved `state`. Raises `GolfError` when it belongs to another stream."""
-    own = self.state()
-    if state.keys() != own.keys():
-        raise GolfError(f"stream state: expected {sorted(own)}, got {sorted(state)}")
-    if other := [key for key in own if key != "consumed" and state[key] != own[key]]:
-        pairs = ", ".join(f"{key} {state[key]} instead of {own[key]}" for key in other)
-        raise GolfError(f"stream state: belongs to another stream: {pairs}")
-    self.consumed = int(state["consumed"])

@@ -25,7 +25,6 @@ from .shards import Shards
 
 # %% ../../nbs/text/03_corpus.ipynb #54323b2a
 import numpy as np
-from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from golf.base.files import (
@@ -180,34 +179,31 @@ class Corpus:
     def digestible(self) -> Any:
         return self.fingerprint()
 
-# %% ../../nbs/text/03_corpus.ipynb #92c526fe
-@patch
-def fingerprint(self: Corpus) -> dict[str, Any]:
-    """Name, sizes (tokens; validation bytes, first token left out) and digests, for a run record."""
-    return {
-        "name": self.name,
-        "vocab_size": self.vocab_size,
-        "train_tokens": len(self.train),
-        "val_tokens": len(self.val),
-        "val_bytes": self.byte_table.total(self.val),
-        "train": _digest_tokens(self.train),
-        "val": _digest_tokens(self.val),
-        "tokenizer": digest_file(self.tokenizer),
-    }
+    # %% ../../nbs/text/03_corpus.ipynb #92c526fe
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, sizes (tokens; validation bytes, first token left out) and digests, for a run record."""
+        return {
+            "name": self.name,
+            "vocab_size": self.vocab_size,
+            "train_tokens": len(self.train),
+            "val_tokens": len(self.val),
+            "val_bytes": self.byte_table.total(self.val),
+            "train": _digest_tokens(self.train),
+            "val": _digest_tokens(self.val),
+            "tokenizer": digest_file(self.tokenizer),
+        }
 
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes per target of the validation stream."""
+        return self.byte_table.total(self.val) / (len(self.val) - 1)
 
-@patch(as_prop=True)
-def bytes_per_token(self: Corpus) -> float:
-    """UTF-8 bytes per target of the validation stream."""
-    return self.byte_table.total(self.val) / (len(self.val) - 1)
-
-# %% ../../nbs/text/03_corpus.ipynb #4bba53cf
-@patch
-def _repr_markdown_(self: Corpus) -> str:
-    found = self.fingerprint()
-    rows = {"vocabulary": f"{self.vocab_size:,} ids", "train": f"{len(self.train):,} tokens"}
-    rows["validation"] = f"{len(self.val):,} tokens, {found['val_bytes']:,} bytes"
-    return _table(f"corpus {self.name}", rows | {"bytes per token": f"{self.bytes_per_token:.4f}"})
+    # %% ../../nbs/text/03_corpus.ipynb #4bba53cf
+    def _repr_markdown_(self) -> str:
+        found = self.fingerprint()
+        rows = {"vocabulary": f"{self.vocab_size:,} ids", "train": f"{len(self.train):,} tokens"}
+        rows["validation"] = f"{len(self.val):,} tokens, {found['val_bytes']:,} bytes"
+        return _table(f"corpus {self.name}", rows | {"bytes per token": f"{self.bytes_per_token:.4f}"})
 
 # %% ../../nbs/text/03_corpus.ipynb #41e29c5a
 _RECIPE = 1  # raise when the way from text to tokens changes

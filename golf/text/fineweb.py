@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 # %% ../../nbs/text/05_fineweb.ipynb #54323b2a
 import numpy as np
-from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .. import __version__
@@ -338,20 +337,19 @@ class SplitReport:
     shared: int
     shared_tokens: int
 
-# %% ../../nbs/text/05_fineweb.ipynb #5a43b648
-@patch
-def rows(self: SplitReport) -> dict[str, str]:
-    """The report as text, a line for each question."""
-    count = {"shards": self.shards, "documents": self.documents, "tokens": self.tokens}
-    count |= {"bytes": "not counted" if self.bytes is None else self.bytes}
-    count |= {"largest id": self.largest}
-    rows = {name: n if isinstance(n, str) else f"{n:,}" for name, n in count.items()}
-    for name, n, part in [
-        ("copies within", self.repeated, self.repeated_tokens),
-        ("also in the other", self.shared, self.shared_tokens),
-    ]:
-        rows[name] = f"{n:,} ({part / max(1, self.tokens):.2%} of tokens)"
-    return rows
+    # %% ../../nbs/text/05_fineweb.ipynb #5a43b648
+    def rows(self) -> dict[str, str]:
+        """The report as text, a line for each question."""
+        count = {"shards": self.shards, "documents": self.documents, "tokens": self.tokens}
+        count |= {"bytes": "not counted" if self.bytes is None else self.bytes}
+        count |= {"largest id": self.largest}
+        rows = {name: n if isinstance(n, str) else f"{n:,}" for name, n in count.items()}
+        for name, n, part in [
+            ("copies within", self.repeated, self.repeated_tokens),
+            ("also in the other", self.shared, self.shared_tokens),
+        ]:
+            rows[name] = f"{n:,} ({part / max(1, self.tokens):.2%} of tokens)"
+        return rows
 
 # %% ../../nbs/text/05_fineweb.ipynb #8008727b
 @dataclass(frozen=True)

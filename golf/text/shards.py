@@ -15,7 +15,6 @@ from pathlib import Path
 
 # %% ../../nbs/text/00_shards.ipynb #54323b2a
 import numpy as np
-from fastcore.basics import patch
 
 from golf.base.files import (
     GolfError,
@@ -159,44 +158,42 @@ class Shards:
     def __reduce__(self):
         return Shards, (self.paths,)
 
-# %% ../../nbs/text/00_shards.ipynb #2c3b9355
-@patch
-def _run(self: Shards, start: int, stop: int) -> np.ndarray:
-    "The tokens from `start` up to `stop`, both within the sequence."
-    touched = [s for s in range(len(self.parts)) if start < self.ends[s] and self.starts[s] < stop]
-    runs = [self.parts[s][max(0, start - self.starts[s]) : stop - self.starts[s]] for s in touched]
-    return runs[0] if len(runs) == 1 else np.concatenate(runs or [self.parts[0][:0]])
+    # %% ../../nbs/text/00_shards.ipynb #2c3b9355
+    def _run(self, start: int, stop: int) -> np.ndarray:
+        "The tokens from `start` up to `stop`, both within the sequence."
+        touched = [s for s in range(len(self.parts)) if start < self.ends[s] and self.starts[s] < stop]
+        runs = [self.parts[s][max(0, start - self.starts[s]) : stop - self.starts[s]] for s in touched]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs or [self.parts[0][:0]])
 
+    def _gather(self, index: np.ndarray) -> np.ndarray:
+        "The tokens at integer positions of any shape, negative ones counted from the end."
+        if index.dtype.kind not in "iu":
+            raise IndexError(f"a position among shards must be an integer, not {index.dtype}")
+        if index.size and not -len(self) <= index.min() <= index.max() < len(self):
+            raise IndexError(f"a position outside the {len(self)} tokens of these shards")
+        index = np.where(index < 0, index + len(self), index)
+        part = np.searchsorted(self.ends, index, side="right")
+        found = np.empty(index.shape, np.uint16)
+        for s in range(part.min(initial=len(self.parts)), part.max(initial=-1) + 1):
+            here = part == s
+            found[here] = self.parts[s][index[here] - self.starts[s]]
+        return found
 
-@patch
-def _gather(self: Shards, index: np.ndarray) -> np.ndarray:
-    "The tokens at integer positions of any shape, negative ones counted from the end."
-    if index.dtype.kind not in "iu":
-        raise IndexError(f"a position among shards must be an integer, not {index.dtype}")
-    if index.size and not -len(self) <= index.min() <= index.max() < len(self):
-        raise IndexError(f"a position outside the {len(self)} tokens of these shards")
-    index = np.where(index < 0, index + len(self), index)
-    part = np.searchsorted(self.ends, index, side="right")
-    found = np.empty(index.shape, np.uint16)
-    for s in range(part.min(initial=len(self.parts)), part.max(initial=-1) + 1):
-        here = part == s
-        found[here] = self.parts[s][index[here] - self.starts[s]]
-    return found
+    # %% ../../nbs/text/00_shards.ipynb #d25db895
+    def __getitem__(self, key):
+        if not isinstance(key, slice):
+            return self._gather(np.asarray(key))[()]
+        start, stop, step = key.indices(len(self))
+        if step == 1:
+            return self._run(start, max(start, stop))
+        return self._gather(np.arange(start, stop, step))
 
-# %% ../../nbs/text/00_shards.ipynb #d25db895
-@patch
-def __getitem__(self: Shards, key):
-    if not isinstance(key, slice):
-        return self._gather(np.asarray(key))[()]
-    start, stop, step = key.indices(len(self))
-    if step == 1:
-        return self._run(start, max(start, stop))
-    return self._gather(np.arange(start, stop, step))
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
-
-@patch
-def __array__(self: Shards, dtype=None, copy=None) -> np.ndarray:
-    return np.asarray(self[:], dtype)
+    # %% ../../nbs/text/00_shards.ipynb #50002707
+    def digestible(self) -> str:
+        return _digest_tokens(self)
 
 # %% ../../nbs/text/00_shards.ipynb #3ff4d45e
 def _blocks(path: Path, size: int = 1 << 24) -> Iterator[np.ndarray]:
@@ -241,8 +238,3 @@ def _digest_tokens(tokens, *, whole: int = 1 << 26, block: int = 1 << 20) -> str
         return digest((len(tokens), tokens[:]))
     starts = np.linspace(0, len(tokens) - block, whole // block).astype(int)
     return digest((len(tokens), [tokens[start : start + block] for start in starts]))
-
-
-@patch
-def digestible(self: Shards) -> str:
-    return _digest_tokens(self)

@@ -18,7 +18,6 @@ from typing import Any
 # %% ../../nbs/text/01_tokenizers.ipynb #54323b2a
 import numpy as np
 import torch
-from fastcore.basics import patch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from golf.base.files import (
@@ -170,6 +169,61 @@ class ByteTable:
     def digestible(self) -> Any:
         return self.bytes, self.lead, self.boundary
 
+    # %% ../../nbs/text/01_tokenizers.ipynb #e339b9c6
+    @classmethod
+    def from_sentencepiece(
+        cls, tokenizer: str | Path | SentencePieceProcessor, vocab_size: int | None = None
+    ) -> "ByteTable":
+        """The table of a tokenizer (a path or a processor), `max(its ids, vocab_size)` entries long.
+
+        Ids beyond the tokenizer's are boundaries of 0 bytes. Raises `GolfError` like `load_tokenizer`.
+        """
+        if isinstance(tokenizer, (str, Path)):
+            tokenizer = load_tokenizer(tokenizer)
+        space = tokenizer.piece_to_id("\u2581")
+        keeps_space = not tokenizer.is_unknown(space) and tokenizer.decode([space]) == " "
+        rows = [_piece_bytes(tokenizer, i, keeps_space) for i in range(len(tokenizer))]
+        rows += [(0, False, True)] * ((vocab_size or 0) - len(rows))
+        counts, lead, boundary = (torch.tensor(column) for column in zip(*rows))
+        return cls(counts.int(), lead, boundary)
+
+    # %% ../../nbs/text/01_tokenizers.ipynb #ab99aeae
+    def count(self, previous, targets) -> torch.Tensor:
+        """Bytes of each target after its previous token: int32, shaped like `targets`.
+
+        Both are integer tensors or arrays of one shape. Raises `GolfError` for an id outside the table.
+        """
+        previous, targets = _ids(previous), _ids(targets)
+        for name, ids in (("previous", previous), ("targets", targets)):
+            if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= len(self)):
+                raise GolfError(f"{name}: an id outside the byte table's 0..{len(self) - 1}")
+        bytes_, lead, boundary = (t.to(targets.device) for t in self.digestible())
+        return bytes_[targets] + (lead[targets] & ~boundary[previous])
+
+    # %% ../../nbs/text/01_tokenizers.ipynb #cb0972df
+    def total(self, tokens, *, block: int = 1 << 22) -> int:
+        """Bytes of all targets `tokens[1:]` of a stream; the first token has no predecessor.
+
+        Raises `GolfError` for an id outside the table.
+        """
+        bytes_, lead, boundary = (column.cpu().numpy() for column in self.digestible())
+        total = 0
+        for start in range(0, len(tokens) - 1, block):
+            part = tokens[start : start + block + 1]
+            part = part.cpu().numpy() if torch.is_tensor(part) else np.asarray(part)
+            if part.min() < 0 or part.max() >= len(self):
+                raise GolfError(f"tokens: an id outside the byte table's 0..{len(self) - 1}")
+            previous, targets = part[:-1], part[1:]
+            uses = np.bincount(targets, minlength=len(self))
+            total += int(uses @ (bytes_ + lead)) - int(lead[targets[boundary[previous]]].sum())
+        return total
+
+    # %% ../../nbs/text/01_tokenizers.ipynb #7b0cc6d3
+    def _repr_markdown_(self) -> str:
+        rows = {"ids": f"{len(self):,}", "boundaries": int(self.boundary.sum())}
+        rows |= {"ids with an optional leading space": int(self.lead.sum())}
+        return _table("byte table", rows | {"longest": f"{int(self.bytes.max())} bytes"})
+
 # %% ../../nbs/text/01_tokenizers.ipynb #efa0a046
 def _piece_bytes(tokenizer: SentencePieceProcessor, i: int, keeps_space: bool) -> tuple:
     "Bytes, leading space and boundary of one id."
@@ -181,68 +235,10 @@ def _piece_bytes(tokenizer: SentencePieceProcessor, i: int, keeps_space: bool) -
     lead = piece.startswith("\u2581") and not keeps_space
     return len(piece[lead:].replace("\u2581", " ").encode()), lead, False
 
-# %% ../../nbs/text/01_tokenizers.ipynb #e339b9c6
-@patch(cls_method=True)
-def from_sentencepiece(
-    cls: ByteTable, tokenizer: str | Path | SentencePieceProcessor, vocab_size: int | None = None
-) -> ByteTable:
-    """The table of a tokenizer (a path or a processor), `max(its ids, vocab_size)` entries long.
-
-    Ids beyond the tokenizer's are boundaries of 0 bytes. Raises `GolfError` like `load_tokenizer`.
-    """
-    if isinstance(tokenizer, (str, Path)):
-        tokenizer = load_tokenizer(tokenizer)
-    space = tokenizer.piece_to_id("\u2581")
-    keeps_space = not tokenizer.is_unknown(space) and tokenizer.decode([space]) == " "
-    rows = [_piece_bytes(tokenizer, i, keeps_space) for i in range(len(tokenizer))]
-    rows += [(0, False, True)] * ((vocab_size or 0) - len(rows))
-    counts, lead, boundary = (torch.tensor(column) for column in zip(*rows))
-    return cls(counts.int(), lead, boundary)
-
 # %% ../../nbs/text/01_tokenizers.ipynb #434b746a
 def _ids(tokens) -> torch.Tensor:
     "Any integers as an int64 tensor."
     return tokens.long() if torch.is_tensor(tokens) else torch.tensor(np.asarray(tokens, np.int64))
-
-# %% ../../nbs/text/01_tokenizers.ipynb #ab99aeae
-@patch
-def count(self: ByteTable, previous, targets) -> torch.Tensor:
-    """Bytes of each target after its previous token: int32, shaped like `targets`.
-
-    Both are integer tensors or arrays of one shape. Raises `GolfError` for an id outside the table.
-    """
-    previous, targets = _ids(previous), _ids(targets)
-    for name, ids in (("previous", previous), ("targets", targets)):
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= len(self)):
-            raise GolfError(f"{name}: an id outside the byte table's 0..{len(self) - 1}")
-    bytes_, lead, boundary = (t.to(targets.device) for t in self.digestible())
-    return bytes_[targets] + (lead[targets] & ~boundary[previous])
-
-# %% ../../nbs/text/01_tokenizers.ipynb #cb0972df
-@patch
-def total(self: ByteTable, tokens, *, block: int = 1 << 22) -> int:
-    """Bytes of all targets `tokens[1:]` of a stream; the first token has no predecessor.
-
-    Raises `GolfError` for an id outside the table.
-    """
-    bytes_, lead, boundary = (column.cpu().numpy() for column in self.digestible())
-    total = 0
-    for start in range(0, len(tokens) - 1, block):
-        part = tokens[start : start + block + 1]
-        part = part.cpu().numpy() if torch.is_tensor(part) else np.asarray(part)
-        if part.min() < 0 or part.max() >= len(self):
-            raise GolfError(f"tokens: an id outside the byte table's 0..{len(self) - 1}")
-        previous, targets = part[:-1], part[1:]
-        uses = np.bincount(targets, minlength=len(self))
-        total += int(uses @ (bytes_ + lead)) - int(lead[targets[boundary[previous]]].sum())
-    return total
-
-# %% ../../nbs/text/01_tokenizers.ipynb #7b0cc6d3
-@patch
-def _repr_markdown_(self: ByteTable) -> str:
-    rows = {"ids": f"{len(self):,}", "boundaries": int(self.boundary.sum())}
-    rows |= {"ids with an optional leading space": int(self.lead.sum())}
-    return _table("byte table", rows | {"longest": f"{int(self.bytes.max())} bytes"})
 
 # %% ../../nbs/text/01_tokenizers.ipynb #153b79e2
 def decode_documents(tokens, tokenizer: SentencePieceProcessor) -> list[str]:

@@ -23,9 +23,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from fastcore.basics import patch
-from ..net.windows import SlidingWindow
-from ..text.batches import TokenStream
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -34,9 +31,11 @@ from ..net.average import AverageConfig, Recent, burst, make_average
 from ..net.model import GPT, GPTConfig, preset
 from ..net.optim import OptimConfig, Optimisers, lr_scale, lr_scale_by_clock
 from ..net.ranks import Ranks
+from ..net.windows import SlidingWindow
 from ..predict.stream import Scores, Stream, evaluate
 from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
 from ..store.quant import Qat, crown_q, qat_transform
+from ..text.batches import TokenStream
 from ..text.corpus import Corpus
 
 # %% ../../nbs/train/00_loop.ipynb #c0d1f22e
@@ -69,6 +68,44 @@ class TrainConfig:
     crown: "Crown | None" = None  # a price on weights that round badly
     burst: "Burst | None" = None  # replay recent batches after the last step
 
+    # %% ../../nbs/train/00_loop.ipynb #8b88a71e
+    def check(self, model: GPTConfig, *, world_size: int = 1) -> None:
+        """Raise `GolfError` naming the first setting that cannot work with `model` on so many ranks."""
+        micro = self.accumulate * model.context
+        rules = [
+            ("steps", self.steps > 0, "positive"),
+            ("accumulate", self.accumulate > 0, "positive"),
+            (
+                "batch_tokens",
+                self.batch_tokens % micro == 0,
+                f"a multiple of accumulate × context = {micro}",
+            ),
+            ("warmdown", 0 <= self.warmdown, "0 or more"),
+            ("grad_clip", 0 <= self.grad_clip, "0 or more"),
+            ("compute_dtype", self.compute_dtype in FLOATS, f"one of {FLOATS}"),
+            ("table_dtype", self.table_dtype in FLOATS, f"one of {FLOATS}"),
+            ("prime_steps", self.prime_steps >= 0, "0 or more"),
+            ("checkpoint_every", self.checkpoint_every > 0, "positive"),
+            ("log_every", self.log_every > 0, "positive"),
+        ]
+        for name, holds, wanted in rules:
+            if not holds:
+                raise GolfError(f"TrainConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
+        self.average.check()
+        self._check_ranks(slices(self, model), world_size)
+
+    # %% ../../nbs/train/00_loop.ipynb #50e92f45
+    def _check_ranks(self, slices: int, world_size: int) -> None:
+        "Raise `GolfError` unless the batch can be shared among `world_size` ranks."
+        if slices % world_size:
+            held = f"batch_tokens = {self.batch_tokens} has {slices} slices"
+            raise GolfError(f"TrainConfig: {held}, which {world_size} ranks cannot share evenly")
+        if self.accumulate % world_size and world_size % self.accumulate:
+            wanted = f"a multiple or a divisor of the {world_size} ranks"
+            raise GolfError(f"TrainConfig: accumulate must be {wanted}, not {self.accumulate}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise GolfError(f"TrainConfig: device {self.device!r} is not available on this machine")
+
 # %% ../../nbs/train/00_loop.ipynb #a438c0a6
 @dataclass(frozen=True)
 class Crown:
@@ -91,46 +128,6 @@ class Burst:
 
 # %% ../../nbs/train/00_loop.ipynb #8b88a71e
 FLOATS = "float32", "bfloat16"
-
-
-@patch
-def check(self: TrainConfig, model: GPTConfig, *, world_size: int = 1) -> None:
-    """Raise `GolfError` naming the first setting that cannot work with `model` on so many ranks."""
-    micro = self.accumulate * model.context
-    rules = [
-        ("steps", self.steps > 0, "positive"),
-        ("accumulate", self.accumulate > 0, "positive"),
-        (
-            "batch_tokens",
-            self.batch_tokens % micro == 0,
-            f"a multiple of accumulate × context = {micro}",
-        ),
-        ("warmdown", 0 <= self.warmdown, "0 or more"),
-        ("grad_clip", 0 <= self.grad_clip, "0 or more"),
-        ("compute_dtype", self.compute_dtype in FLOATS, f"one of {FLOATS}"),
-        ("table_dtype", self.table_dtype in FLOATS, f"one of {FLOATS}"),
-        ("prime_steps", self.prime_steps >= 0, "0 or more"),
-        ("checkpoint_every", self.checkpoint_every > 0, "positive"),
-        ("log_every", self.log_every > 0, "positive"),
-    ]
-    for name, holds, wanted in rules:
-        if not holds:
-            raise GolfError(f"TrainConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
-    self.average.check()
-    self._check_ranks(slices(self, model), world_size)
-
-# %% ../../nbs/train/00_loop.ipynb #50e92f45
-@patch
-def _check_ranks(self: TrainConfig, slices: int, world_size: int) -> None:
-    "Raise `GolfError` unless the batch can be shared among `world_size` ranks."
-    if slices % world_size:
-        held = f"batch_tokens = {self.batch_tokens} has {slices} slices"
-        raise GolfError(f"TrainConfig: {held}, which {world_size} ranks cannot share evenly")
-    if self.accumulate % world_size and world_size % self.accumulate:
-        wanted = f"a multiple or a divisor of the {world_size} ranks"
-        raise GolfError(f"TrainConfig: accumulate must be {wanted}, not {self.accumulate}")
-    if self.device.startswith("cuda") and not torch.cuda.is_available():
-        raise GolfError(f"TrainConfig: device {self.device!r} is not available on this machine")
 
 # %% ../../nbs/train/00_loop.ipynb #85759bc1
 def slices(config: TrainConfig, model: GPTConfig) -> int:
@@ -169,6 +166,280 @@ class Trainer:
         self.build, self.objective, self.combine = build, objective, combine
         self.begin()
 
+    # %% ../../nbs/train/00_loop.ipynb #ee32e1c5
+    def begin(self) -> None:
+        """Step 0: fresh weights, optimisers, average, stream and log."""
+        c, ranks = self.config, self.ranks
+        made = self.build(self.shape, seed=c.seed, compute_dtype=getattr(torch, c.compute_dtype))
+        self.model = made.to(ranks.device)
+        for name, p in self.model.named_parameters():
+            if name == "embedding.weight" or name.endswith("table.weight"):
+                p.data = p.data.to(getattr(torch, c.table_dtype))
+        self.optimisers = Optimisers(self.model, c.optim, ranks=ranks)
+        self.average = make_average(self.model, c.average)
+        sizes = dict(batch_tokens=c.batch_tokens, context=self.shape.context)
+        place = dict(rank=ranks.rank, world_size=ranks.world_size)
+        self.stream = TokenStream(self.corpus.train, slices=slices(c, self.shape), **sizes, **place)
+        self.recent = Recent(c.burst.keep if c.burst else 1)
+        self.log: list[dict] = []
+        self.step, self.elapsed, self.saved_at = 0, 0.0, 0
+        self._make_passes()
+
+    # %% ../../nbs/train/00_loop.ipynb #6b29f52d
+    def train_step(self) -> dict:
+        """Make one optimiser step and return its row of the log."""
+        self.scale = self.lr_scale()
+        self._remember_batch()
+        with self._enough_memory():
+            loss, norm = self.update(self.scale)
+        self.step += 1
+        return {"step": self.step, "loss": loss, "lr_scale": self.scale, "grad_norm": norm}
+
+    def update(self, scale: float) -> tuple[float, float]:
+        """Learn from the next batch at learning rates times `scale`: its mean loss and gradient norm."""
+        limit = self.config.grad_clip or math.inf
+        self.scale, self.phase = scale, self.config.qat.phase(scale) if self.config.qat else "off"
+        loss = self.combined(limit) if self.combine else self.gradients()
+        loss = self.ranks.total(loss) / self.ranks.world_size
+        if not math.isfinite(loss):
+            raise GolfError(self._stopped(f"the loss is {loss}", LOWER_RATES))
+        norm = self.optimisers.step(self.step, scale, limit=math.inf if self.combine else limit)
+        self.average.update(scale)
+        return loss, norm.item()
+
+    # %% ../../nbs/train/00_loop.ipynb #1b3bc05d
+    def gradients(self, part: Callable[[], None] = lambda: None) -> Tensor:
+        """Accumulate the gradient of this rank's mean loss and return it; `part` after each micro-batch."""
+        n = max(1, self.config.accumulate // self.ranks.world_size)
+        total = torch.zeros((), device=self.ranks.device)
+        x, y = (t.to(self.ranks.device) for t in self.stream.next())
+        for ids, targets in zip(x.chunk(n), y.chunk(n)):
+            objective = self.objective or Trainer.usual
+            loss = objective(self, ids, targets) / n
+            loss.backward()
+            total += loss.detach()
+            part()
+        return total
+
+    def lr_scale(self) -> float:
+        """Learning-rate multiplier for the step that comes next."""
+        c = self.config
+        if c.max_seconds:
+            return lr_scale_by_clock(self.step, self.elapsed, c.max_seconds, c.warmdown)
+        return lr_scale(self.step, c.steps, c.warmdown)
+
+    # %% ../../nbs/train/00_loop.ipynb #243f563b
+    def combined(self, limit: float) -> Tensor:
+        """Like `gradients`, but `combine` makes the gradient from those of each micro-batch's mean loss."""
+        params, parts = [p for p in self.model.parameters() if p.requires_grad], []
+        n = max(1, self.config.accumulate // self.ranks.world_size)
+
+        def keep():
+            parts.append([torch.zeros_like(p) if p.grad is None else p.grad * n for p in params])
+            self.model.zero_grad(set_to_none=True)
+
+        loss = self.gradients(keep)
+        for p, g in zip(params, self.combine(parts, limit)):
+            p.grad = g
+        return loss
+
+    # %% ../../nbs/train/00_loop.ipynb #e36e4082
+    def usual(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """The training loss of a micro-batch in the present phase, CROWN-Q's price included."""
+        loss, crown = self.passes[self.phase](ids, targets), self.config.crown
+        if crown and self.scale < crown.below:
+            banks = [p for n, p in self.model.named_parameters() if n.endswith("_bank")]
+            price = sum(crown_q(p, crown.bits, floor=crown.floor) for p in banks)
+            loss = loss + crown.weight * price
+        return loss
+
+    def _make_passes(self) -> None:
+        "One callable per phase; with `compile`, each is a graph of its own."
+        self.phase, self.scale, qat = "off", 1.0, self.config.qat
+        transforms = {"off": None}
+        if qat:
+            transforms |= {phase: qat_transform(qat, phase) for phase in ("hard", "soft")}
+        self.passes = {
+            phase: partial(self.model.training_loss, transform=transform)
+            for phase, transform in transforms.items()
+        }
+        if self.config.compile:
+            options = dict(dynamic=False, fullgraph=True)
+            self.passes = {k: torch.compile(f, **options) for k, f in self.passes.items()}
+
+    # %% ../../nbs/train/00_loop.ipynb #4bc51fd1
+    def prime(self) -> None:
+        """Run `prime_steps` steps in every phase, then return to the state before them."""
+        held = {name: t.clone() for name, t in self.model.state_dict().items()}
+        position = self.stream.state()
+        for phase in self.config.prime_steps * list(self.passes):
+            self.phase = phase
+            with self._enough_memory():
+                self.gradients()
+                self.optimisers.step(0, 1.0)
+        self.model.load_state_dict(held)
+        self.optimisers = Optimisers(self.model, self.config.optim, ranks=self.ranks)
+        self.stream.load(position)
+        self.phase = "off"
+
+    # %% ../../nbs/train/00_loop.ipynb #f0903fcb
+    def _stopped(self, what: str, advice: str) -> str:
+        "The message of a run that ends early."
+        last = self.saved_at
+        kept = f"the checkpoint of step {last} is intact" if last else "no checkpoint had been written"
+        return f"{what} at step {self.step + 1}; {kept}; {advice}"
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        "A `GolfError` that says what to lower, for memory that runs out within the block."
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
+
+    # %% ../../nbs/train/00_loop.ipynb #b32d8b92
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the run by name: `model.*`, `average.*`, `recent.*` and `optim.*`."""
+        names = {p: name for name, p in self.model.named_parameters()}
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        found |= {f"average.{k}": v for k, v in self.average.state().items()}
+        found |= {f"recent.{k}": v for k, v in self.recent.state().items()}
+        for p, state in self.optimisers.adam.state.items():
+            found |= {f"optim.{names[p]}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        for p in self.optimisers.muon.state:
+            found[f"optim.{names[p]}.momentum"] = self.optimisers.muon.full_momentum(p)
+        return {name: t.detach().cpu() for name, t in found.items()}
+
+    # %% ../../nbs/train/00_loop.ipynb #f444f72e
+    def save(self, path: Path) -> None:
+        """Write a checkpoint to `path`, whole or not at all; every rank must call it, rank 0 writes."""
+        meta = dict(step=self.step, elapsed=self.elapsed, stream=self.stream.state(), log=self.log)
+        meta["run"] = self.name()
+        found = self.tensors()
+        self.ranks.agree(digest({k: v for k, v in found.items() if k[:5] == "model"}), "the weights")
+        if self.ranks.main:
+            save_artifact(path, encode(found, Plan.lossless(), meta=meta))
+        self.ranks.barrier()
+        self.saved_at = self.step
+
+    # %% ../../nbs/train/00_loop.ipynb #b886bbbd
+    def name(self) -> str:
+        """A digest of all that decides the weights."""
+        silent = dict(log_every=0, checkpoint_every=0, validate_every=0, validation_tokens=0)
+        settings = replace(self.config, **silent)
+        what = asdict(self.shape), asdict(settings), self.corpus.fingerprint()
+        doors = self.build if self.build is not GPT else None, self.objective, self.combine
+        return digest((*what, *doors) if any(doors) else what)
+
+    # %% ../../nbs/train/00_loop.ipynb #873d9166
+    def load(self, path: Path) -> None:
+        """Continue from the checkpoint at `path`; raises `GolfError` when it is another run's."""
+        data = load_artifact(path)
+        meta = read_meta(data)
+        if meta.get("run") != self.name():
+            raise GolfError(f"{path} is a checkpoint of another run: its settings or its data differ")
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "recent": {}, "optim": {}}
+        for key, value in decode(data).items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        self.model.load_state_dict(parts["model"])
+        self.average.load(parts["average"])
+        self.recent.load(parts["recent"])
+        self._load_optimisers(parts["optim"])
+        self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
+        self.stream.load(meta["stream"])
+        self.saved_at = self.step
+
+    # %% ../../nbs/train/00_loop.ipynb #5413114e
+    def _load_optimisers(self, found: dict[str, Tensor]) -> None:
+        "Put the optimisers' state back, each rank its own slices of the momentum."
+        owners = dict(self.model.named_parameters())
+        muon, adam = self.optimisers.muon, self.optimisers.adam
+        for key, value in found.items():
+            name, _, entry = key.rpartition(".")
+            p = owners[name]
+            if entry == "momentum":
+                muon.set_momentum(p, value)
+            else:
+                adam.state[p][entry] = (
+                    value if entry == "step" and not adam.defaults["fused"] else value.to(p.device)
+                )
+
+    # %% ../../nbs/train/00_loop.ipynb #ef3a5d0d
+    def finished(self) -> bool:
+        """Whether the steps are done or the time is up."""
+        c = self.config
+        return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
+
+    def run(self, checkpoint: Path | None = None, *, progress: bool = True) -> "Trainer":
+        """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh."""
+        self.prime()
+        if checkpoint is not None and Path(checkpoint).exists():
+            self.load(checkpoint)
+        c, hidden = self.config, not (progress and self.ranks.main)
+        bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
+        while not self.finished():
+            self.ranks.barrier()
+            begun = time.perf_counter()
+            row = self.train_step()
+            self.elapsed += time.perf_counter() - begun
+            if c.max_seconds:
+                self.elapsed = self.ranks.largest(self.elapsed)
+            self.record(row, bar)
+            if checkpoint is not None and (self.step % c.checkpoint_every == 0 or self.finished()):
+                self.save(checkpoint)
+        bar.close()
+        if c.burst:
+            self.replay()
+        return self
+
+    # %% ../../nbs/train/00_loop.ipynb #db9a0859
+    def _remember_batch(self) -> None:
+        "Keep the place of the batch that comes next, if the burst will want it."
+        if self.config.burst and self.scale < self.config.burst.below:
+            self.recent.add((torch.tensor(self.stream.consumed),))
+
+    def replay(self) -> list[float]:
+        """Learn once more from the batches that were remembered; returns the loss before each step."""
+
+        def again(place: tuple[Tensor], scale: float) -> float:
+            self.stream.load({**end, "consumed": int(place[0])})
+            return self.update(scale)[0]
+
+        end, b = self.stream.state(), self.config.burst
+        losses = burst(again, self.recent, epochs=b.epochs, scale=b.scale) if len(self.recent) else []
+        self.stream.load(end)
+        return losses
+
+    # %% ../../nbs/train/00_loop.ipynb #f44b2659
+    def speed(self) -> dict:
+        """Tokens per second so far and, on GPUs whose peak is known, the fraction of it in use."""
+        rate = self.step * self.config.batch_tokens / max(self.elapsed, 1e-9)
+        each = rate / self.ranks.world_size
+        card = torch.cuda.get_device_name() if self.config.device.startswith("cuda") else ""
+        peak = next((v for k, v in PEAK_FLOPS.items() if k in card), None)
+        found = {"tokens_per_second": rate}
+        return found | ({"mfu": each * self.model.flops_per_token() / peak} if peak else {})
+
+    # %% ../../nbs/train/00_loop.ipynb #6c99bd38
+    def record(self, row: dict, bar: Any) -> None:
+        """Keep a row of the log every `log_every` steps, with validation when it is due."""
+        c, due = self.config, self.config.validate_every
+        if due and self.step % due == 0 and self.ranks.main:
+            row["val_bpb"] = validate(self.model, self.corpus, c.validation_tokens).bpb
+        bar.update(1)
+        bar.set_postfix(
+            loss=f"{row['loss']:.3f}", tokens_per_second=f"{self.speed()['tokens_per_second']:,.0f}"
+        )
+        if self.step % c.log_every == 0 or self.step == 1 or "val_bpb" in row or self.finished():
+            self.log.append({**row, "seconds": round(self.elapsed, 3)})
+
+    def history(self) -> pd.DataFrame:
+        """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
+        return pd.DataFrame(self.log)
+
 # %% ../../nbs/train/00_loop.ipynb #ee32e1c5
 def _check_vocabulary(corpus: Corpus, model: GPTConfig) -> None:
     "Raise `GolfError` unless corpus and model speak of the same ids."
@@ -176,236 +447,15 @@ def _check_vocabulary(corpus: Corpus, model: GPTConfig) -> None:
         found = f"its tokenizer has {corpus.vocab_size} ids, the model {model.vocab_size}"
         raise GolfError(f"corpus {corpus.name!r} does not fit: {found}; give vocab_size to both")
 
-
-@patch
-def begin(self: Trainer) -> None:
-    """Step 0: fresh weights, optimisers, average, stream and log."""
-    c, ranks = self.config, self.ranks
-    made = self.build(self.shape, seed=c.seed, compute_dtype=getattr(torch, c.compute_dtype))
-    self.model = made.to(ranks.device)
-    for name, p in self.model.named_parameters():
-        if name == "embedding.weight" or name.endswith("table.weight"):
-            p.data = p.data.to(getattr(torch, c.table_dtype))
-    self.optimisers = Optimisers(self.model, c.optim, ranks=ranks)
-    self.average = make_average(self.model, c.average)
-    sizes = dict(batch_tokens=c.batch_tokens, context=self.shape.context)
-    place = dict(rank=ranks.rank, world_size=ranks.world_size)
-    self.stream = TokenStream(self.corpus.train, slices=slices(c, self.shape), **sizes, **place)
-    self.recent = Recent(c.burst.keep if c.burst else 1)
-    self.log: list[dict] = []
-    self.step, self.elapsed, self.saved_at = 0, 0.0, 0
-    self._make_passes()
-
-# %% ../../nbs/train/00_loop.ipynb #6b29f52d
-@patch
-def train_step(self: Trainer) -> dict:
-    """Make one optimiser step and return its row of the log."""
-    self.scale = self.lr_scale()
-    self._remember_batch()
-    with self._enough_memory():
-        loss, norm = self.update(self.scale)
-    self.step += 1
-    return {"step": self.step, "loss": loss, "lr_scale": self.scale, "grad_norm": norm}
-
-
-@patch
-def update(self: Trainer, scale: float) -> tuple[float, float]:
-    """Learn from the next batch at learning rates times `scale`: its mean loss and gradient norm."""
-    limit = self.config.grad_clip or math.inf
-    self.scale, self.phase = scale, self.config.qat.phase(scale) if self.config.qat else "off"
-    loss = self.combined(limit) if self.combine else self.gradients()
-    loss = self.ranks.total(loss) / self.ranks.world_size
-    if not math.isfinite(loss):
-        raise GolfError(self._stopped(f"the loss is {loss}", LOWER_RATES))
-    norm = self.optimisers.step(self.step, scale, limit=math.inf if self.combine else limit)
-    self.average.update(scale)
-    return loss, norm.item()
-
-# %% ../../nbs/train/00_loop.ipynb #1b3bc05d
-@patch
-def gradients(self: Trainer, part: Callable[[], None] = lambda: None) -> Tensor:
-    """Accumulate the gradient of this rank's mean loss and return it; `part` after each micro-batch."""
-    n = max(1, self.config.accumulate // self.ranks.world_size)
-    total = torch.zeros((), device=self.ranks.device)
-    x, y = (t.to(self.ranks.device) for t in self.stream.next())
-    for ids, targets in zip(x.chunk(n), y.chunk(n)):
-        objective = self.objective or Trainer.usual
-        loss = objective(self, ids, targets) / n
-        loss.backward()
-        total += loss.detach()
-        part()
-    return total
-
-
-@patch
-def lr_scale(self: Trainer) -> float:
-    """Learning-rate multiplier for the step that comes next."""
-    c = self.config
-    if c.max_seconds:
-        return lr_scale_by_clock(self.step, self.elapsed, c.max_seconds, c.warmdown)
-    return lr_scale(self.step, c.steps, c.warmdown)
-
-# %% ../../nbs/train/00_loop.ipynb #243f563b
-@patch
-def combined(self: Trainer, limit: float) -> Tensor:
-    """Like `gradients`, but `combine` makes the gradient from those of each micro-batch's mean loss."""
-    params, parts = [p for p in self.model.parameters() if p.requires_grad], []
-    n = max(1, self.config.accumulate // self.ranks.world_size)
-
-    def keep():
-        parts.append([torch.zeros_like(p) if p.grad is None else p.grad * n for p in params])
-        self.model.zero_grad(set_to_none=True)
-
-    loss = self.gradients(keep)
-    for p, g in zip(params, self.combine(parts, limit)):
-        p.grad = g
-    return loss
-
-# %% ../../nbs/train/00_loop.ipynb #e36e4082
-@patch
-def usual(self: Trainer, ids: Tensor, targets: Tensor) -> Tensor:
-    """The training loss of a micro-batch in the present phase, CROWN-Q's price included."""
-    loss, crown = self.passes[self.phase](ids, targets), self.config.crown
-    if crown and self.scale < crown.below:
-        banks = [p for n, p in self.model.named_parameters() if n.endswith("_bank")]
-        price = sum(crown_q(p, crown.bits, floor=crown.floor) for p in banks)
-        loss = loss + crown.weight * price
-    return loss
-
-
-@patch
-def _make_passes(self: Trainer) -> None:
-    "One callable per phase; with `compile`, each is a graph of its own."
-    self.phase, self.scale, qat = "off", 1.0, self.config.qat
-    transforms = {"off": None}
-    if qat:
-        transforms |= {phase: qat_transform(qat, phase) for phase in ("hard", "soft")}
-    self.passes = {
-        phase: partial(self.model.training_loss, transform=transform)
-        for phase, transform in transforms.items()
-    }
-    if self.config.compile:
-        options = dict(dynamic=False, fullgraph=True)
-        self.passes = {k: torch.compile(f, **options) for k, f in self.passes.items()}
-
-# %% ../../nbs/train/00_loop.ipynb #4bc51fd1
-@patch
-def prime(self: Trainer) -> None:
-    """Run `prime_steps` steps in every phase, then return to the state before them."""
-    held = {name: t.clone() for name, t in self.model.state_dict().items()}
-    position = self.stream.state()
-    for phase in self.config.prime_steps * list(self.passes):
-        self.phase = phase
-        with self._enough_memory():
-            self.gradients()
-            self.optimisers.step(0, 1.0)
-    self.model.load_state_dict(held)
-    self.optimisers = Optimisers(self.model, self.config.optim, ranks=self.ranks)
-    self.stream.load(position)
-    self.phase = "off"
-
 # %% ../../nbs/train/00_loop.ipynb #f0903fcb
 LOWER_RATES = "lower optim.matrix_lr and optim.table_lr, or grad_clip"
 LOWER_MEMORY = "raise accumulate, or lower batch_tokens or the model's context or width"
-
-
-@patch
-def _stopped(self: Trainer, what: str, advice: str) -> str:
-    "The message of a run that ends early."
-    last = self.saved_at
-    kept = f"the checkpoint of step {last} is intact" if last else "no checkpoint had been written"
-    return f"{what} at step {self.step + 1}; {kept}; {advice}"
 
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or on a CPU."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "can't allocate memory" in str(error)
-
-
-@patch
-@contextmanager
-def _enough_memory(self: Trainer) -> Iterator[None]:
-    "A `GolfError` that says what to lower, for memory that runs out within the block."
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
-
-# %% ../../nbs/train/00_loop.ipynb #b32d8b92
-@patch
-def tensors(self: Trainer) -> dict[str, Tensor]:
-    """Every tensor of the run by name: `model.*`, `average.*`, `recent.*` and `optim.*`."""
-    names = {p: name for name, p in self.model.named_parameters()}
-    found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-    found |= {f"average.{k}": v for k, v in self.average.state().items()}
-    found |= {f"recent.{k}": v for k, v in self.recent.state().items()}
-    for p, state in self.optimisers.adam.state.items():
-        found |= {f"optim.{names[p]}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for p in self.optimisers.muon.state:
-        found[f"optim.{names[p]}.momentum"] = self.optimisers.muon.full_momentum(p)
-    return {name: t.detach().cpu() for name, t in found.items()}
-
-# %% ../../nbs/train/00_loop.ipynb #f444f72e
-@patch
-def save(self: Trainer, path: Path) -> None:
-    """Write a checkpoint to `path`, whole or not at all; every rank must call it, rank 0 writes."""
-    meta = dict(step=self.step, elapsed=self.elapsed, stream=self.stream.state(), log=self.log)
-    meta["run"] = self.name()
-    found = self.tensors()
-    self.ranks.agree(digest({k: v for k, v in found.items() if k[:5] == "model"}), "the weights")
-    if self.ranks.main:
-        save_artifact(path, encode(found, Plan.lossless(), meta=meta))
-    self.ranks.barrier()
-    self.saved_at = self.step
-
-# %% ../../nbs/train/00_loop.ipynb #b886bbbd
-@patch
-def name(self: Trainer) -> str:
-    """A digest of all that decides the weights."""
-    silent = dict(log_every=0, checkpoint_every=0, validate_every=0, validation_tokens=0)
-    settings = replace(self.config, **silent)
-    what = asdict(self.shape), asdict(settings), self.corpus.fingerprint()
-    doors = self.build if self.build is not GPT else None, self.objective, self.combine
-    return digest((*what, *doors) if any(doors) else what)
-
-# %% ../../nbs/train/00_loop.ipynb #873d9166
-@patch
-def load(self: Trainer, path: Path) -> None:
-    """Continue from the checkpoint at `path`; raises `GolfError` when it is another run's."""
-    data = load_artifact(path)
-    meta = read_meta(data)
-    if meta.get("run") != self.name():
-        raise GolfError(f"{path} is a checkpoint of another run: its settings or its data differ")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "recent": {}, "optim": {}}
-    for key, value in decode(data).items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
-    self.model.load_state_dict(parts["model"])
-    self.average.load(parts["average"])
-    self.recent.load(parts["recent"])
-    self._load_optimisers(parts["optim"])
-    self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
-    self.stream.load(meta["stream"])
-    self.saved_at = self.step
-
-# %% ../../nbs/train/00_loop.ipynb #5413114e
-@patch
-def _load_optimisers(self: Trainer, found: dict[str, Tensor]) -> None:
-    "Put the optimisers' state back, each rank its own slices of the momentum."
-    owners = dict(self.model.named_parameters())
-    muon, adam = self.optimisers.muon, self.optimisers.adam
-    for key, value in found.items():
-        name, _, entry = key.rpartition(".")
-        p = owners[name]
-        if entry == "momentum":
-            muon.set_momentum(p, value)
-        else:
-            adam.state[p][entry] = (
-                value if entry == "step" and not adam.defaults["fused"] else value.to(p.device)
-            )
 
 # %% ../../nbs/train/00_loop.ipynb #e8318f44
 def validate(model: GPT, corpus: Corpus, tokens: int, *, stride: int | None = None) -> Scores:
@@ -414,91 +464,8 @@ def validate(model: GPT, corpus: Corpus, tokens: int, *, stride: int | None = No
     stream = Stream(corpus.val, 8 * context, byte_table=corpus.byte_table, limit=tokens)
     return evaluate(SlidingWindow(model, stride=stride or context), stream)
 
-# %% ../../nbs/train/00_loop.ipynb #ef3a5d0d
-@patch
-def finished(self: Trainer) -> bool:
-    """Whether the steps are done or the time is up."""
-    c = self.config
-    return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
-
-
-@patch
-def run(self: Trainer, checkpoint: Path | None = None, *, progress: bool = True) -> "Trainer":
-    """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh."""
-    self.prime()
-    if checkpoint is not None and Path(checkpoint).exists():
-        self.load(checkpoint)
-    c, hidden = self.config, not (progress and self.ranks.main)
-    bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
-    while not self.finished():
-        self.ranks.barrier()
-        begun = time.perf_counter()
-        row = self.train_step()
-        self.elapsed += time.perf_counter() - begun
-        if c.max_seconds:
-            self.elapsed = self.ranks.largest(self.elapsed)
-        self.record(row, bar)
-        if checkpoint is not None and (self.step % c.checkpoint_every == 0 or self.finished()):
-            self.save(checkpoint)
-    bar.close()
-    if c.burst:
-        self.replay()
-    return self
-
-# %% ../../nbs/train/00_loop.ipynb #db9a0859
-@patch
-def _remember_batch(self: Trainer) -> None:
-    "Keep the place of the batch that comes next, if the burst will want it."
-    if self.config.burst and self.scale < self.config.burst.below:
-        self.recent.add((torch.tensor(self.stream.consumed),))
-
-
-@patch
-def replay(self: Trainer) -> list[float]:
-    """Learn once more from the batches that were remembered; returns the loss before each step."""
-
-    def again(place: tuple[Tensor], scale: float) -> float:
-        self.stream.load({**end, "consumed": int(place[0])})
-        return self.update(scale)[0]
-
-    end, b = self.stream.state(), self.config.burst
-    losses = burst(again, self.recent, epochs=b.epochs, scale=b.scale) if len(self.recent) else []
-    self.stream.load(end)
-    return losses
-
 # %% ../../nbs/train/00_loop.ipynb #f44b2659
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, by datasheet
-
-
-@patch
-def speed(self: Trainer) -> dict:
-    """Tokens per second so far and, on GPUs whose peak is known, the fraction of it in use."""
-    rate = self.step * self.config.batch_tokens / max(self.elapsed, 1e-9)
-    each = rate / self.ranks.world_size
-    card = torch.cuda.get_device_name() if self.config.device.startswith("cuda") else ""
-    peak = next((v for k, v in PEAK_FLOPS.items() if k in card), None)
-    found = {"tokens_per_second": rate}
-    return found | ({"mfu": each * self.model.flops_per_token() / peak} if peak else {})
-
-# %% ../../nbs/train/00_loop.ipynb #6c99bd38
-@patch
-def record(self: Trainer, row: dict, bar: Any) -> None:
-    """Keep a row of the log every `log_every` steps, with validation when it is due."""
-    c, due = self.config, self.config.validate_every
-    if due and self.step % due == 0 and self.ranks.main:
-        row["val_bpb"] = validate(self.model, self.corpus, c.validation_tokens).bpb
-    bar.update(1)
-    bar.set_postfix(
-        loss=f"{row['loss']:.3f}", tokens_per_second=f"{self.speed()['tokens_per_second']:,.0f}"
-    )
-    if self.step % c.log_every == 0 or self.step == 1 or "val_bpb" in row or self.finished():
-        self.log.append({**row, "seconds": round(self.elapsed, 3)})
-
-
-@patch
-def history(self: Trainer) -> pd.DataFrame:
-    """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
-    return pd.DataFrame(self.log)
 
 # %% ../../nbs/train/00_loop.ipynb #f5583c76
 Squeeze = Callable[[GPT, Corpus], Plan]
