@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from golf.text.shards import read_tokens, write_shard
-from golf.text.tokenizers import ByteTable
 from torch import nn
 
 from golf.auditor.adapters import (
@@ -29,6 +27,8 @@ from golf.auditor.audit import FAIL, NOT_RUN, PASS, Level, audit
 from golf.auditor.scripts import cpu_command, flash_attention, one_cpu, opened, stand_ins
 from golf.base.files import GolfError
 from golf.predict.stream import Stream
+from golf.text.shards import read_tokens, write_shard
+from golf.text.tokenizers import ByteTable
 
 V, CHUNK = 64, 64
 SMALL = Level("small", tokens=256, chunks=4, positions=6, futures=2, streams=3, rows=256,

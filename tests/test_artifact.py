@@ -16,17 +16,6 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from golf.store.container import (
-    COMPRESSORS,
-    LAYOUTS,
-    MAGIC,
-    PREAMBLE,
-    VERSION,
-    Section,
-    decompress,
-    pack,
-    unpack,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +36,17 @@ from golf.store.artifact import (
     size_report,
 )
 from golf.store.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
+from golf.store.container import (
+    COMPRESSORS,
+    LAYOUTS,
+    MAGIC,
+    PREAMBLE,
+    VERSION,
+    Section,
+    decompress,
+    pack,
+    unpack,
+)
 from golf.store.quant import Quantized, dequantize_rows, largest_code
 
 

@@ -9,10 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from golf.mix.gates import Entropy, Evidence, Fixed, Selective
-from golf.mix.products import Hinted, Product
-from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
-from golf.net.windows import SlidingWindow
 
 import golf
 from golf.adapt.gradients import EmpiricalBayes, james_stein
@@ -41,8 +37,12 @@ from golf.auditor.audit import (
 from golf.base.files import GolfError
 from golf.count.ngram import SMOOTHINGS, NGram, Uniform
 from golf.count.packets import Packets, distil
+from golf.mix.gates import Entropy, Evidence, Fixed, Selective
 from golf.mix.mixtures import Mix
+from golf.mix.products import Hinted, Product
+from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
 from golf.net.model import GPT, preset
+from golf.net.windows import SlidingWindow
 from golf.predict.dist import Dense, Unnormalised
 from golf.predict.stream import Predictor
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from golf.net.windows import SlidingWindow
 
 from golf.adapt.gradients import EmpiricalBayes, james_stein, predictive, shrink
 from golf.adapt.ttt import TTT
 from golf.net.model import GPT, preset
 from golf.net.ranks import join, run_ranks
+from golf.net.windows import SlidingWindow
 from golf.predict.stream import Stream, evaluate
 
 SHAPE = preset(

@@ -29,8 +29,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
-from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +48,8 @@ from golf.store.artifact import (
     read_meta,
     size_report,
 )
+from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
+from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEMORY = 5.0, 128 << 20  # the most that one input may take

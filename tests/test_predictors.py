@@ -7,10 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golf.mix.gates import Fixed
-from golf.mix.products import Hinted, Product, Temperatures
-from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
-from golf.net.windows import SlidingWindow
 
 import golf
 from golf.adapt.lora import LoRA
@@ -19,10 +15,14 @@ from golf.auditor.adapters import Windows
 from golf.base.files import GolfError, digest
 from golf.count.ngram import NGram, Uniform
 from golf.count.packets import Packets, distil
+from golf.mix.gates import Fixed
 from golf.mix.mixtures import Mix
+from golf.mix.products import Hinted, Product, Temperatures
 from golf.mix.recorded import Recorded, record_pass
+from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
+from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from golf.train.job import Job, launch
 
 from golf.base.files import GolfError
 from golf.net.average import AverageConfig
 from golf.net.model import preset
 from golf.net.optim import OptimConfig
 from golf.net.ranks import run_ranks
+from golf.train.job import Job, launch
 from golf.train.loop import TrainConfig
 
 SHAPE = preset("tiny", layers=3, value_layers=(2,), xsa_layers=(2,), context=64, width=64)

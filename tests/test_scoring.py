@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golf.predict.compare import arm_key, compare
 
 from golf.base.files import GolfError, cache_dir
 from golf.count.ngram import NGram, Uniform
 from golf.predict import stream as scoring
+from golf.predict.compare import arm_key, compare
 from golf.predict.dist import Dense
 from golf.predict.stream import Predictor, Scores, Stream, evaluate
 

@@ -14,12 +14,11 @@ STEPS = 40
 
 def work(folder: Path, begun) -> None:
     """Train a small model into `folder`; `begun` is set when the first step is near."""
-    from golf.text.tokenizers import ByteTable
-
     from golf.net.average import AverageConfig
     from golf.net.model import GPTConfig
     from golf.store.quant import Qat
     from golf.text.corpus import Corpus
+    from golf.text.tokenizers import ByteTable
     from golf.train.loop import Burst, TrainConfig, fit
 
     torch.set_num_threads(1)

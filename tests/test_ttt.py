@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from golf.mix.gates import Entropy
-from golf.net.windows import SlidingWindow
 
 from golf.adapt.lora import LoRA
 from golf.adapt.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
 from golf.base.files import GolfError, digest
 from golf.count.ngram import NGram
+from golf.mix.gates import Entropy
 from golf.mix.mixtures import Mix
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, run_ranks
+from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
 
 SHAPE = preset(

@@ -9,12 +9,12 @@ __all__ = ['low_rank', 'in_banks', 'in_head', 'open_from', 'before_mark', 'LoRA'
 from typing import Any
 
 import torch
-from ..net.windows import SlidingWindow, portion
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..base.files import GolfError, closest
 from ..net.model import GPT, ROLES, Transform
+from ..net.windows import SlidingWindow, portion
 from ..predict.dist import Dense, Distribution
 from ..predict.stream import Chunk, Predictor
 

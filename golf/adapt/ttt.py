@@ -16,7 +16,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from ..net.windows import SlidingWindow, portion
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from ..base.files import GolfError, closest, digest
 from ..net.average import EMA
 from ..net.model import GPT
 from ..net.optim import Muon, role
+from ..net.windows import SlidingWindow, portion
 from ..predict.dist import Distribution
 from ..predict.stream import Bytes, Chunk, Predictor
 

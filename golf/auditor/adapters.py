@@ -24,8 +24,6 @@ from typing import Any
 # %% ../../nbs/auditor/11_adapters.ipynb #94e6ea79
 import numpy as np
 import torch
-from ..net.windows import SlidingWindow
-from ..text.shards import shard_paths, write_shard
 from torch import Tensor, nn
 
 from golf.auditor.audit import (
@@ -42,8 +40,10 @@ from golf.auditor.audit import (
 from .scripts import edited, opened, read_script
 from ..base.files import GolfError, closest
 from ..net.ranks import Ranks
+from ..net.windows import SlidingWindow
 from ..predict.dist import Dense
 from ..predict.stream import Bytes, Chunk
+from ..text.shards import shard_paths, write_shard
 
 # %% ../../nbs/auditor/11_adapters.ipynb #1edfa9b0
 _HALF = (torch.bfloat16, torch.float16)

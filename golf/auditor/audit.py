@@ -37,19 +37,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..net.windows import SlidingWindow
-from ..predict.compare import arm_key
-from ..store.saved import load_model
-from ..text.fineweb import check_data
-from ..text.tokenizers import ByteTable, decode_documents, load_tokenizer
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..base.files import GolfError, Undigestable, atomic_write, closest, digest
 from ..lab.runs import BUDGET_LIMITS, budget_table, cached, read_record
+from ..net.windows import SlidingWindow
+from ..predict.compare import arm_key
 from ..predict.dist import Distribution
 from ..predict.stream import Chunk, Predictor, Stream
 from ..store.artifact import load_artifact
+from ..store.saved import load_model
+from ..text.fineweb import check_data
+from ..text.tokenizers import ByteTable, decode_documents, load_tokenizer
 
 # %% ../../nbs/auditor/00_audit.ipynb #2f91423d
 @dataclass

@@ -38,7 +38,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..text.tokenizers import ByteTable, Tokenizer, load_tokenizer, train_tokenizer
 from scipy.stats import beta
 from torch import Tensor
 
@@ -47,6 +46,7 @@ from ..base.files import GolfError, atomic_write, closest, project_root
 from ..lab.runs import Budget
 from ..predict.dist import Dense, Distribution, Unnormalised
 from ..predict.stream import Chunk, Predictor
+from ..text.tokenizers import ByteTable, Tokenizer, load_tokenizer, train_tokenizer
 
 # %% ../../nbs/auditor/13_zoo.ipynb #e33e62bb
 V, CHUNK = 64, 32

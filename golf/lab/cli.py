@@ -209,9 +209,8 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
 # %% ../../nbs/lab/09_cli.ipynb #c0db7e8c
 def measure(run, made: Path, corpus, tokens: int) -> None:
     """Add the bits per byte of each stage, and the seconds of training, to a run."""
-    from golf.store.saved import load_model
-
     from golf.store.artifact import load_artifact
+    from golf.store.saved import load_model
     from golf.train.loop import validate
 
     about = json.loads(made.with_suffix(".json").read_text())
@@ -258,9 +257,8 @@ def audit_submission(path: str, out: Path | None) -> bool:
 # %% ../../nbs/lab/09_cli.ipynb #7f6edfc4
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
-    from golf.store.saved import model_path
-
     from golf.auditor.audit import audit, door, sliding
+    from golf.store.saved import model_path
     from golf.text.corpus import load_corpus
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"

@@ -20,8 +20,6 @@ from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/03_products.ipynb #c000000e
 from .gates import SHAPE, Fixed, Gate, feature
-from .rules import EM, Bins, Hedge, Online, Rule, online
-
 from golf.mix.mixtures import (
     Gated,
     Mix,
@@ -31,6 +29,7 @@ from golf.mix.mixtures import (
     _predicted,
     expert_names,
 )
+from .rules import EM, Bins, Hedge, Online, Rule, online
 
 # %% ../../nbs/mix/03_products.ipynb #cd4fe8a1
 class Product(Predictor):

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ..store.container import MAGIC, PREAMBLE, VERSION, Section
-from ..store.container import pack as pack_sections
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +30,8 @@ from ..predict.stream import Chunk, Predictor
 from . import pr473
 from .recipes import Adaptation, Wart
 from ..store.artifact import extras, read_meta
+from ..store.container import MAGIC, PREAMBLE, VERSION, Section
+from ..store.container import pack as pack_sections
 
 # %% ../../nbs/published/04_pr1043.ipynb #e437090b
 def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:

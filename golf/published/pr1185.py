@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from ..mix.gates import Entropy
 from torch import Tensor
 
 from ..base.files import GolfError
 from ..count.ngram import NGram
+from ..mix.gates import Entropy
 from ..mix.mixtures import Mix
 from ..net.average import AverageConfig
 from ..net.model import GPT, last_layers

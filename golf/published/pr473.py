@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ..text.tokenizers import ByteTable
 from torch import Tensor
 
 from ..adapt.ttt import Masks
@@ -32,6 +31,7 @@ from ..store.artifact import SMALL, Plan, Treatment, default_plan
 from ..store.gptq import gptq_plan, gptq_search, hessians, self_generated
 from ..store.quant import Quantized, quantize_rows, row_percentiles, squared_errors, to_grid
 from ..text.corpus import Corpus
+from ..text.tokenizers import ByteTable
 from ..train.loop import TrainConfig
 
 # %% ../../nbs/published/01_pr473.ipynb #0b5cd33a

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..mix.gates import feature
-from ..mix.rules import Online
-from ..net.windows import SlidingWindow
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapt.ttt import Masks, by_layer, ramped_cosine, role_scales, sequences
 from ..base.files import GolfError
+from ..mix.gates import feature
 from ..mix.mixtures import Gated, Mix
+from ..mix.rules import Online
 from ..net.model import GPT, last_layers
 from ..net.ranks import Ranks
+from ..net.windows import SlidingWindow
 from ..predict.dist import Counts, Distribution, Geometric, Mixture, Unnormalised, slices
 from ..predict.stream import Bytes, Chunk, Predictor, Scores, Stream, evaluate
 from . import pr473

@@ -16,17 +16,17 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from ..net.windows import SlidingWindow
-from ..store.saved import load_model
-from ..train.job import Job, door
 
 from ..adapt.ttt import TTT, Gradients, Masks, cosine
 from ..base.files import GolfError, closest
 from ..net.model import GPT, GPTConfig, preset
 from ..net.ranks import Ranks
+from ..net.windows import SlidingWindow
 from ..predict.stream import Bytes, Predictor
 from ..store.artifact import Plan, default_plan
+from ..store.saved import load_model
 from ..text.corpus import Corpus
+from ..train.job import Job, door
 from ..train.loop import Combine, Objective, Squeeze, TrainConfig, Trainer
 
 # %% ../../nbs/published/00_recipes.ipynb #09ac8e00
