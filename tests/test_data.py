@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from golf.base.files import GolfError, digest, project_root
+from golf.base.digests import digest
+from golf.base.files import GolfError, project_root
 from golf.text import corpus as corpora
 from golf.text import documents as readers
 from golf.text import fineweb

@@ -12,7 +12,8 @@ import golf
 from golf.adapt.lora import LoRA
 from golf.adapt.ttt import TTT
 from golf.auditor.adapters import Windows
-from golf.base.files import GolfError, digest
+from golf.base.digests import digest
+from golf.base.files import GolfError
 from golf.count.ngram import NGram, Uniform
 from golf.count.packets import Packets, distil
 from golf.mix.gates import Fixed

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.base.cache import cached
 from golf.base.files import GolfError
-from golf.lab.runs import Run, cached, git_state, portable, read_record, records
+from golf.lab.runs import Run, git_state, portable, read_record, records
 
 
 def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What no chapter should teach: kills, several processes, damaged files."""
 
+import importlib
 import os
 import pickle
 import signal
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from golf.base.files import GolfError, cache_dir
+from golf.auditor import lints
+from golf.base.cache import cache_dir
+from golf.base.files import GolfError
+from golf.count import kernels
 from golf.count.ngram import NGram, Uniform
-from golf.predict import stream as scoring
-from golf.predict.compare import arm_key, compare
+from golf.lab import plots
+from golf.predict.compare import arm_key, compare, stale_arms
 from golf.predict.dist import Dense
 from golf.predict.stream import Predictor, Scores, Stream, evaluate
 
@@ -51,10 +55,8 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from golf.count.ngram import NGram, Uniform
-from golf.predict import stream as scoring
-from golf.predict.stream import Stream, compare
-
-scoring.code_digest = lambda: "as it stands"
+from golf.predict.compare import compare
+from golf.predict.stream import Stream
 
 
 class Slow(NGram):
@@ -74,7 +76,7 @@ print("loss", found["slow"].loss, flush=True)
 def script(tmp_path, seconds: float, learn="NGram.learn(self, chunk)") -> subprocess.Popen:
     path = tmp_path / "arms.py"
     path.write_text(SCRIPT.replace("NGram.learn(self, chunk)", learn))
-    root = str(Path(scoring.__file__).parents[2])
+    root = str(Path(kernels.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(path), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -112,12 +114,109 @@ def test_one_new_arm_computes_only_itself():
     assert (arms["bigram"]._learnt, arms["unigram"]._learnt) == (0, STREAM.chunks)
 
 
-def test_an_edited_module_rescores(monkeypatch):
-    compare({"a": Counted(40)}, STREAM, baseline="a")
-    monkeypatch.setattr(scoring, "code_digest", lambda: "edited")
-    arm = Counted(40)
+def scored(arm: Counted) -> bool:
+    "Whether the arm had to be scored, or was found."
     compare({"a": arm}, STREAM, baseline="a")
-    assert arm._learnt == STREAM.chunks
+    return arm._learnt > 0
+
+
+def test_code_on_the_way_of_an_arm_scores_it_again(monkeypatch):
+    assert scored(Counted(40)) and not scored(Counted(40))
+    with monkeypatch.context() as session:  # as `@patch` does in a notebook
+        session.setattr(Scores, "median", lambda self: 0.0, raising=False)
+        assert scored(Counted(40))
+    with monkeypatch.context() as session:  # three imports away
+        session.setattr(kernels, "extra", lambda: 0, raising=False)
+        assert scored(Counted(40))
+    assert not scored(Counted(40))
+
+
+def test_an_edit_in_lints_or_a_figure_discards_no_hour_of_scoring(monkeypatch):
+    assert scored(Counted(40))
+    for module in (lints, plots):
+        monkeypatch.setattr(module, "extra", lambda: 0, raising=False)
+        for name, value in list(vars(module).items()):
+            if callable(value) and getattr(value, "__module__", "") == module.__name__:
+                monkeypatch.setattr(module, name, lambda: "edited")
+    assert not scored(Counted(40))
+
+
+def test_an_edited_module_of_the_users_counts_once_it_is_loaded_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = """
+from golf.count.ngram import NGram
+
+class Mine(NGram):
+    learnt = 0
+    def learn(self, chunk):
+        NGram.learn(self, chunk)
+        vars(self)["learnt"] = FACTOR
+FACTOR = 1
+"""
+    file = tmp_path / "users_own.py"
+    file.write_text(text)
+    users = importlib.import_module("users_own")
+
+    def key():
+        return arm_key(users.Mine(40), STREAM)
+
+    first = key()
+    file.write_text(text.replace("FACTOR = 1", "FACTOR = 22"))
+    os.utime(file, (1, 1))
+    assert key() == first  # what runs is what was loaded
+    importlib.reload(users)
+    assert key() != first
+    file.write_text(text + "# a comment, and nothing more\n")
+    os.utime(file, (2, 2))
+    importlib.reload(users)
+    assert key() == first
+    sys.modules.pop("users_own")
+
+
+def test_other_weights_under_the_same_path_are_scored(tmp_path):
+    path, made = tmp_path / "order.txt", []
+
+    def arm():
+        made.append(1)
+        return NGram(40, int(path.read_text()))
+
+    path.write_text("2")
+    first = compare({"a": arm}, STREAM, baseline="a")["a"].loss
+    assert compare({"a": arm}, STREAM, baseline="a")["a"].loss == first and len(made) == 1
+    path.write_text("1")
+    assert compare({"a": arm}, STREAM, baseline="a")["a"].loss != first
+    path.write_text("2")
+    assert compare({"a": arm}, STREAM, baseline="a")["a"].loss == first and len(made) == 2
+
+
+def test_the_user_can_ask_why_an_hour_is_gone(monkeypatch, tmp_path):
+    path = tmp_path / "order.txt"
+    path.write_text("2")
+    compare(
+        {"a": Counted(40), "file": lambda: NGram(40, int(path.read_text()))}, STREAM, baseline="a"
+    )
+    assert stale_arms().empty
+    monkeypatch.setattr(kernels, "extra", lambda: 0, raising=False)
+    path.write_text("1")
+    told = stale_arms().set_index("arm").changed
+    assert told["a"] == "golf.count.kernels: extra"
+    assert "golf.count.kernels: extra" in told["file"] and "order.txt" in told["file"]
+
+
+def test_keys_do_not_hang_on_hash_seeds():
+    program = (
+        "from golf.adapt.ttt import TTT; from golf.mix.mixtures import Mix;"
+        "from golf.base.digests import code_key, digest; print(digest(code_key(TTT, Mix)))"
+    )
+    found = set()
+    for seed in ("0", "1"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])

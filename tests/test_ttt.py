@@ -7,7 +7,8 @@ import torch
 
 from golf.adapt.lora import LoRA
 from golf.adapt.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
-from golf.base.files import GolfError, digest
+from golf.base.digests import digest
+from golf.base.files import GolfError
 from golf.count.ngram import NGram
 from golf.mix.gates import Entropy
 from golf.mix.mixtures import Mix

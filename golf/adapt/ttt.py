@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.files import GolfError, closest, digest
+from ..base.digests import digest
+from ..base.files import GolfError, closest
 from ..net.average import EMA
 from ..net.model import GPT
 from ..net.optim import Muon, role

@@ -40,8 +40,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ..base.files import GolfError, Undigestable, atomic_write, closest, digest
-from ..lab.runs import BUDGET_LIMITS, budget_table, cached, read_record
+from ..base.cache import cached
+from ..base.digests import digest
+from ..base.files import GolfError, Undigestable, atomic_write, closest
+from ..base.task import PARAMETER_GOLF, budget_table
+from ..lab.runs import read_record
 from ..net.windows import SlidingWindow
 from ..predict.compare import arm_key
 from ..predict.dist import Distribution
@@ -1528,7 +1531,7 @@ class Audit:
     def size(self) -> dict:
         "Bytes of model and code, as they lie on disk, against the cap."
         model, code = Path(self.need("artifact")).stat().st_size, _code(self.context.get("code"))
-        cap, total = BUDGET_LIMITS["artifact"], model + len(code)
+        cap, total = PARAMETER_GOLF.cap, model + len(code)
         whose = "code" if self.context.get("code") else "this package's code"
         packed = f"{len(code):,} (its lzma {len(lzma.compress(code)):,})"
         note = f"model {model:,} + {whose} {packed} = {total:,}"

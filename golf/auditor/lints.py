@@ -26,10 +26,11 @@ import numpy as np
 import pandas as pd
 
 from ..base.files import GolfError, closest
+from ..base.task import PARAMETER_GOLF
 
 # %% ../../nbs/auditor/12_lints.ipynb #7ceaf03a
 CANONICAL_BYTES = 151_080_891  # of the 50,000 validation documents
-CAP, SECONDS = 16_000_000, 600.0
+CAP, SECONDS = PARAMETER_GOLF.cap, PARAMETER_GOLF.train_seconds
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from .audit import LEVELS, AuditReport, Level, Loop, Losses, audit
 from ..base.files import GolfError, atomic_write, closest, project_root
-from ..lab.runs import Budget
+from ..base.task import Budget
 from ..predict.dist import Dense, Distribution, Unnormalised
 from ..predict.stream import Chunk, Predictor
 from ..text.tokenizers import ByteTable, Tokenizer, load_tokenizer, train_tokenizer

@@ -184,7 +184,8 @@ def artifact(
 # %% ../../nbs/lab/09_cli.ipynb #bab011e6
 def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
-    from golf.base.files import atomic_write, cache_dir
+    from golf.base.cache import cache_dir
+    from golf.base.files import atomic_write
     from golf.lab.runs import Run
     from golf.net.model import preset
     from golf.store.artifact import package_code_bytes

@@ -18,7 +18,8 @@ import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..base.files import GolfError, closest, digest
+from ..base.digests import digest
+from ..base.files import GolfError, closest
 
 # %% ../../nbs/lab/00_engine.ipynb #bf218fff
 class Parameter(NamedTuple):

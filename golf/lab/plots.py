@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..base.files import GolfError, atomic_write, project_root
+from ..base.task import PARAMETER_GOLF
 from .runs import Record, arms_table, baseline_of, paired_chunks
 
 # %% ../../nbs/lab/02_plots.ipynb #0d78242a
@@ -366,7 +367,7 @@ def plot_loss(log: pd.DataFrame, *, window: int | None = None) -> Figure:
 
 # %% ../../nbs/lab/02_plots.ipynb #bebfd80b
 @_styled
-def plot_sizes(frame: pd.DataFrame, *, cap: int = 16_000_000) -> Figure:
+def plot_sizes(frame: pd.DataFrame, *, cap: int = PARAMETER_GOLF.cap) -> Figure:
     """Bytes of each part of an artifact, from the frame of a size report: columns part and bytes."""
     for name in ("part", "bytes"):
         if name not in frame:

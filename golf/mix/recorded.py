@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..base.files import GolfError, Undigestable, atomic_path, digest
+from ..base.digests import digest
+from ..base.files import GolfError, Undigestable, atomic_path
 from ..predict.dist import SHAPES, Distribution
 from golf.predict.stream import (
     Chunk,

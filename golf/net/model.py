@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.files import GolfError, closest, digest
+from ..base.digests import digest
+from ..base.files import GolfError, closest
 
 # %% ../../nbs/net/01_model.ipynb #433f0a01
 @dataclass(frozen=True)

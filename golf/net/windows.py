@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.files import GolfError, digest
+from ..base.digests import digest
+from ..base.files import GolfError
 from .ranks import Ranks
 from ..predict.dist import Dense
 from ..predict.stream import Chunk, Predictor

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError, atomic_write, closest
+from ..base.task import PARAMETER_GOLF
 from .coder import entropy
 from .quant import Quantized, dequantize_rows, largest_code, quantize_rows
 
@@ -525,7 +526,7 @@ def _part_sizes(data: bytes, sections: list, code_bytes: int) -> dict[str, int]:
 
 # %% ../../nbs/store/03_artifact.ipynb #2c43b9a8
 def size_report(
-    data: bytes, code_bytes: int = 0, *, cap: int = 16_000_000, strict: bool = False
+    data: bytes, code_bytes: int = 0, *, cap: int = PARAMETER_GOLF.cap, strict: bool = False
 ) -> SizeReport:
     """Where the bytes of an artifact go, with `code_bytes` of code, against `cap` (decimal bytes).
 

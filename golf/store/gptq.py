@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError, closest
+from ..base.task import PARAMETER_GOLF
 from ..net.model import GPT
 from .artifact import SMALL, TABLES, Plan, Treatment, default_plan, encode
 from golf.store.quant import (
@@ -402,7 +403,7 @@ def _given(plan: Plan, codes: dict[str, Quantized]) -> Plan:
 
 # %% ../../nbs/store/04_gptq.ipynb #bbf714f4
 def fit_to_bytes(
-    state: dict[str, Tensor], plan: Plan, cap: int = 16_000_000, *, code_bytes: int = 0,
+    state: dict[str, Tensor], plan: Plan, cap: int = PARAMETER_GOLF.cap, *, code_bytes: int = 0,
     hessians: dict[str, Tensor] | None = None, **contents: Any,
 ) -> bytes:  # fmt: skip
     """`encode(state, plan, **contents)`, with ±1 codes of matrices pruned if it exceeds `cap`.

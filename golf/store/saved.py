@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ..base.files import GolfError, digest
+from ..base.digests import digest
+from ..base.files import GolfError
 from ..net.model import GPT, GPTConfig, config_from, preset
 from .artifact import Plan, decode, default_plan, encode, load_artifact, read_meta
 

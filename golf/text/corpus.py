@@ -27,14 +27,9 @@ from .shards import Shards
 import numpy as np
 from tqdm.auto import tqdm
 
-from golf.base.files import (
-    GolfError,
-    atomic_write,
-    cache_dir,
-    closest,
-    digest,
-    digest_file,
-)
+from ..base.cache import cache_dir
+from ..base.digests import digest, digest_file
+from ..base.files import GolfError, atomic_write, closest
 
 # %% ../../nbs/text/03_corpus.ipynb #c06e00fe
 from golf.text.documents import (

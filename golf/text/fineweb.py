@@ -30,12 +30,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .. import __version__
-from golf.base.files import (
-    GolfError,
-    atomic_write,
-    closest,
-    digest_file,
-)
+from ..base.digests import digest_file
+from ..base.files import GolfError, atomic_write, closest
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
 from .shards import BOS, _blocks, _check_ids, _token_count, shard_paths

@@ -16,13 +16,9 @@ from pathlib import Path
 # %% ../../nbs/text/00_shards.ipynb #54323b2a
 import numpy as np
 
-from golf.base.files import (
-    GolfError,
-    atomic_path,
-    atomic_write,
-    cache_dir,
-    digest,
-)
+from ..base.cache import cache_dir
+from ..base.digests import digest
+from ..base.files import GolfError, atomic_path, atomic_write
 
 # %% ../../nbs/text/00_shards.ipynb #05675eef
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from ..base.files import GolfError, cache_dir, closest
+from ..base.cache import cache_dir
+from ..base.files import GolfError, closest
 from ..net.average import AverageConfig
 from ..net.model import GPTConfig, config_from, preset
 from ..net.optim import OptimConfig

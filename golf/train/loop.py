@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..base.files import GolfError, atomic_write, digest
+from ..base.digests import digest
+from ..base.files import GolfError, atomic_write
 from ..net.average import AverageConfig, Recent, burst, make_average
 from ..net.model import GPT, GPTConfig, preset
 from ..net.optim import OptimConfig, Optimisers, lr_scale, lr_scale_by_clock
