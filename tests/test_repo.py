@@ -156,10 +156,22 @@ def test_imports_follow_the_order_of_ideas():
     assert not against, "\n".join(sorted(set(against)))
 
 
+def test_editors_see_the_names_that_the_surface_finds():
+    tree = ast.parse((ROOT / "golf" / "__init__.py").read_text())
+    seen = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.names[0].asname:
+            assert all(name.name == name.asname for name in node.names)  # an explicit re-export
+            seen |= {name.name: node.module for name in node.names}
+    assert seen == golf.NAMES
+    assert sorted(golf.__all__) == sorted(golf.NAMES)
+    assert not golf.NAMES.keys() & set(docs_module("notebooks").PARTS)
+
+
 def test_every_module_is_a_room_of_a_part():
     modules = {f"{p.parent.name}.{p.stem}" for p in (ROOT / "golf").glob("*/*.py")}
     chapters = {default_module(p) for p in NOTEBOOKS if p.parent.name != "nbs"}
-    assert {m for m in modules if not m.endswith(".__init__")} == chapters
+    assert {m for m in modules if not m.endswith(".__init__")} == chapters - {"__init__"}
     assert {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0] != "."} == set(
         docs_module("notebooks").PARTS
     )
