@@ -1,0 +1,21 @@
+"""Set-up that test files share."""
+
+import multiprocessing
+
+import pytest
+
+# Processes of the tests are forked from one server that has imported torch and the package once.
+multiprocessing.set_forkserver_preload(
+    ["pytest", "golf.train.job", "golf.adapt.lora", "golf.mix.rules"]
+)
+
+
+@pytest.fixture(scope="module")
+def warm_ranks():
+    """`run_ranks` forks its ranks from that server; notebooks and `torchrun` start them anew."""
+    import golf.net.ranks as room
+
+    plain = room.LaunchConfig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "LaunchConfig", lambda **o: plain(**o | {"start_method": "forkserver"}))
+        yield
