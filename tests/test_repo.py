@@ -261,8 +261,8 @@ def many(a_long_name: int = 1, another_long_name: str = "text", *, a_third_name:
 # The collector of notebook cells
 
 
-def small_project(folder: Path, cells: list[tuple[str, str]], **tags: str) -> None:
-    """A project of one notebook of cells (id, source): the first is text, raw what is tagged quick."""
+def small_project(folder: Path, cells: list[tuple[str, str]], to="10_small.ipynb", **tags) -> None:
+    """A project of a notebook of cells (id, source): the first is text, raw what is tagged quick."""
     nodes = []
     for number, (name, source) in enumerate(cells):
         tag = tags.get(name, "")
@@ -271,18 +271,18 @@ def small_project(folder: Path, cells: list[tuple[str, str]], **tags: str) -> No
         nodes.append(make(source, id=name, metadata={"tags": [tag]} if tag else {}))
     for part in ("nbs", "runs"):
         (folder / part).mkdir(exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=nodes), folder / "nbs" / "10_small.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes), folder / "nbs" / to)
     for name in ("conftest.py", "settings.ini"):
         shutil.copy(ROOT / name, folder / name)
 
 
 def collected(folder: Path, *runs: list[str]) -> list[str]:
     """What pytest shows in `folder` for each list of arguments, from one process."""
-    code = "import pytest, sys\nfor run in {!r}: pytest.main(run); print('=' * 9)"
+    code = "import pytest, sys\nfor run in {!r}: pytest.main(run); print('and then')"
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
     command = [sys.executable, "-c", code.format([options + run for run in runs])]
     options = {"cwd": folder, "capture_output": True, "text": True}
-    return subprocess.run(command, check=False, **options).stdout.split("=" * 9 + "\n")
+    return subprocess.run(command, check=False, **options).stdout.split("and then\n")
 
 
 def test_cells_are_tests(tmp_path):
@@ -303,15 +303,13 @@ def test_cells_are_tests(tmp_path):
 
 
 def test_an_experiment_is_tested_with_its_own_quick_settings(tmp_path):
-    cells = [("text", "# Title"), ("knobs", "steps = 400\nwidth = 2"), ("fast", "steps = 5")]
-    cells += [("check", "assert (steps, width) == (5, 2)")]
-    for name, last in [("good", cells[2]), ("bad", ("fast", "step = 5"))]:
-        (tmp_path / name).mkdir()
-        given = [*cells[:2], last, *cells[3:]]
-        small_project(tmp_path / name, given, knobs="parameters", fast="quick")
-    assert "2 passed" in collected(tmp_path / "good", ["nbs"])[0]
-    shown = collected(tmp_path / "bad", ["nbs"])[0]
-    assert "quick settings of no parameter: step" in shown and "1 failed, 1 skipped" in shown
+    for name, quick in [("good", "steps = 5"), ("bad", "step = 5")]:
+        cells = [("text", "# Title"), ("knobs", "steps = 400\nwidth = 2"), ("fast", quick)]
+        cells += [("check", "assert (steps, width) == (5, 2)")]
+        small_project(tmp_path, cells, f"{name}.ipynb", knobs="parameters", fast="quick")
+    good, bad, _ = collected(tmp_path, ["nbs/good.ipynb"], ["nbs/bad.ipynb"])
+    assert "2 passed" in good
+    assert "quick settings of no parameter: step" in bad and "1 failed, 1 skipped" in bad
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
