@@ -31,7 +31,9 @@ from traitlets.config import Config
 ROOT = Path(__file__).parent
 LONGEST = """
 tests/test_ranks.py
-"""  # these files begin first, so that the workers end together
+tests/test_train.py
+nbs/quantisers.ipynb
+"""  # these files begin first, so that the workers end together; `--durations=40` tells which
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 
 
