@@ -1,5 +1,11 @@
-"""Notebook cells as tests: `pytest` runs each code cell of `nbs/` in its notebook's own namespace."""
+"""Notebook cells as tests: `pytest` runs each code cell of `nbs/` in its notebook's own namespace.
 
+A cell is named by the heading above it and by its id, which stays when cells are inserted:
+`nbs/net/01_model.ipynb::Rotary positions[d0eb5b91]`; without `[...]`, all cells of that heading.
+The raw cell tagged `quick` of an experiment holds the parameters that it is tested with.
+"""
+
+import ast
 import configparser
 import gc
 import os
@@ -23,48 +29,11 @@ from IPython.core.pylabtools import select_figure_formats
 from traitlets.config import Config
 
 ROOT = Path(__file__).parent
-QUICK = {  # an experiment's parameters when it is a test: the same road, a few steps of it
-    "ttt_reset": {
-        "train_steps": 5,
-        "chunk_tokens": 256,
-        "prefix_tokens": 10_240,
-        "reset_every": 10,
-    },
-    "train": {"steps": 5, "validation_tokens": 4096},
-    "quantisers": {
-        "tune_steps": 3,
-        "validation_tokens": 5120,
-        "chunk_tokens": 256,
-        "calibration": 2,
-    },
-    "ngram_backoff": {"chunk_tokens": 256, "prefix_tokens": 10_240, "packet_tokens": 200_000},
-    "hedge_mixer": {
-        "chunk_tokens": 512,
-        "prefix_tokens": 12_288,
-        "warm_up": 2000,
-        "order": 3,
-        "drawn_tokens": 1024,
-    },
-    "eb_ttt": {"chunk_tokens": 512, "prefix_tokens": 5120},
-    "adaptation": {
-        "count_tokens": 10_240,
-        "ttt_tokens": 10_240,
-        "chunk_tokens": 512,
-        "prior_tokens": 100_000,
-        "audit_level": "",
-    },
-    "benchmarks": {
-        "rounds": 2,
-        "batch": 1,
-        "compiled": False,
-        "evaluated": "tiny",
-        "chunk_tokens": 256,
-        "turns": 1,
-        "ngram_tokens": [20_000],
-        "stream_tokens": 20_000,
-        "walked": 4096,
-    },
-}
+LONGEST = """
+tests/test_ranks.py
+tests/test_train.py
+nbs/quantisers.ipynb
+"""  # these files begin first, so that the workers end together; `--durations=40` tells which
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 
 
@@ -92,6 +61,11 @@ def pytest_collect_file(file_path, parent):
         return Notebook.from_parent(parent, path=file_path)
 
 
+def pytest_collection_modifyitems(items):
+    order = {ROOT / name: number for number, name in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: order.get(item.path, len(order)))  # a file's tests stay together
+
+
 class Shell(InteractiveShell):
     """IPython without a history, which leaves the report of an error to pytest."""
 
@@ -107,19 +81,32 @@ class Shell(InteractiveShell):
         pass
 
 
+def assignments(source: str) -> dict:
+    """The names and values of lines of the form `name = literal`."""
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+
+
 class Notebook(pytest.File):
     """A notebook: its cells share one shell, which lives while they are tested."""
 
     def collect(self):
         heading = ""
-        for number, cell in enumerate(nbformat.read(self.path, as_version=4).cells):
+        for cell in nbformat.read(self.path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 titles = re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
-                heading = titles[0] if titles else heading
+                heading = titles[0].replace("::", ":") if titles else heading
             elif cell.cell_type == "code" and cell.source.strip():
-                name = f"cell {number}: {heading}"
+                name = f"{heading}[{cell.id}]"
                 settings = "parameters" in cell.metadata.get("tags", [])
                 yield Cell.from_parent(self, name=name, source=cell.source, settings=settings)
+
+    def quick(self) -> dict:
+        """The parameters that this notebook is tested with, from its raw cell tagged `quick`."""
+        cells = nbformat.read(self.path, as_version=4).cells
+        tagged = [c for c in cells if "quick" in c.metadata.get("tags", [])]
+        if any(cell.cell_type != "raw" for cell in tagged):
+            raise ValueError(f"{self.path.name}: the cell tagged `quick` is no raw cell")
+        return assignments("\n".join(cell.source for cell in tagged))
 
     def setup(self):
         self.main = sys.modules["__main__"]
@@ -146,9 +133,11 @@ class Notebook(pytest.File):
         self.failed = cell  # until it has ended well
         self.ran.add(cell.name)
         with chdir(self.home):
+            quick = self.quick() if cell.settings else {}
+            if unknown := quick.keys() - assignments(cell.source if quick else ""):
+                raise ValueError(f"quick settings of no parameter: {' '.join(sorted(unknown))}")
             result = self.shell.run_cell(cell.source)
-            if cell.settings:
-                self.shell.user_ns.update(QUICK.get(self.path.stem, {}))
+            self.shell.user_ns.update(quick)
             error = result.error_before_exec or result.error_in_exec
             if error is None:
                 draw_figures()

@@ -43,6 +43,7 @@ def alone() -> dict[str, tuple]:
     return adapted()
 
 
+@pytest.mark.usefixtures("warm_ranks")
 def test_ranks_measure_the_same_noise(alone):
     """The same micro-batches on several ranks: the same scales, the same weights, on every rank."""
     for held in run_ranks(adapted, ranks=2):

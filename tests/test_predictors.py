@@ -243,6 +243,7 @@ def of_this_rank() -> tuple[dict[str, torch.Tensor], str]:
     return found, digest(found)
 
 
+@pytest.mark.usefixtures("warm_ranks")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_world_size_scores_alike(ranks):
     found, alone = run_ranks(of_this_rank, ranks=ranks), shared(Ranks())

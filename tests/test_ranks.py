@@ -18,6 +18,7 @@ from golf.net.ranks import run_ranks
 from golf.train.job import Job, launch
 from golf.train.loop import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("warm_ranks")
 SHAPE = preset("tiny", layers=3, value_layers=(2,), xsa_layers=(2,), context=64, width=64)
 SETTINGS = TrainConfig(
     steps=30,
@@ -39,7 +40,7 @@ def trained(folder: Path, ranks: int, settings: TrainConfig = SETTINGS) -> tuple
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[int, tuple[dict, bytes]]:
+def runs(tmp_path_factory, warm_ranks) -> dict[int, tuple[dict, bytes]]:
     """The same run alone and on 2, 4 and 8 ranks."""
     return {n: trained(tmp_path_factory.mktemp(f"ranks{n}"), n) for n in (1, 2, 4, 8)}
 

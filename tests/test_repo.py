@@ -4,6 +4,7 @@ import ast
 import configparser
 import functools
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 
 import golf
-from golf.lab.engine import notebook_parameters
+from golf.lab.engine import notebook_parameters, parse_parameters, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
@@ -272,34 +273,74 @@ def many(a_long_name: int = 1, another_long_name: str = "text", *, a_third_name:
 # The collector of notebook cells
 
 
+def small_project(folder: Path, cells: list[tuple[str, str]], to="10_small.ipynb", **tags) -> None:
+    """A project of a notebook of cells (id, source): the first is text, raw what is tagged quick."""
+    nodes = []
+    for number, (name, source) in enumerate(cells):
+        tag = tags.get(name, "")
+        kind = "raw" if tag == "quick" else "code" if number else "markdown"
+        make = getattr(nbformat.v4, f"new_{kind}_cell")
+        nodes.append(make(source, id=name, metadata={"tags": [tag]} if tag else {}))
+    for part in ("nbs", "runs"):
+        (folder / part).mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes), folder / "nbs" / to)
+    for name in ("conftest.py", "settings.ini"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def collected(folder: Path, *runs: list[str]) -> list[str]:
+    """What pytest shows in `folder` for each list of arguments, from one process."""
+    code = "import pytest, sys\nfor run in {!r}: pytest.main(run); print('and then')"
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "-c", code.format([options + run for run in runs])]
+    options = {"cwd": folder, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **options).stdout.split("and then\n")
+
+
 def test_cells_are_tests(tmp_path):
     cells = ["# Title\n\n> Lead.", "#| slow\n1 / 0", "#| eval: false\n1 / 0", "x = 1", "x / 0", "x"]
-    nodes = [nbformat.v4.new_markdown_cell(cells[0]), *map(nbformat.v4.new_code_cell, cells[1:])]
-    (tmp_path / "nbs").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=nodes), tmp_path / "nbs" / "10_small.ipynb")
-    for name in ("conftest.py", "settings.ini"):
-        shutil.copy(ROOT / name, tmp_path / name)
-
-    def run(*arguments):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "nbs",
-            *arguments,
-        ]
-        options = {"cwd": tmp_path, "capture_output": True, "text": True}
-        return subprocess.run(command, check=False, **options).stdout
-
-    shown = run("nbs")
+    small_project(tmp_path, [(f"id{number}", cell) for number, cell in enumerate(cells)])
+    alone = "nbs/10_small.ipynb::Title[id4]"
+    shown, slow, one, heading, _ = collected(
+        tmp_path, ["nbs"], ["nbs", "--flags", "slow"], [alone], [alone.partition("[")[0]]
+    )
     assert "1 failed, 1 passed, 3 skipped" in shown
     assert "-->   1 x / 0" in shown
     assert "ZeroDivisionError: division by zero" in shown
-    assert "FAILED nbs/10_small.ipynb::cell 4: Title" in shown
-    assert "1 failed, 4 skipped" in run("nbs", "--flags", "slow")
-    shown = run("nbs/10_small.ipynb::cell 4: Title")  # alone, with what it stands on
-    assert "ZeroDivisionError" in shown
-    assert "NameError" not in shown
+    assert f"FAILED {alone}" in shown
+    assert "1 failed, 4 skipped" in slow
+    assert "ZeroDivisionError" in one and "1 failed" in one  # with what it stands on
+    assert "NameError" not in one
+    assert "1 failed, 1 passed, 3 skipped" in heading  # all cells below that heading
+
+
+def test_an_experiment_is_tested_with_its_own_quick_settings(tmp_path):
+    for name, quick in [("good", "steps = 5"), ("bad", "step = 5")]:
+        cells = [("text", "# Title"), ("knobs", "steps = 400\nwidth = 2"), ("fast", quick)]
+        cells += [("check", "assert (steps, width) == (5, 2)")]
+        small_project(tmp_path, cells, f"{name}.ipynb", knobs="parameters", fast="quick")
+    good, bad, _ = collected(tmp_path, ["nbs/good.ipynb"], ["nbs/bad.ipynb"])
+    assert "2 passed" in good
+    assert "quick settings of no parameter: step" in bad and "1 failed, 1 skipped" in bad
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_quick_settings_stand_below_the_parameters_and_papermill_passes_them_by(path):
+    cells = nbformat.read(path, as_version=4).cells
+    tags = [c.metadata.get("tags", []) for c in cells]
+    if ["quick"] in tags:
+        place = tags.index(["quick"])
+        assert tags[place - 1] == ["parameters"] and tags.count(["quick"]) == 1
+        assert cells[place].cell_type == "raw", "a code cell would undo what papermill is given"
+        resolve(path, {p.name: p.default for p in parse_parameters(cells[place].source)})
+
+
+@each_notebook
+def test_cells_have_ids_of_their_own(path):
+    ids = [cell["id"] for cell in json.loads(path.read_text())["cells"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_longest_files_exist():
+    listed = re.search(r'LONGEST = """(.*?)"""', (ROOT / "conftest.py").read_text(), re.DOTALL)[1]
+    assert [name for name in listed.split() if not (ROOT / name).exists()] == []

@@ -59,7 +59,6 @@ def work(folder: Path, begun) -> None:
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["golf.train.loop"])
 
 
 def start(folder: Path) -> multiprocessing.Process:

@@ -117,6 +117,7 @@ def alone() -> dict[str, dict]:
     return {case: run(case, Ranks()) for case in CASES}
 
 
+@pytest.mark.usefixtures("warm_ranks")
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_every_world_size_gives_the_same_scores(alone, size):
     """Within 1e-5 nats a token of one process, and bit for bit the same on every rank."""

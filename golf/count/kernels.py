@@ -157,7 +157,7 @@ def _spread(tokens, level: _Level, weights: Tensor | None, kinds: Tensor) -> tup
 def _jit(function):
     "Compiled, without the interpreter's lock; kept on disk if this is a module and a place is found."
     try:
-        return njit(nogil=True, cache=__name__ == "golf.count.ngram")(function)
+        return njit(nogil=True, cache=__name__ != "__main__")(function)
     except RuntimeError:
         return njit(nogil=True)(function)
 

@@ -31,7 +31,7 @@ def entropy(codes: np.ndarray, given: np.ndarray | None = None) -> float:
 def _jit(function):
     "Compiled, without the interpreter's lock; kept on disk if this is a module and a place is found."
     try:
-        return njit(nogil=True, cache=__name__ == "golf.store.coder")(function)
+        return njit(nogil=True, cache=__name__ != "__main__")(function)
     except RuntimeError:
         return njit(nogil=True)(function)
 

@@ -58,10 +58,11 @@ REFERENCE = "pydoc_data/topics.py"
 def _library_files() -> Iterator[tuple[str, str]]:
     "Relative path and text of each source file of the running Python's library."
     root = Path(sysconfig.get_path("stdlib"))
-    for path in root.rglob("*.py"):
+    own = [p for p in root.iterdir() if p.name.removesuffix(".py") in sys.stdlib_module_names]
+    files = (f for p in own for f in (p.rglob("*.py") if p.is_dir() else [p]))
+    for path in files:  # not all below `root`, where site-packages may lie
         relative = path.relative_to(root)
-        module = relative.parts[0].removesuffix(".py")
-        if module not in sys.stdlib_module_names or TEST_FOLDERS & set(relative.parts[:-1]):
+        if path.suffix != ".py" or TEST_FOLDERS & set(relative.parts[:-1]):
             continue
         try:
             yield relative.as_posix(), path.read_bytes().decode()
