@@ -271,8 +271,8 @@ def definitions(module: str) -> dict[str, str]:
         if isinstance(inner, (FunctionType, type)):
             if inner.__module__ == module:
                 named |= _defined(name, inner)
-            elif _whose(str(inner.__module__)) == "session":  # put there by a notebook
-                named[name] = _attempt(inner)
+            elif isinstance(inner, FunctionType) and _whose(str(inner.__module__)) != "library":
+                named[name] = digest(_does(inner.__code__), length=8)  # imported, or put there
         elif _is_constant(name, value):
             named[name] = _attempt(value)
     return named
