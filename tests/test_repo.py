@@ -219,6 +219,16 @@ def test_no_notebook_exports_by_itself():
     assert not [p.name for p in NOTEBOOKS if "nbdev_export()" in code_of(p)]
 
 
+def test_installing_the_hooks_for_merges_changes_no_tracked_file(tmp_path):
+    run_tool("git", "init", "-q", str(tmp_path))
+    here = {"cwd": tmp_path, "env": os.environ | {"HOME": str(tmp_path / "home")}}
+    (tmp_path / "home").mkdir()
+    tool = str(Path(sys.executable).with_name("nbdev_install_hooks"))
+    subprocess.run([tool], check=True, capture_output=True, **here)
+    for name in (".gitattributes", ".gitconfig"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
+
+
 # README and site
 
 
