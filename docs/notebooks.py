@@ -6,12 +6,18 @@ MyST, and writes `_proc/site/` with a table of contents made from the files' nam
 """
 
 import ast
+import functools
+import importlib
 import inspect
+import json
 import os
 import re
 import shutil
+import sys
+import textwrap
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
@@ -33,6 +39,7 @@ PARTS = {  # a folder of notebooks and a subpackage each, in the order in which 
     "lab": "The laboratory",
 }
 EXPERIMENTS = "Experiments"
+CHAPTERS = "<!-- chapters -->"  # in the index: where their table belongs
 
 DIRECTIVE = re.compile(r"#\s*\|\s*([\w-]+):?\s*(.*)")
 CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)([^}]*)\}[ \t]*\n(?:#+ (.+)\n+)?", re.MULTILINE)
@@ -60,6 +67,12 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(named, key=lambda p: (order.get(p.parent.name, -1), p.name))
 
 
+@functools.cache
+def pages() -> frozenset[str]:
+    """The names of all pages that notebooks become, the index too."""
+    return frozenset(map(page, notebooks())) | {"index"}
+
+
 def chapters(folder: Path = NOTEBOOKS) -> dict[str, list[Path]]:
     """The notebooks of each group in reading order, the index left out; empty groups too."""
     paths = notebooks(folder)
@@ -69,9 +82,10 @@ def chapters(folder: Path = NOTEBOOKS) -> dict[str, list[Path]]:
     }
 
 
+@functools.cache
 def title(path: Path) -> tuple[str, str]:
     """Title and one-sentence description of a notebook, from its first cell."""
-    first = nbformat.read(path, as_version=4).cells[0].source
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
     name = re.search(r"^# (.+)$", first, re.MULTILINE)
     lead = re.findall(r"^> ?(.*)$", first, re.MULTILINE)
     return (name[1] if name else path.stem), " ".join(lead)
@@ -87,6 +101,13 @@ def chapter_table(folder: str = "") -> str:
             lines.append(f"| {name} | [{heading}]({place}) | {lead} |")
             name = ""
     return "\n".join(lines)
+
+
+def reference() -> str:
+    """The sentence of the site's front page that leads to the lists of names."""
+    offered = "[the API](/api.md) has what `import golf` offers; "
+    every = "{ref}`the index <genindex>` has every definition of every chapter."
+    return f"By name: {offered if surface(importlib.import_module('golf')) else ''}{every}"
 
 
 # What stands in a cell
@@ -156,11 +177,18 @@ def with_default(argument: ast.arg, default: ast.expr | None) -> str:
     return ast.unparse(argument) + (equals + ast.unparse(default) if default else "")
 
 
+def is_given(field: ast.AnnAssign) -> bool:
+    """Whether a field of a dataclass is an argument of its constructor."""
+    return "ClassVar" not in ast.unparse(field.annotation) and (
+        field.value is None or "init=False" not in ast.unparse(field.value)
+    )
+
+
 def signature(name: str, node: ast.AST) -> str:
     """How a definition is called, from its source: on one line if it fits, else one line each."""
     if isinstance(node, ast.ClassDef):
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
-        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and is_given(n)]
         if "__init__" in methods:
             texts = parameters_of(methods["__init__"].args)
         else:
@@ -196,7 +224,6 @@ def markdown(text: str, labels: set[str], home: Path = NOTEBOOKS) -> str:
 
     `home` is the folder of the notebook, from which its links start; nbdev's start at the root.
     """
-    known = {page(p) for p in notebooks()} | {"index"}
 
     def link(match: re.Match) -> str:
         words, target, anchor = match[1], match[2], (match[4] or "")[1:]
@@ -205,12 +232,13 @@ def markdown(text: str, labels: set[str], home: Path = NOTEBOOKS) -> str:
         label = f"{target}.{anchor}".lower()
         if anchor and label in labels:
             return f"[{words}](#{label})"
-        return f"[{words}](/{target}.ipynb)" if target in known else words
+        return f"[{words}](/{target}.ipynb)" if target in pages() else words
 
     text = LINK.sub(link, CALLOUT.sub(callout, text))
     text = re.sub(r"(?<=\))\{(?:target|style|\.)[^}]*\}", "", text)
     text = re.sub(r"\$\$\s*\{#([\w-]+)\}", r"$$ (\1)", text)
     text = re.sub(r"\]\((?:\.\./)+figures/", "](/figures/", text)
+    text = re.sub(r"\]\((?:\.\./)+CONTRIBUTING\.md\)", "](/contributing.md)", text)
     return text.replace('src="../figures/', 'src="figures/')
 
 
@@ -282,18 +310,25 @@ class Page:
         return found + code_cells(plain)
 
     def label(self, name: str) -> str:
-        """The line that makes a definition a target, once where names differ only by case."""
+        """What makes a definition a target and puts it into the index.
+
+        Nothing for the second of two names that differ only by case.
+        """
         label = f"{self.name}.{name}".lower()
         if label in self.targets:
             return ""
         self.targets.add(label)
-        return f"({label})=\n"
+        if re.search(r"(^|\.)_", name):  # private, or one of Python's own
+            return f"({label})=\n"
+        entry = f"single: {name} ({self.name.replace('/', '.')})"
+        return f"```{{index}} {entry}\n```\n\n({label})=\n"
 
     def plain(self, cell, labels: set[str]) -> list:
         """Text, or a cell that shows something."""
         if cell.cell_type == "markdown":
             text = re.sub(r"<!-- WARNING: THIS FILE WAS AUTOGENERATED.*?-->", "", cell.source)
-            text = text.replace("<!-- chapters -->", chapter_table())
+            if CHAPTERS in text:
+                text = text.replace(CHAPTERS, chapter_table() + "\n\n" + reference())
             return [new_markdown_cell(markdown(text, labels, self.home))] if text.strip() else []
         if cell.cell_type != "code":
             return []
@@ -305,11 +340,14 @@ class Page:
             return [new_markdown_cell(markdown(text, labels)) for text in texts if text]
         made = new_code_cell(code, outputs=[clean(o, labels) for o in cell.outputs])
         tags = {"remove-input": options.get("echo") == "false" or not code}
-        tags |= {"hide-input": options.get("code-fold") == "true"}
+        imports = code.startswith(("import ", "from ")) and only_imports(code)
+        tags |= {"hide-input": imports or options.get("code-fold") == "true"}
         tags |= {"remove-output": options.get("output") == "false"}
         made.metadata = {"tags": [tag for tag, on in tags.items() if on]}
         if tags["hide-input"]:
-            made.metadata["mystnb"] = fold(options.get("code-summary", "Code").strip("\"'"))
+            made.metadata["mystnb"] = fold(
+                options.get("code-summary", "Imports" if imports else "Code").strip("\"'")
+            )
         return [made]
 
 
@@ -334,10 +372,94 @@ def clean(output, labels: set[str]):
     return output
 
 
-def toctree(caption: str, paths: list[Path]) -> str:
+def toctree(caption: str, pages: list[str]) -> str:
     """One group of the side bar."""
-    names = "\n".join(page(p) for p in paths)
+    names = "\n".join(pages)
     return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n\n{names}\n```"
+
+
+# The public surface
+
+
+def surface(package: ModuleType) -> dict[str, object]:
+    """The names a package offers and what they stand for; empty while it names none."""
+    return {name: getattr(package, name) for name in getattr(package, "__all__", ())}
+
+
+def home_of(package: ModuleType, name: str, value: object) -> str:
+    """The room that defines a public name, as `net.model`; empty if none of the package does."""
+    root = package.__name__ + "."
+    for module, loaded in sorted(sys.modules.items()):
+        if module.startswith(root) and name in getattr(loaded, "__all__", ()):
+            if getattr(loaded, name, None) is value:
+                return module.removeprefix(root)
+    module = getattr(value, "__module__", None) or ""
+    return module.removeprefix(root) if module.startswith(root) else ""
+
+
+def source_of(value: object) -> ast.AST | None:
+    """The definition of a function or class in its module's text; None for any other value."""
+    value = inspect.unwrap(getattr(value, "py_func", value))  # numba keeps the function there
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return None
+    return ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+
+
+def constructor(value: type, root: str) -> ast.ClassDef:
+    """A class with no more than its fields or `__init__`, inherited ones of the package first."""
+    found = {}
+    for base in reversed(value.__mro__):
+        for node in source_of(base).body if base.__module__.startswith(root) else []:
+            if isinstance(node, ast.AnnAssign):
+                found[ast.unparse(node.target)] = node
+            elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                found = {"__init__": node}
+    body = list(found.values())
+    return ast.ClassDef(name=value.__name__, bases=[], keywords=[], body=body, decorator_list=[])
+
+
+def first_sentence(value: object) -> str:
+    """The first sentence of a docstring, on one line."""
+    text = inspect.getdoc(value) or ""
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0]
+
+
+def api_entry(package: ModuleType, name: str, value: object, labels: set[str]) -> str:
+    """One public name: a link to its place in a chapter, its first sentence, its signature."""
+    room = home_of(package, name, value).replace(".", "/")
+    label, words = f"{room}.{name}".lower(), f"`{name}`"
+    if label in labels:
+        words = f"[{words}](#{label})"
+    elif room in pages():
+        words = f"[{words}](/{room}.ipynb)"
+    node = source_of(value)
+    if node is None:
+        return f"{words}\n: `{type(value).__name__}`\n"
+    if isinstance(node, ast.ClassDef):
+        node = constructor(value, package.__name__ + ".")
+    code = textwrap.indent(f"```python\n{signature(name, node)}\n```", "  ")
+    return f"{words}\n: {first_sentence(value)}\n\n{code}\n"
+
+
+def api_page(package: ModuleType, labels: set[str]) -> str:
+    """The page of all public names by part, in the order of parts and rooms; empty if none."""
+    rooms = [page(p).split("/") for p in notebooks() if p.parent != NOTEBOOKS]
+    placed = {part: [] for part in [*PARTS, ""]}
+    for name, value in surface(package).items():
+        part, _, room = home_of(package, name, value).partition(".")
+        number = rooms.index([part, room]) if [part, room] in rooms else len(rooms)
+        placed[part if part in PARTS else ""].append((number, name, value))
+    lead = (
+        f"What `import {package.__name__}` offers. A part is loaded when one of its names is first "
+        "used. The name leads to its chapter; every definition of every chapter is in the "
+        "{ref}`index <genindex>`."
+    )
+    text = [f"# API\n\n{lead}"]
+    for part, found in placed.items():
+        found.sort(key=lambda entry: entry[0])
+        entries = [api_entry(package, name, value, labels) for _, name, value in found]
+        text += [f"## {PARTS.get(part, 'Others')}", *entries] if entries else []
+    return "\n\n".join(text) + "\n" if len(text) > 1 else ""
 
 
 def stage(processed: Path, target: Path) -> list[Path]:
@@ -350,10 +472,16 @@ def stage(processed: Path, target: Path) -> list[Path]:
     paths = [p for p in paths if (processed / p.relative_to(NOTEBOOKS)).exists()]
     pages = [Page(p, processed / p.relative_to(NOTEBOOKS)) for p in paths]
     labels = set().union(*[p.labels() for p in pages])
+    names = api_page(importlib.import_module("golf"), labels)
+    if names:
+        (target / "api.md").write_text(names, encoding="utf-8")
+    shutil.copy(ROOT / "CONTRIBUTING.md", target / "contributing.md")
     for each in pages:
         cells = each.cells(labels)
         if each.name == "index":
-            trees = [toctree(name, found) for name, found in chapters().items() if found]
+            groups = {name: list(map(page, found)) for name, found in chapters().items()}
+            groups["Reference"] = [*(["api"] if names else []), "genindex", "contributing"]
+            trees = [toctree(name, found) for name, found in groups.items() if found]
             cells.append(new_markdown_cell("\n\n".join(trees)))
         made = nbformat.v4.new_notebook(cells=cells, metadata=each.source.metadata)
         for number, cell in enumerate(made.cells):

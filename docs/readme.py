@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notebooks import LINK, NOTEBOOKS, ROOT, chapter_table, directives
+from notebooks import CHAPTERS, LINK, NOTEBOOKS, ROOT, chapter_table, directives
 
 NOTE = "<!-- made from nbs/index.ipynb by `make readme` -->"
 
@@ -38,8 +38,9 @@ def readme() -> str:
     cells = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4).cells
     text = "\n\n".join(filter(None, map(cell_text, cells)))
     text = LINK.sub(lambda m: f"[{m[1]}](nbs/{m[2]}.ipynb{m[4] or ''})", text)
+    text = text.replace("](../CONTRIBUTING.md)", "](CONTRIBUTING.md)")
     text = text.replace("](../figures/", "](figures/").replace('src="../figures/', 'src="figures/')
-    text = text.replace("<!-- chapters -->", chapter_table("nbs/")).replace("this site", "the site")
+    text = text.replace(CHAPTERS, chapter_table("nbs/")).replace("this site", "the site")
     return f"{NOTE}\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

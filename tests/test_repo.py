@@ -3,6 +3,7 @@
 import ast
 import configparser
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -230,6 +232,16 @@ def test_no_notebook_exports_by_itself():
     assert not [p.name for p in NOTEBOOKS if "nbdev_export()" in code_of(p)]
 
 
+def test_installing_the_hooks_for_merges_changes_no_tracked_file(tmp_path):
+    run_tool("git", "init", "-q", str(tmp_path))
+    here = {"cwd": tmp_path, "env": os.environ | {"HOME": str(tmp_path / "home")}}
+    (tmp_path / "home").mkdir()
+    tool = str(Path(sys.executable).with_name("nbdev_install_hooks"))
+    subprocess.run([tool], check=True, capture_output=True, **here)
+    for name in (".gitattributes", ".gitconfig"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
+
+
 # README and site
 
 
@@ -268,6 +280,75 @@ def many(a_long_name: int = 1, another_long_name: str = "text", *, a_third_name:
         "many": "def many(\n    a_long_name: int = 1,\n    another_long_name: str = 'text',\n"
         "    *,\n    a_third_name: float = 0.5,\n)",
     }
+
+
+def test_links_of_chapters_lead_to_pages_and_definitions():
+    module = docs_module("notebooks")
+    labels = {"predict/stream.evaluate"}
+    text = (
+        "[a](../net/01_model.ipynb), [b](02_stream.ipynb#evaluate), [c](../ttt_reset.ipynb), "
+        "[d](/predict/stream.html#evaluate), [e](/net/model.html#gone), [f](no/such.html), "
+        "![g](../../figures/drift.svg)"
+    )
+    assert module.markdown(text, labels, module.NOTEBOOKS / "predict") == (
+        "[a](/net/model.ipynb), [b](#predict/stream.evaluate), [c](/ttt_reset.ipynb), "
+        "[d](#predict/stream.evaluate), [e](/net/model.ipynb), f, ![g](/figures/drift.svg)"
+    )
+
+
+@each_notebook
+def test_links_between_notebooks_lead_somewhere(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", cell.source):
+                assert (path.parent / target).exists(), f"{target} is absent"
+
+
+SURFACE = {
+    "__init__.py": """
+        __all__ = ["train", "Config", "EXACT"]
+        def __getattr__(name):
+            import importlib
+            home = {"train": ".net.model", "Config": ".net.model", "EXACT": ".count.ngram"}[name]
+            return getattr(importlib.import_module(home, __name__), name)
+    """,
+    "net/model.py": """
+        from dataclasses import dataclass
+        from typing import ClassVar
+        __all__ = ["Shape", "Config", "train"]
+        @dataclass
+        class Shape:
+            kind: ClassVar[str] = "shape"
+            width: int = 64
+        @dataclass
+        class Config(Shape):
+            "The shape of a model. Frozen."
+            depth: int = 2
+        def train(config: Config, *, steps: int = 1) -> float:
+            "A loss after `steps`. It falls."
+    """,
+    "count/ngram.py": "__all__ = ['EXACT']\nEXACT = 3",
+}
+
+
+def test_the_api_page_lists_the_public_surface_by_part(tmp_path, monkeypatch):
+    for name, text in SURFACE.items():
+        (tmp_path / "toy_surface" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "toy_surface" / name).write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module("toy_surface")
+    made = docs_module("notebooks").api_page(package, {"net/model.train"})
+    assert made.split("\n\n", 2)[2] == (
+        "## Counting\n\n[`EXACT`](/count/ngram.ipynb)\n: `int`\n\n\n"
+        "## The network\n\n[`train`](#net/model.train)\n: A loss after `steps`.\n\n"
+        "  ```python\n  def train(config: Config, *, steps: int = 1) -> float\n  ```\n\n\n"
+        "[`Config`](/net/model.ipynb)\n: The shape of a model.\n\n"
+        "  ```python\n  class Config(width: int = 64, depth: int = 2)\n  ```\n\n"
+    )
+
+
+def test_a_package_without_a_surface_has_no_api_page():
+    assert docs_module("notebooks").api_page(nbformat.v4.nbbase, set()) == ""
 
 
 # The collector of notebook cells

@@ -9,6 +9,7 @@ __all__ = ['export_model', 'load_model', 'shipped_models', 'model_path', 'starti
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def load_model(
     return model.eval()
 
 # %% ../../nbs/store/05_saved.ipynb #ee9b46bd
-_MODELS = Path(__file__).parent.parent / "models"
+_MODELS = Path(str(files("golf"))) / "models"
 
 
 def shipped_models() -> list[str]:
