@@ -377,6 +377,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'golf.auditor.audit._inside': ('auditor/audit.html#_inside', 'golf/auditor/audit.py'),
                                     'golf.auditor.audit._level': ('auditor/audit.html#_level', 'golf/auditor/audit.py'),
                                     'golf.auditor.audit._precision': ('auditor/audit.html#_precision', 'golf/auditor/audit.py'),
+                                    'golf.auditor.audit._saved': ('auditor/audit.html#_saved', 'golf/auditor/audit.py'),
                                     'golf.auditor.audit._short': ('auditor/audit.html#_short', 'golf/auditor/audit.py'),
                                     'golf.auditor.audit._wanted': ('auditor/audit.html#_wanted', 'golf/auditor/audit.py'),
                                     'golf.auditor.audit._watch': ('auditor/audit.html#_watch', 'golf/auditor/audit.py'),

@@ -44,7 +44,6 @@ from ..base.cache import cached
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable, atomic_write, closest
 from ..base.task import PARAMETER_GOLF, budget_table
-from ..lab.runs import read_record
 from ..net.windows import SlidingWindow
 from ..predict.compare import arm_key
 from ..predict.dist import Distribution
@@ -1622,7 +1621,7 @@ class Audit:
     def time_ledger(self) -> dict:
         "The record's seconds and bytes against the limits; seconds count on the reference machine only."
         record = self.need("record")
-        record = read_record(record) if isinstance(record, (str, Path)) else record
+        record = _saved(record) if isinstance(record, (str, Path)) else record
         device = record.get("device", {})
         reference = "H100" in str(device.get("name")) and device.get("world_size") == 8
         table = budget_table(record["budget"], reference=reference)
@@ -1886,6 +1885,18 @@ def first_time(tokens: Tensor, width: int = 3) -> Tensor:
     at = torch.arange(len(kind))
     first = torch.full_like(at, len(at)).scatter_reduce(0, kind, at, "amin")
     return torch.cat([torch.ones(width - 2, dtype=torch.bool), first[kind] == at])
+
+# %% ../../nbs/auditor/00_audit.ipynb #e35b6192
+def _saved(place: str | Path) -> dict[str, Any]:
+    "The record in a file or a run's folder; raises `GolfError` where there is none."
+    path = Path(place) / "record.json" if Path(place).is_dir() else Path(place)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not found["budget"]["limits"]:
+            raise KeyError("limits")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GolfError(f"{path}: not the record of a run ({type(error).__name__})") from None
 
 # %% ../../nbs/auditor/00_audit.ipynb #d2a1d330
 def documents(tokens: Any) -> list[str]:
