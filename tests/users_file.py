@@ -1,0 +1,74 @@
+"""What README and the experiments make a user type: for the type checker, which must find nothing.
+
+Nothing here is run by the tests; `test_repo` checks that README's names are among it.
+"""
+
+from pathlib import Path
+
+import torch
+
+import golf
+from golf import GPT, TTT, Mix, NGram, Predictor, SlidingWindow, Stream
+
+
+class Letters(Predictor):
+    """A predictor of the user's own."""
+
+    def __init__(self, vocab_size: int = 256):
+        self.vocab_size, self.counts = vocab_size, torch.ones(vocab_size)
+
+    def distribution(self, chunk: golf.Chunk) -> golf.Dense:
+        return golf.Dense(self.counts.log().expand(len(chunk), -1))
+
+    def learn(self, chunk: golf.Chunk) -> None:
+        self.counts += chunk.targets.bincount(minlength=self.vocab_size)
+
+
+def fused(tokens: torch.Tensor | None = None) -> Mix:
+    model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
+    learner = TTT(SlidingWindow(model), total_chunks=20, epochs=1, batch=1)
+    return Mix([learner, NGram(1024, 5)], golf.online(golf.GridBayes()))
+
+
+def score_and_compare() -> float:
+    corpus = golf.load_corpus("stdlib")
+    stream = Stream(corpus.val, 4096, byte_table=corpus.byte_table, limit=81_920)
+    scores: golf.Scores = golf.evaluate(NGram(corpus.vocab_size), stream)
+    arms = {"letters": Letters(corpus.vocab_size), "n-gram": NGram(corpus.vocab_size)}
+    comparison = golf.compare(arms, stream, baseline="letters", progress=True)
+    print(comparison.table(), comparison.interval("n-gram").low, comparison["n-gram"].by_chunk())
+    print(scores.loss, scores.by_document(), golf.stale_arms(), golf.arm_key(fused, stream))
+    return scores.bpb
+
+
+def train_and_squeeze(folder: Path) -> bytes:
+    corpus = golf.load_corpus("stdlib")
+    path = golf.fit(golf.preset("tiny"), golf.laptop(400, seed=0), corpus, folder)
+    data = golf.load_artifact(path)
+    model: GPT = golf.load_model(data).to("cpu")
+    state = golf.decode(data)
+    print(golf.size_report(data), model(torch.zeros(1, 4, dtype=torch.long)).shape)
+    return golf.encode(state, golf.Plan.lossless("zstd"))
+
+
+def run_a_recipe() -> None:
+    job = golf.recipe("pr549").job(corpus="shards", device="cuda")
+    Path("job.json").write_text(golf.to_json(job))
+    golf.launch(job, ranks=8)
+
+
+def is_it_legal() -> None:
+    model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
+    golf.audit(fused, golf.load_corpus("stdlib").val)
+    report = golf.audit(
+        golf.from_logits(model, window=256, stride=64), golf.load_corpus("stdlib").val
+    )
+    print(report.failed, report.table())
+
+
+def other_parts() -> None:
+    packets = golf.Packets(golf.distil(golf.load_corpus("stdlib").train[:10_000], 1024))
+    gates = [golf.Fixed((0.8, 0.2)), golf.Entropy(), golf.online(golf.Hedge(share=0.001))]
+    mixed = [Mix([packets, NGram(1024)], gate) for gate in gates]
+    print(mixed, golf.newton_schulz(torch.eye(4)[None]), golf.code_size(TTT).packed)
+    print(golf.PARAMETER_GOLF.cap, golf.digest({"reset_every": 50}))
