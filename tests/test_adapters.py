@@ -23,7 +23,8 @@ from golf.auditor.adapters import (
     printed_nats,
     run_command,
 )
-from golf.auditor.audit import FAIL, NOT_RUN, PASS, Level, audit
+from golf.auditor.audit import audit
+from golf.auditor.report import FAIL, NOT_RUN, PASS, Level
 from golf.auditor.scripts import cpu_command, flash_attention, one_cpu, opened, stand_ins
 from golf.base.files import GolfError
 from golf.predict.stream import Stream

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from golf.auditor import audit as auditor
-from golf.auditor.audit import FAIL, NOT_RUN, PASS, UNSURE
 from golf.auditor.lints import lint_tables
+from golf.auditor.report import FAIL, NOT_RUN, PASS, UNSURE
 from golf.auditor.zoo import (
     STRONG,
     WEAK,

@@ -258,7 +258,8 @@ def audit_submission(path: str, out: Path | None) -> bool:
 # %% ../../nbs/lab/09_cli.ipynb #7f6edfc4
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
-    from golf.auditor.audit import audit, door, sliding
+    from golf.auditor.audit import audit
+    from golf.auditor.material import door, sliding
     from golf.store.saved import model_path
     from golf.text.corpus import load_corpus
 
@@ -294,7 +295,8 @@ def audit_command(
     kind = kind_of(target)
     if kind == "submission":
         raise typer.Exit(int(audit_submission(target, out)))
-    from golf.auditor.audit import LEVELS, audit
+    from golf.auditor.audit import audit
+    from golf.auditor.report import LEVELS
 
     if level not in LEVELS:
         raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")

@@ -699,7 +699,7 @@ class GPT(nn.Module):
 
     # %% ../../nbs/net/01_model.ipynb #2b2b32dc
     def digestible(self) -> tuple:
-        "What decides the numbers that come out, for `golf.base.files.digest`."
+        "What decides the numbers that come out, for `golf.base.digests.digest`."
         place = str(self.compute_dtype), str(self.embedding.weight.device)
         return asdict(self.config), place, dict(self.state_dict())
 

@@ -177,5 +177,5 @@ class MixtureOfDepths(GPT):
 
     # %% ../../nbs/published/06_graveyard.ipynb #75b22bd8
     def digestible(self) -> tuple:
-        "What decides the numbers that come out, for `golf.base.files.digest`."
+        "What decides the numbers that come out, for `golf.base.digests.digest`."
         return "MixtureOfDepths", self.routed, *GPT.digestible(self)
