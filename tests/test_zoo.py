@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from golf.auditor import audit as auditor
+from golf.auditor import subjects, watch
 from golf.auditor.lints import lint_tables
 from golf.auditor.report import FAIL, NOT_RUN, PASS, UNSURE
 from golf.auditor.zoo import (
@@ -38,7 +38,7 @@ def test_the_zoo_is_complete():
     unseen = {"19", "25", "31", "33"}  # places of files and claims: seen by lints or not at all
     assert {str(n) for n in range(1, 33)} - rows == unseen - {"33"}
     for one in zoo():
-        assert set(one.caught) <= set(auditor.TESTS), one.id
+        assert set(one.caught) <= set(watch.TESTS), one.id
         assert one.name and one.twin
 
 
@@ -62,7 +62,7 @@ def test_strength_changes_what_is_made(strength):
     world = World(3)
     one = specimen("V5")
     strong, weak, twin = (
-        auditor.Steps(make).run(world.val[:257], 32)[0]
+        subjects.Steps(make).run(world.val[:257], 32)[0]
         for make in (
             one.make_cheat(world, STRONG),
             one.make_cheat(world, strength),
@@ -102,7 +102,7 @@ def test_a_blind_auditor_is_noticed(monkeypatch):
         assert name not in missed(survey([(name, STRONG, 0)]))
         with monkeypatch.context() as patch:
             for test in tests:
-                patch.setitem(auditor.TESTS, test, (auditor.TESTS[test][0], blind))
+                patch.setitem(watch.TESTS, test, (watch.TESTS[test][0], blind))
             assert name in missed(survey([(name, STRONG, 0)]))
 
 
@@ -140,7 +140,7 @@ def test_the_long_run_is_of_this_zoo():
     fired = confusion(counts).max()
     useful = set(fired[fired > 0].index)
     spare = {"noise"}  # measures, and accuses nobody
-    assert set(auditor.TESTS) - useful - spare == set()
+    assert set(watch.TESTS) - useful - spare == set()
 
 
 @pytest.mark.parametrize("name", ["V2", "V9", "V13b"])
