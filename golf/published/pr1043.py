@@ -14,7 +14,7 @@ import json
 import math
 import symtable
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -263,7 +263,7 @@ def _own_tokenizer(data: bytes, wanted: str | None = None) -> str:
     return own
 
 # %% ../../nbs/published/04_pr1043.ipynb #57d3e21e
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PacketAdaptation(Adaptation):
     """Test-time training with resets, times packets to a power (`PacketPower`).
 
@@ -280,10 +280,9 @@ class PacketAdaptation(Adaptation):
 
         `context` as in `Adaptation.start`.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-        if self.reset_every * self.chunk_tokens >= positions:
-            own["reset_every"] = 0
-        learner, prior = Adaptation(**own).start(model, positions, **context), self.prior
+        never = self.reset_every * self.chunk_tokens >= positions
+        learns = replace(self, reset_every=0) if never else self
+        learner, prior = Adaptation.start(learns, model, positions, **context), self.prior
         packets = Pairs(prior or Prior((), model.config.vocab_size))
         return PacketPower(learner, packets, exponent=self.exponent, least=self.least)
 

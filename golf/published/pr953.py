@@ -666,7 +666,7 @@ class Calibrated(Predictor):
         self.temperature = self.grid[int(np.argmin(losses))]
 
 # %% ../../nbs/published/03_pr953.ipynb #7d9cd196
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixedAdaptation(Adaptation):
     """How #953's line adapts and mixes; `start` makes the predictor, which is no score unless `mixer` is False.
 
@@ -697,8 +697,7 @@ class MixedAdaptation(Adaptation):
 
         Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-        found: Predictor = Adaptation(**own).start(model, positions, byte_table=byte_table, ranks=ranks)
+        found: Predictor = Adaptation.start(self, model, positions, byte_table=byte_table, ranks=ranks)
         if self.calibrate:
             found = Calibrated(found)
         if self.mixer:
