@@ -272,21 +272,24 @@ def const(value: float | Iterable[float], *, rest: float = 1.0) -> Rule:
 # %% ../../nbs/adapt/01_gradients.ipynb #c67afd64
 @dataclass(eq=False, repr=False)
 class EmpiricalBayes(Gradients):
-    """Gradients of `TTT` scaled by `rule` for each `group`; a scale that is not a number is 1.
+    """Gradients of `TTT` scaled by `rule` for each `group` (a kind, or a function model -> Groups).
 
+    `micro`: sequences in a micro-batch, 0 for all at once; `decay`: of what is smoothed over chunks;
+    `pool`: chunks over which scales are averaged and then pulled together within each role (needs
+    decay=0); `keep_length`: see there; a scale that is not a number is 1, then cut to [`lo`, `hi`].
     `frame()` gives what happened. Raises `GolfError` for settings that cannot work.
     """
 
     rule: Rule = shrink
     _: KW_ONLY
-    group: str | Callable[[GPT], Groups] = "tensor"  # a kind, or a function
-    micro: int = 1  # sequences in a micro-batch; 0: all at once
-    decay: float = 0.9  # of what is smoothed over chunks
-    pool: int = 0  # chunks whose scales are averaged, then pulled together in roles; needs decay=0
-    keep_length: bool = False  # see the function of that name
+    group: str | Callable[[GPT], Groups] = "tensor"
+    micro: int = 1
+    decay: float = 0.9
+    pool: int = 0
+    keep_length: bool = False
     lo: float = 0.0
     hi: float = math.inf
-    order: str = "before_clip"  # "after_clip": gradients are scaled behind the cut of the norm
+    order: str = "before_clip"
 
     def __post_init__(self) -> None:
         self.check()

@@ -76,19 +76,20 @@ def before_mark(inputs: Tensor, boundary: int | None) -> int:
 class LoRA(Predictor):
     """Score-first adaptation of low-rank factors, one document at a time (PR #77).
 
-    Factors are zero when a document begins. Ranks are those of `predictor`. Raises `GolfError` for
-    settings that cannot work.
+    `roles` (see `golf.net.model.ROLES`) and `head` say where the factors are, `rank` how wide. They are
+    zero when the token `boundary` begins a document; None: never. Ranks are those of `predictor`.
+    Raises `GolfError` for settings that cannot work.
     """
 
     predictor: SlidingWindow
     _: KW_ONLY
-    rank: int = 8  # how wide the factors are
-    roles: tuple[str, ...] = ("q", "v")  # the matrices that have some: see `golf.net.model.ROLES`
-    head: bool = True  # whether the output head has some
+    rank: int = 8
+    roles: tuple[str, ...] = ("q", "v")
+    head: bool = True
     lr: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     epochs: int = 1  # steps after each chunk
-    boundary: int | None = 1  # the token that begins a document; None: none does
+    boundary: int | None = 1
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -226,6 +226,9 @@ class _Arguments(TTTOptions):
     def __post_init__(self) -> None:
         raise NotImplementedError
 
+
+_Arguments.__init__.__qualname__ = "TTT.__init__"  # as errors about arguments name it
+
 # %% ../../nbs/adapt/00_ttt.ipynb #7c1e0a56
 class TTT(_Arguments, Predictor):
     """Score-first test-time training of the model inside `predictor` (PRs #461, #473, #549, #1043).

@@ -8,7 +8,6 @@ __all__ = ['Product', 'Temperatures', 'Hinted']
 # %% ../../nbs/mix/03_products.ipynb #9b9f836e
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
