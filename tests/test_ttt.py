@@ -167,7 +167,7 @@ def test_a_recipe_holds_every_option_of_ttt_and_hands_it_on():
     """A recipe that could not say what a published run did would rebuild another run."""
     options = inspect.signature(TTT).parameters.keys() - {"predictor", "total_chunks", "byte_table"}
     assert {f.name for f in fields(Adaptation)} == options | {"chunk_tokens", "stride"}
-    learner = Adaptation(lr=0.5, reset_every=2, chunk_tokens=32).start(GPT(SHAPE), 610)
+    learner = Adaptation(lr=0.5, reset_every=2, chunk_tokens=32, stride=16).start(GPT(SHAPE), 610)
     assert (learner.lr, learner.reset_every, learner.epochs) == (0.5, 2, 3)
 
 
