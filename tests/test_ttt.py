@@ -1,10 +1,13 @@
 """Scoring and adapting on several processes: the same scores, the same weights, one distribution."""
 
-from dataclasses import dataclass
+import inspect
+import pydoc
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
 
+from golf.adapt.gradients import EmpiricalBayes
 from golf.adapt.lora import LoRA
 from golf.adapt.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
 from golf.base.digests import digest
@@ -16,6 +19,7 @@ from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, run_ranks
 from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
+from golf.published.recipes import Adaptation
 
 SHAPE = preset(
     "tiny",
@@ -148,3 +152,46 @@ def test_the_number_of_ranks_is_part_of_the_name():
     assert digest(two.digestible()) != digest(SlidingWindow(model).digestible())
     plain = [TTT(w, 3, gradients=g) for w in (two, SlidingWindow(model)) for g in (None, Shrunk())]
     assert len({digest(learner.digestible()) for learner in plain}) == 4
+
+
+@pytest.mark.parametrize("learner", [TTT, EmpiricalBayes, LoRA])
+def test_help_shows_every_option_with_its_default_and_a_misspelled_one_is_named(learner):
+    shown = pydoc.plain(pydoc.render_doc(learner))
+    for name, option in inspect.signature(learner).parameters.items():
+        assert f"{name}: " in shown
+        assert option.kind is option.KEYWORD_ONLY or name in ("predictor", "total_chunks", "rule")
+    given = dict.fromkeys(("predictor", "total_chunks"), None) if learner is TTT else {}
+    with pytest.raises(TypeError, match=rf"{learner.__name__}.__init__.*argument 'epoch'"):
+        learner(**given, epoch=1)
+
+
+def test_a_recipe_holds_every_option_of_ttt_and_hands_it_on():
+    """A recipe that could not say what a published run did would rebuild another run."""
+    options = inspect.signature(TTT).parameters.keys() - {"predictor", "total_chunks", "byte_table"}
+    assert {f.name for f in fields(Adaptation)} == options | {"chunk_tokens", "stride"}
+    learner = Adaptation(lr=0.5, reset_every=2, chunk_tokens=32, stride=16).start(GPT(SHAPE), 610)
+    assert (learner.lr, learner.reset_every, learner.epochs) == (0.5, 2, 3)
+
+
+def test_two_learners_with_the_same_options_are_two():
+    """A mixture of both would refuse them, and a set lose one, if equal options made them equal."""
+    one, other = (TTT(SlidingWindow(GPT(SHAPE)), 3) for _ in range(2))
+    assert one != other and len({one, other}) == 2
+
+
+def test_every_option_is_part_of_the_name():
+    window = SlidingWindow(GPT(SHAPE))
+    options = [
+        dict(lr=0.1), dict(momentum=0.5), dict(epochs=1), dict(grad_clip=0.5), dict(batch=8),
+        dict(reset_every=2), dict(trainable=role_scales()), dict(schedule=constant),
+        dict(clock="step"), dict(optimiser="adamw"), dict(optimiser="muon"),
+        dict(optimiser="muon", betas=(0.9, 0.95)), dict(scale=role_scales()), dict(polyak=0.5),
+        dict(anchor=0.1), dict(reset_on=1), dict(weight="bytes", byte_table=Sizes()),
+        dict(gradients=Shrunk()), {},
+    ]  # fmt: skip
+    taken = inspect.signature(TTT).parameters.keys() - {"predictor", "total_chunks"}
+    assert {name for each in options for name in each} == taken
+    names = {
+        digest(TTT(window, chunks, **each).digestible()) for each in options for chunks in (3, 4)
+    }
+    assert len(names) == 2 * len(options)

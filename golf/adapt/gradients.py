@@ -10,10 +10,9 @@ __all__ = ['HALVES', 'KINDS', 'Rule', 'ORDERS', 'toward_mean', 'noise', 'shrinka
 
 # %% ../../nbs/adapt/01_gradients.ipynb #5c8b56c5
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -271,9 +270,7 @@ def const(value: float | Iterable[float], *, rest: float = 1.0) -> Rule:
     return rule
 
 # %% ../../nbs/adapt/01_gradients.ipynb #c67afd64
-ORDERS = "before_clip", "after_clip"
-
-
+@dataclass(eq=False, repr=False)
 class EmpiricalBayes(Gradients):
     """Gradients of `TTT` scaled by `rule` for each `group` (a kind, or a function model -> Groups).
 
@@ -283,11 +280,18 @@ class EmpiricalBayes(Gradients):
     `frame()` gives what happened. Raises `GolfError` for settings that cannot work.
     """
 
-    def __init__(self, rule: Rule = shrink, *, group: str | Callable[[GPT], Groups] = "tensor",
-        micro: int = 1, decay: float = 0.9, pool: int = 0, keep_length: bool = False,
-        lo: float = 0.0, hi: float = math.inf, order: str = "before_clip",
-    ):  # fmt: skip
-        vars(self).update({k: v for k, v in locals().items() if k != "self"})
+    rule: Rule = shrink
+    _: KW_ONLY
+    group: str | Callable[[GPT], Groups] = "tensor"
+    micro: int = 1
+    decay: float = 0.9
+    pool: int = 0
+    keep_length: bool = False
+    lo: float = 0.0
+    hi: float = math.inf
+    order: str = "before_clip"
+
+    def __post_init__(self) -> None:
         self.check()
         self.groups: Groups | None = None
         self.log: list[tuple[int, int, Tensor]] = []  # chunk, step, [scale, noise, size] [3, P]
@@ -313,8 +317,8 @@ class EmpiricalBayes(Gradients):
 
     # %% ../../nbs/adapt/01_gradients.ipynb #2a1bab40
     def __repr__(self) -> str:
-        usual = {k: p.default for k, p in inspect.signature(EmpiricalBayes).parameters.items()}
-        chosen = {k: getattr(self, k) for k, v in usual.items() if getattr(self, k) != v}
+        held = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        chosen = {name: value for name, (value, usual) in held.items() if value != usual}
         names = {k: getattr(v, "__qualname__", repr(v)).split(".<")[0] for k, v in chosen.items()}
         return f"EmpiricalBayes({', '.join(f'{k}={name}' for k, name in names.items())})"
 
@@ -487,6 +491,9 @@ class EmpiricalBayes(Gradients):
         return (
             pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
         )
+
+# %% ../../nbs/adapt/01_gradients.ipynb #d1eff89b
+ORDERS = "before_clip", "after_clip"
 
 # %% ../../nbs/adapt/01_gradients.ipynb #b8b8686b
 def lengths(log: pd.DataFrame) -> pd.Series:

@@ -6,6 +6,7 @@
 __all__ = ['low_rank', 'in_banks', 'in_head', 'open_from', 'before_mark', 'LoRA']
 
 # %% ../../nbs/adapt/02_lora.ipynb #878dd89d
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ def before_mark(inputs: Tensor, boundary: int | None) -> int:
     return int(found[0]) if len(found) else len(inputs)
 
 # %% ../../nbs/adapt/02_lora.ipynb #b8f88fdf
+@dataclass(eq=False, repr=False)
 class LoRA(Predictor):
     """Score-first adaptation of low-rank factors, one document at a time (PR #77).
 
@@ -79,15 +81,22 @@ class LoRA(Predictor):
     Raises `GolfError` for settings that cannot work.
     """
 
-    def __init__(
-        self, predictor: SlidingWindow, *, rank: int = 8, roles: tuple[str, ...] = ("q", "v"),
-        head: bool = True, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.95),
-        epochs: int = 1, boundary: int | None = 1, seed: int = 0,
-    ):  # fmt: skip
-        vars(self).update({k: v for k, v in list(locals().items()) if k != "self"})
-        self.model, self.vocab_size = predictor.model, predictor.vocab_size
+    predictor: SlidingWindow
+    _: KW_ONLY
+    rank: int = 8
+    roles: tuple[str, ...] = ("q", "v")
+    head: bool = True
+    lr: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    epochs: int = 1  # steps after each chunk
+    boundary: int | None = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
         self.check()
-        self.first = low_rank(self.model, tuple(roles), rank, head=head, seed=seed)
+        roles = tuple(self.roles)
+        self.first = low_rank(self.model, roles, self.rank, head=self.head, seed=self.seed)
         self.reset()
 
     # %% ../../nbs/adapt/02_lora.ipynb #957d5bb9

@@ -113,7 +113,7 @@ def reference_draws(job: Audit) -> tuple[Tensor, Tensor, Tensor]:
     steps = Steps(job.context["reference"])
     drawer = Audit(steps, job.all, job.level, job.seed, job.chunk_tokens, {})
     drawer.begin()
-    return drawer.own_draws()
+    return own_draws(drawer)
 
 # %% ../../nbs/auditor/06_bound.ipynb #3523fe2a
 @entry("R", "code-length floor")

@@ -8,7 +8,6 @@ __all__ = ['Product', 'Temperatures', 'Hinted']
 # %% ../../nbs/mix/03_products.ipynb #9b9f836e
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +19,11 @@ from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/03_products.ipynb #c000000e
 from .gates import SHAPE, Fixed, Gate, feature
-from golf.mix.mixtures import (
-    Gated,
-    Mix,
-    _check_experts,
-    _check_gate,
-    _check_needs,
-    _predicted,
-    expert_names,
-)
+from .mixtures import Ensemble, Gated, Mix, _check_needs, expert_names, first_state
 from .rules import EM, Bins, Hedge, Online, Rule, online
 
 # %% ../../nbs/mix/03_products.ipynb #cd4fe8a1
-class Product(Predictor):
+class Product(Ensemble):
     """The normalised product of `experts` raised to exponents `start` [K] (default: 1, 0, 0, …).
 
     After each chunk the exponents move by `rate` times the mean gradient of its loss. `names` as in
@@ -47,47 +38,25 @@ class Product(Predictor):
         rate: float = 0.02,
         names: Sequence[str] | None = None,
     ):
-        self.experts, self.rate = list(experts), rate
-        self.names = expert_names(experts, names)
-        _check_experts(self.experts)
-        self.start = tuple(start or (1.0, *[0.0] * (len(self.experts) - 1)))
+        self.rate, self.names = rate, expert_names(experts, names)
+        self.start = tuple(start or (1.0, *[0.0] * (len(experts) - 1)))
+        Ensemble.__init__(self, experts, torch.tensor(self.start, dtype=torch.float64))
         if len(self.start) != len(self.experts):
             raise GolfError(f"start must have {len(self.experts)} exponents, not {len(self.start)}")
-        self.vocab_size, self.position = self.experts[0].vocab_size, self.experts[0].position
-        self._exponents = torch.tensor(self.start, dtype=torch.float64)
-        self._latest: tuple[Chunk, Geometric] | None = None
 
     # %% ../../nbs/mix/03_products.ipynb #6940bd25
-    def distribution(self, chunk: Chunk) -> Geometric:
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Geometric:
         "The product at the positions of `chunk`."
-        found = Geometric(_predicted(self, chunk), self._exponents)
-        found.names, self._latest = self.names, (chunk, found)
+        found = Geometric(parts, self.learned)
+        found.names = self.names
         return found
 
     # %% ../../nbs/mix/03_products.ipynb #0ae69167
-    def learn(self, chunk: Chunk) -> None:
-        "One step of the exponents, then every expert observes the chunk."
-        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-            self.distribution(chunk)
-        if self.rate:
-            parts = self._latest[1].parts
-            self._exponents = self._exponents - self.rate * _slope(
-                parts, self._exponents, chunk.targets
-            )
-        self._latest = None
-        for expert in self.experts:
-            expert.observe(chunk)
-
-    # %% ../../nbs/mix/03_products.ipynb #f5199ff6
-    def get_state(self) -> dict[str, Any]:
-        "The states of the experts and the exponents."
-        return {"experts": [expert.state() for expert in self.experts], "exponents": self._exponents}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        "Take over the states of the experts and the exponents."
-        for expert, own in zip(self.experts, state["experts"], strict=True):
-            expert.load(own)
-        self._exponents, self._latest = state["exponents"], None
+    def after(self, chunk: Chunk, combined: Geometric) -> Tensor:
+        "The exponents after one step."
+        if not self.rate:
+            return self.learned
+        return self.learned - self.rate * _slope(combined.parts, self.learned, chunk.targets)
 
 # %% ../../nbs/mix/03_products.ipynb #658394c3
 def _slope(parts: Sequence[Distribution], exponents: Tensor, targets: Tensor) -> Tensor:
@@ -115,26 +84,20 @@ class Temperatures(Mix):
         rule: Rule | Gate | Online = Hedge(share=0.001),
     ):
         self.predictor, self.grid, self.rule = predictor, tuple(grid), rule
-        gate = online(rule) if isinstance(rule, Rule) else rule
-        Mix.__init__(self, [predictor], Fixed((1.0,)))
+        self.gate = online(rule) if isinstance(rule, Rule) else rule
+        Ensemble.__init__(self, [predictor])
         self.names = [f"{temperature:g}" for temperature in self.grid]
         if not self.grid or min(self.grid) <= 0 or len(set(self.names)) < len(self.grid):
             raise GolfError(f"grid must be different temperatures above 0, not {self.grid}")
-        _check_gate(gate, len(self.grid))
-        self.gate = gate
-        self._state = gate.start(len(self.grid)) if isinstance(gate, Online) else None
+        self.learned = first_state(self.gate, len(self.grid))
 
     # %% ../../nbs/mix/03_products.ipynb #df9087cf
-    def distribution(self, chunk: Chunk) -> Gated:
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Gated:
         "The mixture at the positions of `chunk`."
-        (part,) = _predicted(self, chunk)
-        parts = dict(zip(self.names, heated(part, self.grid)))
-        _check_needs(self.gate, parts)
-        self._latest = Gated(parts, self.gate, self._state, chunk)
-        return self._latest
+        return Mix.combine(self, chunk, heated(parts[0], self.grid))
 
 # %% ../../nbs/mix/03_products.ipynb #c3b71c34
-class Hinted(Predictor):
+class Hinted(Ensemble):
     """`expert` tilted to the most probable token of `source`, as strongly as such hints have come true.
 
     Hits are counted per combination of `cells`, bins of features of expert 0 or source 1, from
@@ -151,54 +114,32 @@ class Hinted(Predictor):
         start: tuple[float, float] = (1.0, 1.0),
     ):
         self.expert, self.source, self.cells, self.start = expert, source, tuple(cells), start
-        self.experts = [expert, source]
-        _check_experts(self.experts)
+        Ensemble.__init__(self, [expert, source])
         self._gate = online(EM(cells=self.cells, start=start))
-        _check_gate(self._gate, 2)
-        self.vocab_size, self.position = expert.vocab_size, expert.position
-        self._state = self._gate.start(2)
-        self._latest: tuple[Chunk, Tensor, dict] | None = None
+        self.learned = first_state(self._gate, 2)
 
     # %% ../../nbs/mix/03_products.ipynb #6aca1ee5
-    def distribution(self, chunk: Chunk) -> Tilt:
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Tilt:
         "The tilted expert at the positions of `chunk`."
-        parts = _predicted(self, chunk)
         _check_needs(self._gate, dict(zip(("expert", "source"), parts)))
         sights = [name for name in SHAPE if f"{name}:1" in self._gate.needs]
         hint = parts[1].survey(["best", *sights])["best"]
         names = (name.split(":") for name in dict.fromkeys(self._gate.needs))
         features = {f"{name}:{k}": feature(parts[int(k)], name) for name, k in names}
         known = torch.cat([chunk.inputs[1:], hint[-1:]])  # the last one reaches no weight
-        rate = self._gate.walk(self._state.copy(), features, _hits(hint, known))[:, 0]
+        rate = self._gate.walk(self.learned.copy(), features, _hits(hint, known))[:, 0]
         p = parts[0].log_prob(hint).exp().clamp(1e-12, 1 - 1e-12)
-        self._latest = chunk, hint, features
+        self._features = features
         found = Tilt(parts[0], hint, torch.logit(rate) - torch.logit(p))
         found.names = [type(self.expert).__name__]
         return found
 
     # %% ../../nbs/mix/03_products.ipynb #a8864e94
-    def learn(self, chunk: Chunk) -> None:
-        "Count which hints came true, then both predictors observe the chunk."
-        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-            self.distribution(chunk)
-        _, hint, features = self._latest
-        self._state = self._state.copy()
-        self._gate.walk(self._state, features, _hits(hint, chunk.targets))
-        self._latest = None
-        self.expert.observe(chunk)
-        self.source.observe(chunk)
-
-    # %% ../../nbs/mix/03_products.ipynb #ad0cf6e8
-    def get_state(self) -> dict[str, Any]:
-        "The states of both predictors and the counts."
-        both = [self.expert.state(), self.source.state()]
-        return {"experts": both, "hits": self._state}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        "Take over the states of both predictors and the counts."
-        for one, own in zip((self.expert, self.source), state["experts"], strict=True):
-            one.load(own)
-        self._state, self._latest = state["hits"], None
+    def after(self, chunk: Chunk, combined: Tilt) -> np.ndarray:
+        "The counts, with those hints of the chunk that came true and those that did not."
+        counts = self.learned.copy()
+        self._gate.walk(counts, self._features, _hits(combined.hint, chunk.targets))
+        return counts
 
 # %% ../../nbs/mix/03_products.ipynb #65ad1c3b
 def _hits(hint: Tensor, ids: Tensor) -> Tensor:

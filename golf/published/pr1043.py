@@ -14,7 +14,7 @@ import json
 import math
 import symtable
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..base.files import GolfError
 from ..count.packets import Prior, pack, stored_prior
+from ..mix.mixtures import Ensemble
 from ..net.model import GPT
 from ..predict.dist import Counts, Distribution
 from ..predict.stream import Chunk, Predictor
@@ -181,7 +182,7 @@ class Powered(Distribution):
         return F.log_softmax(found.clamp_min(math.log(self.floor)), dim=1) if self.floor else found
 
 # %% ../../nbs/published/04_pr1043.ipynb #baeefd45
-class PacketPower(Predictor):
+class PacketPower(Ensemble):
     """`expert` times what `packets` say to the power `exponent`, as in #1043's script: see `Powered`.
 
     Raises `GolfError` for another vocabulary, or predictors that have observed unequally.
@@ -190,33 +191,11 @@ class PacketPower(Predictor):
     def __init__(self, expert: Predictor, packets: Pairs, *, exponent: float = 0.1,
                  least: float = 5.0, floor: float = 1e-10):  # fmt: skip
         self.expert, self.packets, self.exponent = expert, packets, exponent
-        self.least, self.floor, self.vocab_size = least, floor, expert.vocab_size
-        self.position = expert.position
-        sizes = expert.vocab_size, packets.vocab_size
-        if len(set(sizes)) > 1 or expert.position != packets.position:
-            places = expert.position, packets.position
-            rule = "one vocabulary and as many observed positions"
-            raise GolfError(f"PacketPower needs {rule}, not {sizes} ids and {places}")
+        self.least, self.floor = least, floor
+        Ensemble.__init__(self, [expert, packets])
 
-    # %% ../../nbs/published/04_pr1043.ipynb #a611f665
-    def distribution(self, chunk: Chunk) -> Powered:
-        "The product at the positions of `chunk`."
-        rules = self.exponent, self.least, self.floor
-        return Powered(self.expert.predict(chunk), self.packets.predict(chunk), *rules)
-
-    def learn(self, chunk: Chunk) -> None:
-        "Both parts observe the chunk."
-        self.expert.observe(chunk)
-        self.packets.observe(chunk)
-
-    def get_state(self) -> dict[str, Any]:
-        "The states of both parts."
-        return {"expert": self.expert.state(), "packets": self.packets.state()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        "Take over the states of both parts."
-        self.expert.load(state["expert"])
-        self.packets.load(state["packets"])
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Powered:
+        return Powered(*parts, self.exponent, self.least, self.floor)
 
 # %% ../../nbs/published/04_pr1043.ipynb #05670a9a
 def with_extra(data: bytes, extra: dict[str, bytes]) -> bytes:
@@ -263,7 +242,7 @@ def _own_tokenizer(data: bytes, wanted: str | None = None) -> str:
     return own
 
 # %% ../../nbs/published/04_pr1043.ipynb #57d3e21e
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PacketAdaptation(Adaptation):
     """Test-time training with resets, times packets to a power (`PacketPower`).
 
@@ -280,10 +259,9 @@ class PacketAdaptation(Adaptation):
 
         `context` as in `Adaptation.start`.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-        if self.reset_every * self.chunk_tokens >= positions:
-            own["reset_every"] = 0
-        learner, prior = Adaptation(**own).start(model, positions, **context), self.prior
+        never = self.reset_every * self.chunk_tokens >= positions
+        learns = replace(self, reset_every=0) if never else self
+        learner, prior = Adaptation.start(learns, model, positions, **context), self.prior
         packets = Pairs(prior or Prior((), model.config.vocab_size))
         return PacketPower(learner, packets, exponent=self.exponent, least=self.least)
 

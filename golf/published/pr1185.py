@@ -7,7 +7,7 @@ __all__ = ['BASE', 'MODEL', 'TRAIN', 'ADAPT', 'RECIPES', 'WARTS', 'objective_118
 
 # %% ../../nbs/published/05_pr1185.ipynb #75237650
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class Backoff(Predictor):
         return Counts(count, total, kinds, vocab_size=self.vocab_size, escape=escape)
 
 # %% ../../nbs/published/05_pr1185.ipynb #94667679
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CacheAdaptation(Adaptation):
     """Test-time training beside a cache of n-grams (`Backoff`), mixed by entropy (`Entropy`)."""
 
@@ -108,8 +108,7 @@ class CacheAdaptation(Adaptation):
 
         `context` as in `Adaptation.start`.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-        learner = Adaptation(**own).start(model, positions, **context)
+        learner = Adaptation.start(self, model, positions, **context)
         cache = Backoff(model.config.vocab_size, self.order, pseudo=self.pseudo, least=self.least)
         return Mix([learner, cache], self.gate, names=("network", "cache"))
 

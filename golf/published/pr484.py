@@ -304,7 +304,7 @@ class RoundedTables(Gradients):
         self.inner.end_chunk(learner, chunk)
 
 # %% ../../nbs/published/02_pr484.ipynb #96a3855f
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CoarseTables(Adaptation):
     """Score-first SGD as #589 runs it: tables are kept in `table_dtype`, from `start` on."""
 
@@ -317,7 +317,7 @@ class CoarseTables(Adaptation):
         return Adaptation.start(rounded, model, positions, **context)
 
 # %% ../../nbs/published/02_pr484.ipynb #dea78a1b
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RatioAdaptation(CoarseTables):
     """The adaptation of H: `as_published` within `lo` and `hi`, and `freeze_named`."""
 

@@ -12,7 +12,7 @@ __all__ = ['FLOOR', 'LATE_QAT', 'BASE', 'SHAPE', 'TRAIN', 'DOORS', 'RECIPES', 'B
 # %% ../../nbs/published/03_pr953.ipynb #959f47ed
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..adapt.ttt import Masks, by_layer, ramped_cosine, role_scales, sequences
 from ..base.files import GolfError
 from ..mix.gates import feature
-from ..mix.mixtures import Gated, Mix
+from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
 from ..net.model import GPT, last_layers
 from ..net.ranks import Ranks
@@ -319,12 +319,14 @@ class Claimed(Distribution):
         return torch.logsumexp(self.weights()[at].log() + torch.stack(sums, dim=1), dim=1)
 
 # %% ../../nbs/published/03_pr953.ipynb #77dadabc
-class FiveExperts(Predictor):
+class FiveExperts(Ensemble):
     """PR #953's mixture around `neural`, not normalised: what it reports is no score.
 
     `start`: the first log-weights; `block`: targets between two updates; `ranks`: mixtures that never
     meet; `warm_up`: tokens counted before more than the network is heard.
     """
+
+    allow_unnormalised = True
 
     def __init__(
         self, neural: Predictor, *, eta: float = 0.1, block: int = 2048, ranks: int = 1,
@@ -332,45 +334,22 @@ class FiveExperts(Predictor):
     ):  # fmt: skip
         self.neural, self.eta, self.block, self.ranks = neural, eta, block, ranks
         self.warm_up, self.start = warm_up, start
-        self.vocab_size, self.position = neural.vocab_size, neural.position
-        self.grams = grams_953(self.vocab_size)
-        self._weights = torch.tensor(start, dtype=torch.float64).repeat(ranks, 1)
-        self._latest: tuple[Chunk, Claimed | None] | None = None
+        self.grams = grams_953(neural.vocab_size)
+        first = torch.tensor(start, dtype=torch.float64).repeat(ranks, 1)
+        Ensemble.__init__(self, [neural, *self.grams], first)
 
     # %% ../../nbs/published/03_pr953.ipynb #486fab07
-    def distribution(self, chunk: Chunk) -> Distribution:
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Distribution:
         "The network's own distribution at first, then what the five claim."
-        neural, *counts = [part.predict(chunk) for part in (self.neural, *self.grams)]
-        self._latest = chunk, None
         if self.grams[0].totals.sum() < self.warm_up:
-            return neural
+            return parts[0]
         names = "network", "one token", "pairs", "triples", "entropy"
-        parts = dict(zip(names, [neural, *counts, OwnEntropy(neural)]))
-        claimed = Claimed(parts, self._weights, chunk, eta=self.eta, block=self.block)
-        self._latest = chunk, claimed
-        return claimed
+        five = dict(zip(names, [*parts, OwnEntropy(parts[0])]))
+        return Claimed(five, self.learned, chunk, eta=self.eta, block=self.block)
 
-    def learn(self, chunk: Chunk) -> None:
-        "Weights hear the targets, tables count them, and the network learns if it does."
-        if self._latest is None or not torch.equal(self._latest[0].tokens, chunk.tokens):
-            self.distribution(chunk)
-        claimed, self._latest = self._latest[1], None
-        if claimed is not None:
-            self._weights = claimed.after(chunk.targets)
-        for part in (self.neural, *self.grams):
-            part.observe(chunk)
-
-    # %% ../../nbs/published/03_pr953.ipynb #1128144c
-    def get_state(self) -> dict[str, Any]:
-        "The states of network and tables, and the log-weights."
-        parts = [part.state() for part in (self.neural, *self.grams)]
-        return {"parts": parts, "weights": self._weights}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        "Take over what `get_state` gave."
-        for part, own in zip((self.neural, *self.grams), state["parts"], strict=True):
-            part.load(own)
-        self._weights, self._latest = state["weights"], None
+    def after(self, chunk: Chunk, combined: Distribution) -> Tensor:
+        "The log-weights once they have heard the targets; the same before all five speak."
+        return combined.after(chunk.targets) if isinstance(combined, Claimed) else self.learned
 
 # %% ../../nbs/published/03_pr953.ipynb #3dc60058
 class Normalised(Distribution):
@@ -541,7 +520,7 @@ def four_experts(neural: Predictor, **options: Any) -> Mix:
     return Mix([neural, *grams_953(neural.vocab_size, clean=True)], gate, names=names)
 
 # %% ../../nbs/published/03_pr953.ipynb #cda1ec4f
-class Temperatures(Predictor):
+class Temperatures(Ensemble):
     """Bayes over `predictor`'s rows at several `temperatures`, by which its logits are divided.
 
     One prediction serves all. Regret is at most the logarithm of their number, in nats.
@@ -551,34 +530,17 @@ class Temperatures(Predictor):
         self, predictor: Predictor, temperatures: tuple[float, ...] = (0.85, 0.92, 1.0, 1.08, 1.15)
     ):
         self.predictor, self.temperatures = predictor, temperatures
-        self.vocab_size, self.position = predictor.vocab_size, predictor.position
         self.gate = BlockHedge(eta=1.0, block=1)
-        self._state, self._latest = self.gate.start(len(temperatures)), None
+        Ensemble.__init__(self, [predictor], self.gate.start(len(temperatures)))
 
-    def distribution(self, chunk: Chunk) -> Gated:
-        found = self.predictor.predict(chunk)
-        parts = {
-            f"T = {t}": found if t == 1 else Geometric([found], [1 / t]) for t in self.temperatures
+    def combine(self, chunk: Chunk, parts: list[Distribution]) -> Gated:
+        ways = {
+            f"T = {t}": parts[0] if t == 1 else Geometric(parts, [1 / t]) for t in self.temperatures
         }
-        self._latest = Gated(parts, self.gate, self._state, chunk)
-        return self._latest
+        return Gated(ways, self.gate, self.learned, chunk)
 
-    # %% ../../nbs/published/03_pr953.ipynb #765d0c25
-    def learn(self, chunk: Chunk) -> None:
-        "The gate hears the targets, then the predictor observes them."
-        if self._latest is None or not torch.equal(self._latest.chunk.tokens, chunk.tokens):
-            self.distribution(chunk)
-        self._state, self._latest = self._latest.after(chunk.targets), None
-        self.predictor.observe(chunk)
-
-    def get_state(self) -> dict[str, Any]:
-        "The states of predictor and gate."
-        return {"predictor": self.predictor.state(), "gate": self._state}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        "Take over what `get_state` gave."
-        self.predictor.load(state["predictor"])
-        self._state, self._latest = state["gate"], None
+    def after(self, chunk: Chunk, combined: Gated) -> np.ndarray:
+        return combined.after(chunk.targets)
 
 # %% ../../nbs/published/03_pr953.ipynb #a86d9753
 def last_blocks(count: int, *, query_only: bool = False) -> Callable[[GPT], Masks]:
@@ -666,7 +628,7 @@ class Calibrated(Predictor):
         self.temperature = self.grid[int(np.argmin(losses))]
 
 # %% ../../nbs/published/03_pr953.ipynb #7d9cd196
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixedAdaptation(Adaptation):
     """How #953's line adapts and mixes; `start` makes the predictor, which is no score unless `mixer` is False.
 
@@ -697,8 +659,7 @@ class MixedAdaptation(Adaptation):
 
         Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(Adaptation)}
-        found: Predictor = Adaptation(**own).start(model, positions, byte_table=byte_table, ranks=ranks)
+        found: Predictor = Adaptation.start(self, model, positions, byte_table=byte_table, ranks=ranks)
         if self.calibrate:
             found = Calibrated(found)
         if self.mixer:

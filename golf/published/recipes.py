@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..adapt.ttt import TTT, Gradients, Masks, cosine
+from ..adapt.ttt import TTT, Gradients, TTTOptions
 from ..base.files import GolfError, closest
 from ..net.model import GPT, GPTConfig, preset
 from ..net.ranks import Ranks
@@ -37,29 +37,16 @@ class Adapts(Protocol):
         """A predictor for `model` along a text of `positions` targets."""
 
 # %% ../../nbs/published/00_recipes.ipynb #d3b8539a
-@dataclass(frozen=True)
-class Adaptation:
-    """Settings of score-first test-time training, with the meanings that `TTT` gives them."""
+@dataclass(frozen=True, kw_only=True)
+class Adaptation(TTTOptions):
+    """Settings of score-first test-time training: the options of `TTT`, and how the text is cut.
+
+    `batch` counts the windows of one scoring step, too; a `weight` of "bytes" needs a byte table in
+    `start`.
+    """
 
     chunk_tokens: int = 32_768
     stride: int = 64
-    lr: float = 0.002
-    momentum: float = 0.9
-    epochs: int = 3
-    grad_clip: float = 1.0
-    batch: int = 32  # sequences in one training step, windows in one scoring step
-    reset_every: int = 0
-    trainable: Callable[[GPT], Masks] | None = None  # masks of what may move; None: everything
-    schedule: Callable[[int, int], float] = cosine
-    clock: str = "chunk"  # what the schedule counts: "chunk" or "step"
-    optimiser: str = "sgd"  # "adamw", "muon"
-    betas: tuple[float, float] | None = None
-    scale: Callable[[GPT], Masks] | None = None  # factors on the steps of parts
-    polyak: float = 0.0  # decay of the average that scores; 0: none
-    anchor: float = 0.0  # part of the way back to the artifact after each step
-    reset_on: int | None = None  # the token that begins a document
-    weight: str = "tokens"  # "bytes": `start` needs a byte table
-    gradients: Gradients | None = None  # how a batch's gradient is formed; None: the plain mean
 
     # %% ../../nbs/published/00_recipes.ipynb #8e5619a4
     def start(
@@ -74,8 +61,7 @@ class Adaptation:
 
         Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
         """
-        names = {f.name for f in fields(Adaptation)} - {"chunk_tokens", "stride"}
-        settings = {name: getattr(self, name) for name in names}
+        settings = {f.name: getattr(self, f.name) for f in fields(TTTOptions)}
         table = byte_table if self.weight == "bytes" else None
         window = SlidingWindow(model, stride=self.stride, batch=self.batch, ranks=ranks)
         return TTT(window, -(-positions // self.chunk_tokens), byte_table=table, **settings)
