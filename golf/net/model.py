@@ -374,7 +374,10 @@ def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     if dtype in (torch.float32, torch.float64) or device != "cpu":
         return dtype
     if error := _attention_error(dtype, device):
-        warn(f"attention in float32: torch has none in {dtype} on this machine ({error})")
+        warn(
+            f"attention in float32: torch has none in {dtype} on this machine ({error})",
+            stacklevel=2,
+        )
         return torch.float32
     return dtype
 
