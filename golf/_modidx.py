@@ -1174,6 +1174,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.net.model._attention_error': ('net/model.html#_attention_error', 'golf/net/model.py'),
                                 'golf.net.model._causal': ('net/model.html#_causal', 'golf/net/model.py'),
                                 'golf.net.model.attend': ('net/model.html#attend', 'golf/net/model.py'),
+                                'golf.net.model.attention': ('net/model.html#attention', 'golf/net/model.py'),
                                 'golf.net.model.attention_dtype': ('net/model.html#attention_dtype', 'golf/net/model.py'),
                                 'golf.net.model.bigram_rows': ('net/model.html#bigram_rows', 'golf/net/model.py'),
                                 'golf.net.model.config_from': ('net/model.html#config_from', 'golf/net/model.py'),

@@ -6,8 +6,8 @@
 __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', 'EPSILON', 'Transform', 'Watch', 'ROLES', 'Trunk',
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
            'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend',
-           'attention_dtype', 'GPT', 'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu', 'initial_mix',
-           'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
+           'attention_dtype', 'attention', 'GPT', 'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu',
+           'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
 
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
@@ -351,9 +351,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     group = q.size(2) // k.size(2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
-    wide = attention_dtype(q.dtype, q.device.type)
-    y = F.scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide), is_causal=True)
-    return y.to(q.dtype).transpose(1, 2)
+    return attention(q, k, v, is_causal=True).transpose(1, 2)
 
 # %% ../../nbs/net/01_model.ipynb #2188206e
 @cache
@@ -380,6 +378,17 @@ def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
         )
         return torch.float32
     return dtype
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor | None, **options: Any) -> Tensor:
+    """`F.scaled_dot_product_attention`, in float32 where this CPU's torch has none in q's precision."""
+    cast = q.is_cpu and torch.is_autocast_enabled("cpu")
+    low = torch.get_autocast_dtype("cpu") if cast else q.dtype
+    if (wide := attention_dtype(low, q.device.type)) == low:
+        return F.scaled_dot_product_attention(q, k, v, *mask, **options)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = (x.to(wide) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, *mask, **options).to(low)
 
 # %% ../../nbs/net/01_model.ipynb #c80ecb98
 class GPT(nn.Module):
