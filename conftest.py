@@ -47,12 +47,18 @@ def known_flags() -> set[str]:
 def pytest_addoption(parser):
     text = f"also run cells with these flags, of: {' '.join(sorted(known_flags()))}"
     parser.addoption("--flags", default="", metavar="WORDS", help=text)
+    text = "off: torch rounds as on a machine without oneDNN"
+    parser.addoption("--onednn", choices=["on", "off"], default="on", help=text)
 
 
 def pytest_configure(config):
     unknown = set(config.getoption("--flags").split()) - known_flags()
     if unknown:
         raise pytest.UsageError(f"--flags: {' '.join(unknown)} is none of {known_flags()}")
+    if config.getoption("--onednn") == "off":
+        import torch
+
+        torch.backends.mkldnn.enabled = False
 
 
 def pytest_collect_file(file_path, parent):

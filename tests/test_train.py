@@ -1,4 +1,4 @@
-"""A training run that is killed, and what is left where a good file is expected."""
+"""A training run that is killed, one whose processor lacks a kernel, and what is left of files."""
 
 import multiprocessing
 import random
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 STEPS = 40
 
@@ -114,3 +115,29 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(GolfError, match="run.checkpoint"):
         load_artifact(path)
+
+
+def test_bf16_training_goes_on_where_torch_has_no_bf16_attention(monkeypatch):
+    """An AMX processor with AVX-512 masked: torch's error is a warning, and gradients are found."""
+    from golf.base.small import SMALL
+    from golf.net import model as room
+
+    def refuses(q, k, v, **options):
+        if q.dtype == torch.bfloat16:
+            raise RuntimeError("pack_vnni2 is only supported when avx512 is supported")
+        return attention(q, k, v, **options)
+
+    attention, shape = F.scaled_dot_product_attention, room.GPTConfig(**SMALL)
+    model = room.GPT(shape, compute_dtype=torch.bfloat16)
+    ids = torch.arange(2 * shape.context).view(2, -1) % shape.vocab_size
+    usual = model.loss(ids, ids).item()
+    room._attention_error.cache_clear()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refuses)
+    try:
+        with pytest.warns(UserWarning, match="attention in float32.*pack_vnni2"):
+            loss = model.loss(ids, ids)
+        loss.backward()
+    finally:
+        room._attention_error.cache_clear()
+    assert abs(loss.item() - usual) < 0.05  # bf16 keeps eight bits
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

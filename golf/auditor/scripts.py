@@ -28,12 +28,12 @@ from unittest.mock import patch as swapped
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import golf
 from ..base.files import GolfError
+from ..net.model import attention
 
 # %% ../../nbs/auditor/11_scripts.ipynb #ed3a6fbe
 _HARMLESS = ("deterministic", "pack_gqa", "num_splits", "sm_margin")
@@ -67,10 +67,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float | N
     mask = None
     if not plain and (causal or tuple(window_size) != (-1, -1)):
         mask = seen_keys(q.shape[2], k.shape[2], causal, window_size)
-    found = F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=plain, scale=softmax_scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return found.transpose(1, 2)
+    options = dict(scale=softmax_scale, enable_gqa=q.shape[1] != k.shape[1])
+    return attention(q, k, v, mask, is_causal=plain, **options).transpose(1, 2)
 
 # %% ../../nbs/auditor/11_scripts.ipynb #022558e0
 def flash_attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,

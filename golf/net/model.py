@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', 'EPSILON', 'Transform', 'Watch', 'ROLES', 'Trunk',
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
-           'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend', 'GPT',
-           'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu', 'initial_mix', 'mix_with_first',
-           'trigram_rows', 'deviation_shapes', 'Deviations']
+           'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend',
+           'attention_dtype', 'attention', 'GPT', 'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu',
+           'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
 
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any
+from warnings import warn
 
 import pandas as pd
 import torch
@@ -350,7 +352,44 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     group = q.size(2) // k.size(2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    return attention(q, k, v, is_causal=True).transpose(1, 2)
+
+# %% ../../nbs/net/01_model.ipynb #2188206e
+@cache
+def _attention_error(dtype: torch.dtype, device: str) -> str:
+    "What torch says when it is asked for causal attention in `dtype`; empty where it answers."
+    x = torch.zeros(1, 1, 128, 16, dtype=dtype, device=device)
+    try:
+        with torch.no_grad():
+            F.scaled_dot_product_attention(x, x, x, is_causal=True)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0] or "no reason given"
+    return ""
+
+
+@torch.compiler.assume_constant_result
+def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    """`dtype`, or float32 with a warning where this CPU's torch has no attention in `dtype`."""
+    if dtype in (torch.float32, torch.float64) or device != "cpu":
+        return dtype
+    if error := _attention_error(dtype, device):
+        warn(
+            f"attention in float32: torch has none in {dtype} on this machine ({error})",
+            stacklevel=2,
+        )
+        return torch.float32
+    return dtype
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor | None, **options: Any) -> Tensor:
+    """`F.scaled_dot_product_attention`, in float32 where this CPU's torch has none in q's precision."""
+    cast = q.is_cpu and torch.is_autocast_enabled("cpu")
+    low = torch.get_autocast_dtype("cpu") if cast else q.dtype
+    if (wide := attention_dtype(low, q.device.type)) == low:
+        return F.scaled_dot_product_attention(q, k, v, *mask, **options)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = (x.to(wide) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, *mask, **options).to(low)
 
 # %% ../../nbs/net/01_model.ipynb #c80ecb98
 class GPT(nn.Module):
