@@ -182,7 +182,7 @@ def test_no_absolute_path_enters_a_record(tmp_path, monkeypatch):
     run.configuration = {"folder": tmp_path, "loss": np.float64("nan"), "make": portable}
     artifact = tmp_path / "model.golf"
     artifact.write_bytes(b"weights")
-    run.artifact("model", artifact, code_bytes=1)
+    run.artifact("model", artifact, code=1)
     text = run.save(frame(1.0)).read_text()
     for found in strings(json.loads(text)):
         assert not any(Path(word).is_absolute() for word in found.split()), found

@@ -185,10 +185,13 @@ def artifact(
 def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
+    from golf.base.digests import code_size
     from golf.base.files import atomic_write
     from golf.lab.runs import Run
     from golf.net.model import preset
-    from golf.store.artifact import package_code_bytes
+    from golf.net.windows import SlidingWindow
+    from golf.store.artifact import load_artifact
+    from golf.store.saved import load_model
     from golf.text.corpus import load_corpus
     from golf.train.loop import SHIPPED, fit
 
@@ -202,7 +205,7 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
     path = atomic_write(
         out or Path(__file__).parent.parent / "models" / f"{name}.golf", made.read_bytes()
     )
-    run.artifact("model", path, code_bytes=package_code_bytes())
+    run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
     measure(run, made, corpus, config.validation_tokens)
     run.save()
     return path

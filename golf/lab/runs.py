@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 from ..base.cache import locked
-from ..base.digests import code_digest, digest, digest_file
+from ..base.digests import CodeSize, code_digest, digest, digest_file
 from ..base.files import GolfError, atomic_write, closest, project_root
 from ..base.task import Budget, budget_table
 from .engine import run_key
@@ -169,7 +169,7 @@ class Run:
     # %% ../../nbs/lab/01_runs.ipynb #81b9a851
     @property
     def folder(self) -> Path:
-        """Where this run's record lies."""
+        """Where everything that this run writes lies."""
         return self.root / "runs" / self.notebook / self.key
 
     def time(self, part: str):
@@ -182,15 +182,17 @@ class Run:
         return self.stages[name]
 
     # %% ../../nbs/lab/01_runs.ipynb #afddccb2
-    def artifact(self, name: str, path: str | Path, *, code_bytes: int | None = None) -> None:
-        """Point to a file by digest and bytes; with `code_bytes` it is the model that the budget counts."""
+    def artifact(self, name: str, path: str | Path, *, code: CodeSize | int | None = None) -> None:
+        """Point to a file by digest and bytes; with `code` (or its bytes) it is the model that the budget counts."""
         path = Path(path)
         if not path.is_file():
             raise GolfError(f"{path}: expected the file of the artifact {name!r}")
         size = path.stat().st_size
         self.artifacts[name] = {"file": path.name, "digest": digest_file(path), "bytes": size}
-        if code_bytes is not None:
-            self.budget.bytes = {"code": int(code_bytes), "model": size}
+        if isinstance(code, CodeSize):
+            self.artifacts[name]["code"] = code
+        if code is not None:
+            self.budget.bytes = {"code": int(code), "model": size}
 
     # %% ../../nbs/lab/01_runs.ipynb #df393703
     def record(self) -> dict[str, Any]:
