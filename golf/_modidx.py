@@ -975,6 +975,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'golf.lab.runs.drift_table': ('lab/runs.html#drift_table', 'golf/lab/runs.py'),
                                'golf.lab.runs.find_record': ('lab/runs.html#find_record', 'golf/lab/runs.py'),
                                'golf.lab.runs.git_state': ('lab/runs.html#git_state', 'golf/lab/runs.py'),
+                               'golf.lab.runs.newest_record': ('lab/runs.html#newest_record', 'golf/lab/runs.py'),
                                'golf.lab.runs.paired_chunks': ('lab/runs.html#paired_chunks', 'golf/lab/runs.py'),
                                'golf.lab.runs.peak_memory': ('lab/runs.html#peak_memory', 'golf/lab/runs.py'),
                                'golf.lab.runs.phase_profile': ('lab/runs.html#phase_profile', 'golf/lab/runs.py'),

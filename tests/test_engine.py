@@ -48,7 +48,7 @@ def write_cells(project: Path, *sources: str) -> None:
     """Give the small notebook other cells after its parameters."""
     path = project / "nbs" / "tiny.ipynb"
     notebook = json.loads(path.read_text())
-    first, last = notebook["cells"]
+    first, last, *_ = notebook["cells"]
     more = [last | {"id": f"d{i}", "source": source} for i, source in enumerate(sources)]
     path.write_text(json.dumps(notebook | {"cells": [first, *more]}))
 

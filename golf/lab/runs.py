@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['portable', 'plain', 'git_state', 'versions', 'device_state', 'peak_memory', 'Run', 'chunk_frame', 'document_frame',
-           'Record', 'read_record', 'records', 'find_record', 'baseline_of', 'paired_chunks', 'arms_table', 'Drift',
-           'drift', 'drift_table', 'phase_profile']
+           'Record', 'read_record', 'newest_record', 'records', 'find_record', 'baseline_of', 'paired_chunks',
+           'arms_table', 'Drift', 'drift', 'drift_table', 'phase_profile']
 
 # %% ../../nbs/lab/01_runs.ipynb #ef22e8e0
 import dataclasses
@@ -422,6 +422,14 @@ def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:
     folder = (Path(root) if root else project_root()) / "runs" / Path(notebook).stem
     found = [Record(path) for path in folder.glob("*/record.json")]
     return sorted(found, key=lambda record: (record["date"], record["key"]))
+
+
+def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Record:
+    """The record of the newest complete run of `notebook` made here; raises `GolfError` if there is none."""
+    found = _records(notebook, root)
+    if not found:
+        raise GolfError(f"{notebook}: no complete run here; run the notebook")
+    return found[-1]
 
 
 def records(notebook: str | Path, *, root: str | Path | None = None) -> pd.DataFrame:
