@@ -391,6 +391,7 @@ def why_stale() -> None:
 
     found = stale_arms()
     for row in found.itertuples():
-        typer.echo(f"{row.arm} on {row.stream}, scored {row.date[:10]}: {row.changed}")
+        where = f" on {row.stream}" if row.stream else ""
+        typer.echo(f"{row.arm}{where}, scored {row.date[:10]}: {row.changed}")
     if found.empty:
         typer.echo("nothing is stale: every cached arm is of the code as it is")
