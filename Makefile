@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TABLE := from golf.lab.runs import arms_table, read_record, records; \
-	path = "runs/ttt_reset/" + records("ttt_reset").index[-1] + "/record.json"; \
-	print(arms_table(read_record(path), block=8).round(4).to_string(), path, sep="\n")
+TABLE := from golf.lab.runs import arms_table, newest_record; \
+	record = newest_record("ttt_reset"); \
+	print(arms_table(record, block=8).round(4).to_string(), record.folder, sep="\n")
 
 .PHONY: run export test docs lab readme venv clean
 

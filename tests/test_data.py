@@ -224,7 +224,8 @@ def test_committed_records_still_name_their_data():
     if found["train_tokens"] != 19_214_067 or found["val_tokens"] != 3_062_144:
         pytest.skip("these are not the excerpts that the records were made on")
     assert found["train"] == "e10f1aa80a01ac5a" and found["val"] == "785c002f82e93d61"
-    records = (json.loads(p.read_text()) for p in (project_root() / "runs").glob("*/*/record.json"))
+    published = project_root() / "runs/published"
+    records = (json.loads(p.read_text()) for p in published.glob("*/*/record.json"))
     named = [r["data"] for r in records if (r.get("data") or {}).get("name") == "shards"]
     assert found in named
 

@@ -39,8 +39,18 @@ def project(tmp_path):
 
 def expected(project: Path, **overrides) -> Path:
     """Where the executed copy of the small notebook belongs."""
-    key = run_key("tiny", {"reset_every": 100, "corpus": "stdlib"} | overrides)
+    parameters = {"reset_every": 100, "corpus": "stdlib"} | overrides
+    key = run_key("tiny", parameters, project)
     return project / "runs" / "tiny" / key / "notebook.ipynb"
+
+
+def write_cells(project: Path, *sources: str) -> None:
+    """Give the small notebook other cells after its parameters."""
+    path = project / "nbs" / "tiny.ipynb"
+    notebook = json.loads(path.read_text())
+    first, last, *_ = notebook["cells"]
+    more = [last | {"id": f"d{i}", "source": source} for i, source in enumerate(sources)]
+    path.write_text(json.dumps(notebook | {"cells": [first, *more]}))
 
 
 def printed(path: Path) -> str:
@@ -95,6 +105,73 @@ def test_redirected_from_another_folder(project, tmp_path):
     assert done.returncode == 0, log.read_text()
     assert "resets 50" in printed(expected(project, reset_every=50))
     assert '"cells"' not in log.read_text()  # the notebook itself is not streamed
+
+
+RECORDED = """
+from golf.lab.runs import Run
+
+run = Run("tiny", {"reset_every": reset_every, "corpus": corpus})
+print(run.folder)
+"""
+FIGURE = """
+from golf.lab.plots import Picture, save_figure
+
+save_figure(Picture(), "tiny-text", run.folder)
+print(run.save())
+"""
+
+
+@pytest.fixture
+def repository(project):
+    """The project as a fresh clone: committed, with our .gitignore and a figure of ours."""
+    shutil.copy(Path(__file__).parent.parent / ".gitignore", project)
+    for place in ("runs/published/tiny/0123456789/record.json", "figures/tiny-text.svg"):
+        (project / place).parent.mkdir(parents=True)
+        (project / place).write_text("ours")
+    (project / "texts").mkdir()
+    (project / "texts" / "a.txt").write_text("one text\n")
+    write_cells(project, RECORDED, FIGURE)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=project, check=True)
+    return project
+
+
+def changes(project: Path) -> str:
+    """What git sees that no commit holds."""
+    command = ["git", "status", "--porcelain"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_run_changes_nothing_that_git_tracks(repository):
+    done = run(repository, "nbs/tiny.ipynb", "-p", "corpus", "texts", "-p", "reset_every", "5")
+    assert done.returncode == 0, done.stderr
+    assert changes(repository) == ""
+    folder = expected(repository, corpus="texts", reset_every=5).parent
+    names = ["notebook.ipynb", "record.json", "tiny-text.png", "tiny-text.svg"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    assert (repository / "figures" / "tiny-text.svg").read_text() == "ours"
+
+
+def test_the_executed_notebook_lies_with_its_record(repository):
+    (repository / "texts" / "a.txt").write_text("another text\n")
+    done = run(repository / "nbs", "tiny.ipynb", "-p", "corpus", "../texts")
+    assert done.returncode == 0, done.stderr
+    (found,) = (repository / "runs" / "tiny").iterdir()
+    assert {"notebook.ipynb", "record.json"} <= {p.name for p in found.iterdir()}
+    assert found == expected(repository, corpus="texts").parent
+
+
+def test_a_run_that_fails_half_way_leaves_git_clean(repository):
+    write_cells(repository, RECORDED, "1 / 0", FIGURE)
+    subprocess.run(["git", "add", "."], cwd=repository, check=True)
+    before = changes(repository)
+    done = run(repository, "nbs/tiny.ipynb")
+    assert done.returncode != 0
+    assert changes(repository) == before
+    path = expected(repository)
+    assert [p.name for p in path.parent.iterdir()] == ["notebook.ipynb"]
+    assert "ZeroDivisionError" in path.read_text()
 
 
 def test_explicit_output(project):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.base.cache import cached
-from golf.base.files import GolfError
+from golf.base.files import GolfError, project_root
+from golf.lab.plots import Picture, save_figure
+from golf.lab.publish import publish, published, published_list
 from golf.lab.runs import Run, git_state, portable, read_record, records
 
 
@@ -182,7 +185,7 @@ def test_no_absolute_path_enters_a_record(tmp_path, monkeypatch):
     run.configuration = {"folder": tmp_path, "loss": np.float64("nan"), "make": portable}
     artifact = tmp_path / "model.golf"
     artifact.write_bytes(b"weights")
-    run.artifact("model", artifact, code_bytes=1)
+    run.artifact("model", artifact, code=1)
     text = run.save(frame(1.0)).read_text()
     for found in strings(json.loads(text)):
         assert not any(Path(word).is_absolute() for word in found.split()), found
@@ -257,3 +260,141 @@ def test_git_state(tmp_path):
     assert git_state(tmp_path) == {"commit": commit, "clean": True}
     (tmp_path / "a.py").write_text("2")
     assert git_state(tmp_path) == {"commit": commit, "clean": False}
+
+
+def text_of(folder: Path, text: str) -> Path:
+    """A folder with one document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "one.txt").write_text(text)
+    return folder
+
+
+def test_a_run_on_other_data_never_overwrites(tmp_path):
+    def level_on(corpus: Path, level: float | None = None) -> float:
+        run = Run("demo", {"seed": 1, "corpus": str(corpus)}, root=tmp_path)
+        if level is not None:
+            run.stage("adapted", level=level)
+            run.save(frame(level), documents(level))
+        return level_of(run.folder)
+
+    a, b = text_of(tmp_path / "a", "one text"), text_of(tmp_path / "b", "another")
+    assert (level_on(a, 1.0), level_on(b, 2.0), level_on(a)) == (1.0, 2.0, 1.0)
+    text_of(a, "1ne text")  # as long as before, under the same path
+    assert (level_on(a, 3.0), level_on(b)) == (3.0, 2.0)
+    text_of(a, "one text")
+    assert level_on(a) == 1.0
+    moved = a.rename(tmp_path / "moved")
+    assert level_on(moved) == 1.0  # the same question about the same text, elsewhere
+    assert len(records("demo", root=tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["data_path", "tokenizer_path"])
+def test_shards_named_by_the_environment_are_the_same_data(tmp_path, monkeypatch, name):
+    for variable in ("DATA_PATH", "TOKENIZER_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    folder = text_of(tmp_path / "shards", "tokens")
+    settings = {"corpus": "shards", "data_path": "", "tokenizer_path": ""}
+    named = Run("demo", settings | {name: str(folder)}, root=tmp_path).key
+    assert named != Run("demo", settings, root=tmp_path).key
+    monkeypatch.setenv(name.upper(), str(folder))
+    assert Run("demo", settings, root=tmp_path).key == named
+
+
+@pytest.mark.parametrize("place", [0, 40_000_000, 70_000_000 - 1])
+def test_large_data_is_sampled_from_its_first_byte_to_its_last(tmp_path, place):
+    file = tmp_path / "train.bin"
+    with file.open("wb") as made:
+        made.truncate(70_000_000)
+    before = Run("demo", {"data_path": str(file)}, root=tmp_path).key
+    with file.open("r+b") as made:
+        made.seek(place)
+        made.write(b"x" * min(5_000_000, 70_000_000 - place))
+    assert Run("demo", {"data_path": str(file)}, root=tmp_path).key != before
+
+
+CLEAN = {"commit": "0" * 40, "clean": True}
+
+
+def made(root: Path, seed: int, git=CLEAN, monkeypatch=None) -> Run:
+    """A saved run with one figure."""
+    if monkeypatch:
+        monkeypatch.setattr("golf.lab.runs.git_state", lambda _: git)
+    run = Run("demo", {"seed": seed, "corpus": "stdlib"}, root=root)
+    run.save(frame(seed), documents(seed))
+    save_figure(Picture(), "demo-stdlib", run.folder)
+    return run
+
+
+def test_a_users_run_never_appears_on_our_pages(tmp_path, monkeypatch):
+    ours = made(tmp_path, 1, monkeypatch=monkeypatch)
+    publish(ours.key, root=tmp_path)
+    committed = {p: p.read_bytes() for p in (tmp_path / "figures").iterdir()}
+    made(tmp_path, 2, monkeypatch=monkeypatch)
+    ours.stage("adapted", level=9.0)
+    ours.save(frame(9.0))  # the published question again, with another answer
+    assert published("demo", root=tmp_path).chunks.nll[0] == 1.0
+    assert published("demo", root=tmp_path, seed=2) is None
+    assert committed == {p: p.read_bytes() for p in (tmp_path / "figures").iterdir()}
+
+
+@pytest.mark.parametrize("clean", [False, None])
+def test_publish_refuses_a_run_of_code_that_no_commit_holds(tmp_path, monkeypatch, clean):
+    run = made(tmp_path, 1, CLEAN | {"clean": clean}, monkeypatch)
+    with pytest.raises(GolfError, match="--unclean"):
+        publish(run.key, root=tmp_path)
+    assert not (tmp_path / "runs/published").exists()
+    assert not (tmp_path / "figures").exists()
+    assert publish(run.key, root=tmp_path, unclean=True).unclean
+    assert published_list(tmp_path)[0].unclean  # and the list says so
+
+
+def test_publish_refuses_an_oversized_record(tmp_path, monkeypatch):
+    run = made(tmp_path, 1, monkeypatch=monkeypatch)
+    run.configuration = {"curve": list(range(200_000))}
+    run.save(frame(1.0))
+    with pytest.raises(GolfError, match=r"at most 1,000,000"):
+        publish(run.key, root=tmp_path)
+    assert not (tmp_path / "runs/published.toml").exists()
+
+
+def test_publish_refuses_a_table_of_another_run(tmp_path, monkeypatch):
+    run, other = (made(tmp_path, seed, monkeypatch=monkeypatch) for seed in (1, 2))
+    (run.folder / "chunks.parquet").write_bytes((other.folder / "chunks.parquet").read_bytes())
+    with pytest.raises(GolfError, match="not the table"):
+        publish(run.key, root=tmp_path)
+    assert not (tmp_path / "runs/published.toml").exists()
+
+
+@pytest.mark.parametrize("text", ["[", "published = 3", '[[published]]\npage = "a"'])
+def test_a_broken_list_is_named(tmp_path, text):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/published.toml").write_text(text)
+    with pytest.raises(GolfError, match=r"published\.toml: not a list"):
+        published_list(tmp_path)
+
+
+def test_the_list_names_only_what_exists_and_everything_committed():
+    root = project_root()
+    entries = published_list(root)
+    folders = [entry.folder(root) for entry in entries]
+    pictures = [path for entry in entries for path in entry.pictures(root)]
+    assert len(set(folders)) == len(folders)
+    assert len(set(pictures)) == len(pictures)
+    assert {p.parent for p in (root / "runs/published").glob("*/*/*")} == set(folders)
+    assert set((root / "figures").iterdir()) == set(pictures)
+    for entry, folder in zip(entries, folders):
+        assert sum(p.stat().st_size for p in folder.iterdir()) <= 1_000_000
+        if entry.page != "zoo":  # tables of its own
+            record = read_record(folder)
+            assert (record.notebook, record.key) == (entry.notebook, entry.key)
+            assert (record.git["clean"] is not True) == entry.unclean
+            assert all(len(getattr(record, kind)) for kind in record.tables)
+
+
+def test_readme_and_pages_show_listed_figures_only():
+    root = project_root()
+    listed = {path.name for entry in published_list(root) for path in entry.pictures(root)}
+    for page in [root / "README.md", *(root / "nbs").rglob("*.ipynb")]:
+        shown = re.findall(r"figures/([\w.-]+\.(?:svg|png))", page.read_text("utf-8"))
+        assert set(shown) <= listed, page
+        assert not re.search(r'runs/\w+"\)\.glob', page.read_text("utf-8")), page

@@ -16,6 +16,7 @@ import torch
 
 from golf.auditor import lints
 from golf.base.cache import cache_dir
+from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count import kernels
 from golf.count.ngram import NGram, Uniform
@@ -208,6 +209,18 @@ def test_the_user_can_ask_why_an_hour_is_gone(monkeypatch, tmp_path):
     told = stale_arms().set_index("arm").changed
     assert told["a"] == "golf.count.kernels: extra"
     assert "golf.count.kernels: extra" in told["file"] and "order.txt" in told["file"]
+
+
+def test_having_trained_before_changes_no_key():
+    "torch wraps the `step` of an optimiser's class when the first one is made."
+
+    class Descent(torch.optim.Optimizer):
+        def step(self, closure=None):
+            return closure
+
+    before = digest(Descent)
+    Descent([torch.nn.Parameter(torch.ones(1))], {})
+    assert Descent.step.hooked and digest(Descent) == before
 
 
 def test_keys_do_not_hang_on_hash_seeds():

@@ -1066,7 +1066,7 @@ def missed(counts: pd.DataFrame) -> list[str]:
     return found
 
 # %% ../../nbs/auditor/14_zoo.ipynb #d500f714
-RESULTS = "runs/zoo"
+RESULTS = "runs/published/zoo/survey"
 
 
 def results(name: str, default: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -1075,7 +1075,7 @@ def results(name: str, default: pd.DataFrame | None = None) -> pd.DataFrame:
     if path.is_file():
         return pd.read_csv(path, keep_default_na=False)
     if default is None:
-        raise GolfError(f"{RESULTS}/{name}.csv: no such table; golf.auditor.zoo.long_run writes it")
+        raise GolfError(f"{RESULTS}/{name}.csv: no such table; golf.auditor.zoo.long_run makes it")
     return default
 
 # %% ../../nbs/auditor/14_zoo.ipynb #2cc64696
@@ -1105,9 +1105,9 @@ def curve(
 def long_run(twins: int = 200, strong: int = 30, weak: int = 12, curves: int = 60, slow: int = 5,
              workers: int = 2, block: int = 20) -> float:  # fmt: skip
     """Survey all specimens in so many worlds; the seconds it took. Writes `survey.csv`, as far as it
-    is, after every `block` of worlds, and `curves.csv`.
+    is, after every `block` of worlds, and `curves.csv`, into `runs/zoo/survey`.
     """
-    folder, begin, counts = project_root() / RESULTS, time.perf_counter(), []
+    folder, begin, counts = project_root() / "runs/zoo/survey", time.perf_counter(), []
     points = [(*one, r, m, range(curves)) for *one, sizes in CURVES
               for r, m in [(1.0, 1), *itertools.product((0.01, 0.05, 0.2), sizes)]]  # fmt: skip
     with multiprocessing.get_context("spawn").Pool(workers) as pool:

@@ -93,7 +93,10 @@ def _does(code: CodeType) -> list:
 # %% ../../nbs/base/01_digests.ipynb #a1ba0013
 def _unwrapped(value: Any) -> Any:
     "The function inside a property, a class method, a decorator that keeps it, a numba dispatcher."
-    if isinstance(value, (type, FunctionType, ModuleType, functools.partial)):
+    if isinstance(value, FunctionType):  # torch hooks the `step` of an optimiser when one is made
+        hooked = getattr(value, "hooked", False) and hasattr(value, "__wrapped__")
+        return _unwrapped(value.__wrapped__) if hooked else value
+    if isinstance(value, (type, ModuleType, functools.partial)):
         return value
     if isinstance(value, property):
         inner = value.fget

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UsageError', 'app', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo', 'Revision',
            'Root', 'one_line', 'Commands', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check',
-           'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_artifact', 'audit_command']
+           'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_artifact', 'audit_command',
+           'publish_command', 'referred', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -185,10 +186,13 @@ def artifact(
 def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
+    from golf.base.digests import code_size
     from golf.base.files import atomic_write
     from golf.lab.runs import Run
     from golf.net.model import preset
-    from golf.store.artifact import package_code_bytes
+    from golf.net.windows import SlidingWindow
+    from golf.store.artifact import load_artifact
+    from golf.store.saved import load_model
     from golf.text.corpus import load_corpus
     from golf.train.loop import SHIPPED, fit
 
@@ -202,7 +206,7 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
     path = atomic_write(
         out or Path(__file__).parent.parent / "models" / f"{name}.golf", made.read_bytes()
     )
-    run.artifact("model", path, code_bytes=package_code_bytes())
+    run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
     measure(run, made, corpus, config.validation_tokens)
     run.save()
     return path
@@ -309,3 +313,87 @@ def audit_command(
     if out is not None:
         report.save(out)
     raise typer.Exit(int(bool(report.failed or report.error)))
+
+# %% ../../nbs/lab/09_cli.ipynb #feddbd4d
+@app.command("publish")
+def publish_command(
+    run: Annotated[str, typer.Argument(help="A key, notebook/key, or the folder of a run.")],
+    page: Annotated[str, typer.Option(help="Who quotes it; default: its notebook.")] = "",
+    replaces: Annotated[str, typer.Option(help="Key of a published run that goes.")] = "",
+    unclean: Annotated[bool, typer.Option(help="Even from a tree with changes.")] = False,
+) -> None:
+    """Copy a run's record, tables and figures to where git keeps them, and name them in the list."""
+    from golf.base.files import project_root
+    from golf.lab.publish import LIST, publish
+
+    root = project_root()
+    entry = publish(run, page=page, replaces=replaces, unclean=unclean)
+    typer.echo(f"{entry.page} quotes {entry.notebook}/{entry.key}, as {LIST} says; to commit:")
+    for path in [root / LIST, entry.folder(root), *entry.pictures(root)]:
+        typer.echo(f"  {path.relative_to(root).as_posix()}")
+
+# %% ../../nbs/lab/09_cli.ipynb #fe5439f5
+def referred() -> dict[str, set[str]]:
+    """Names of cache entries that something points to, by kind: artifacts of records, noted arms."""
+    from golf.base.cache import cache_dir
+    from golf.base.files import project_root
+    from golf.predict.compare import _noted, _scores_path
+
+    names = set()
+    for path in (project_root() / "runs").rglob("record.json"):
+        try:
+            named = json.loads(path.read_text("utf-8"))["artifacts"].values()
+            names |= {Path(artifact["file"]).stem for artifact in named}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # no record; reading one says so
+    made = {p.name for p in cache_dir("artifacts").iterdir() if p.stem in names}
+    notes = [(path, _noted(path)) for path in cache_dir("origins").glob("*.json")]
+    notes = [(path, note) for path, note in notes if note]
+    arms = {_scores_path(note["origin"], note["files"]).name for _, note in notes}
+    return {"artifacts": made, "arms": arms, "origins": {path.name for path, _ in notes}}
+
+# %% ../../nbs/lab/09_cli.ipynb #36d10ab9
+def cache_lines() -> list[str]:
+    """Where the cache lies, and per kind: entries, megabytes, when last used, how many are referred to."""
+    import datetime
+
+    from golf.base.cache import cache_dir, cache_kinds
+
+    found, lines = referred(), [str(cache_dir())]
+    lines.append(f"{'kind':<12}{'entries':>8}{'MB':>10}  {'last used':<12}referred to")
+    for kind in cache_kinds():
+        day = f"{datetime.date.fromtimestamp(kind.used)}" if kind.used else ""
+        told = str(len(found[kind.name])) if kind.name in found else ""
+        line = f"{kind.name:<12}{kind.entries:>8,}{kind.bytes / 1e6:>10,.1f}  {day:<12}{told}"
+        lines.append(line.rstrip())
+    return lines
+
+
+@app.command("cache")
+def cache_command(
+    kind: Annotated[str, typer.Argument(help="A kind, such as arms; default: all.")] = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Remove it.")] = False,
+    unused: Annotated[bool, typer.Option("--unused", help="Spare what is referred to.")] = False,
+) -> None:
+    """What is kept to be found again: where, how much, since when, and what still points to it."""
+    from golf.base.cache import clear_cache
+
+    if not clear:
+        typer.echo("\n".join(cache_lines()))
+        return
+    kept = referred() if unused else {}
+    freed = clear_cache(kind or None, keep=lambda p: p.name in kept.get(p.parent.name, ()))
+    typer.echo(f"{freed / 1e6:,.1f} MB freed")
+
+# %% ../../nbs/lab/09_cli.ipynb #83343a77
+@app.command("why-stale")
+def why_stale() -> None:
+    """Name what changed in the code of cached arms since they were scored."""
+    from golf.predict.compare import stale_arms
+
+    found = stale_arms()
+    for row in found.itertuples():
+        where = f" on {row.stream}" if row.stream else ""
+        typer.echo(f"{row.arm}{where}, scored {row.date[:10]}: {row.changed}")
+    if found.empty:
+        typer.echo("nothing is stale: every cached arm is of the code as it is")

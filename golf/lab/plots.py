@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..base.files import GolfError, atomic_write, project_root
+from ..base.files import GolfError, atomic_write
 from ..base.task import PARAMETER_GOLF
 from .runs import Record, arms_table, baseline_of, paired_chunks
 
@@ -523,14 +523,14 @@ def _draw_scales(axes: Axes, frame: pd.DataFrame):
     return axes.pcolormesh(chunks, edges, values, cmap="vlag", vmin=-2, vmax=2, rasterized=True)
 
 # %% ../../nbs/lab/02_plots.ipynb #a3931fac
-def save_figure(figure: Figure, name: str, folder: str | Path | None = None) -> list[Path]:
-    """Write `name.svg` and `name.png` into `folder` (default: the project's figures); their paths.
+def save_figure(figure: Figure, name: str, folder: str | Path) -> list[Path]:
+    """Write `name.svg` and `name.png` into `folder`; their paths.
 
     Raises `GolfError` for a name that is a path.
     """
     if not name or name != Path(name).name or name.startswith("."):
         raise GolfError(f"a figure's name must be a plain file name without a folder, not {name!r}")
-    folder = Path(folder) if folder else project_root() / "figures"
     return [
-        atomic_write(folder / f"{name}.{kind}", _bytes(figure, kind)) for kind in ("svg", "png")
+        atomic_write(Path(folder) / f"{name}.{kind}", _bytes(figure, kind))
+        for kind in ("svg", "png")
     ]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['portable', 'plain', 'git_state', 'versions', 'device_state', 'peak_memory', 'Run', 'chunk_frame', 'document_frame',
-           'Record', 'read_record', 'records', 'find_record', 'baseline_of', 'paired_chunks', 'arms_table', 'Drift',
-           'drift', 'drift_table', 'phase_profile']
+           'Record', 'read_record', 'newest_record', 'records', 'find_record', 'baseline_of', 'paired_chunks',
+           'arms_table', 'Drift', 'drift', 'drift_table', 'phase_profile']
 
 # %% ../../nbs/lab/01_runs.ipynb #ef22e8e0
 import dataclasses
@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 from ..base.cache import locked
-from ..base.digests import code_digest, digest, digest_file
+from ..base.digests import CodeSize, code_digest, digest, digest_file
 from ..base.files import GolfError, atomic_write, closest, project_root
 from ..base.task import Budget, budget_table
 from .engine import run_key
@@ -169,7 +169,7 @@ class Run:
     # %% ../../nbs/lab/01_runs.ipynb #81b9a851
     @property
     def folder(self) -> Path:
-        """Where this run's record lies."""
+        """Where everything that this run writes lies."""
         return self.root / "runs" / self.notebook / self.key
 
     def time(self, part: str):
@@ -182,15 +182,17 @@ class Run:
         return self.stages[name]
 
     # %% ../../nbs/lab/01_runs.ipynb #afddccb2
-    def artifact(self, name: str, path: str | Path, *, code_bytes: int | None = None) -> None:
-        """Point to a file by digest and bytes; with `code_bytes` it is the model that the budget counts."""
+    def artifact(self, name: str, path: str | Path, *, code: CodeSize | int | None = None) -> None:
+        """Point to a file by digest and bytes; with `code` (or its bytes) it is the model that the budget counts."""
         path = Path(path)
         if not path.is_file():
             raise GolfError(f"{path}: expected the file of the artifact {name!r}")
         size = path.stat().st_size
         self.artifacts[name] = {"file": path.name, "digest": digest_file(path), "bytes": size}
-        if code_bytes is not None:
-            self.budget.bytes = {"code": int(code_bytes), "model": size}
+        if isinstance(code, CodeSize):
+            self.artifacts[name]["code"] = code
+        if code is not None:
+            self.budget.bytes = {"code": int(code), "model": size}
 
     # %% ../../nbs/lab/01_runs.ipynb #df393703
     def record(self) -> dict[str, Any]:
@@ -420,6 +422,14 @@ def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:
     folder = (Path(root) if root else project_root()) / "runs" / Path(notebook).stem
     found = [Record(path) for path in folder.glob("*/record.json")]
     return sorted(found, key=lambda record: (record["date"], record["key"]))
+
+
+def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Record:
+    """The record of the newest complete run of `notebook` made here; raises `GolfError` if there is none."""
+    found = _records(notebook, root)
+    if not found:
+        raise GolfError(f"{notebook}: no complete run here; run the notebook")
+    return found[-1]
 
 
 def records(notebook: str | Path, *, root: str | Path | None = None) -> pd.DataFrame:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SMALL', 'MATRICES', 'TABLES', 'Choice', 'DTYPES', 'KINDS', 'PARTS', 'Integers', 'Treatment', 'Plan', 'default_plan',
            'tensor_bytes', 'encode', 'decode', 'quantized_tensors', 'read_meta', 'extras', 'SizeReport', 'size_report',
-           'package_code_bytes', 'save_artifact', 'load_artifact', 'compare_compressors']
+           'save_artifact', 'load_artifact', 'compare_compressors']
 
 # %% ../../nbs/store/03_artifact.ipynb #fa20b877
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -544,14 +544,6 @@ def size_report(
             f"{report.total:,} bytes are {-report.room:,} over the cap {cap:,}: {parts}"
         )
     return report
-
-# %% ../../nbs/store/03_artifact.ipynb #2e5af971
-def package_code_bytes(paths: Iterable[str | Path] | None = None) -> int:
-    """Total bytes of source files: those in `paths`, by default every module of this package."""
-    if paths is None:
-        files = Path(__file__).parent.parent.rglob("*.py")
-        paths = [path for path in files if path.name != "_modidx.py"]
-    return sum(len(Path(path).read_bytes()) for path in paths)
 
 # %% ../../nbs/store/03_artifact.ipynb #7d03726a
 def save_artifact(path: str | Path, data: bytes) -> Path:
