@@ -293,7 +293,7 @@ class EmpiricalBayes(Gradients):
 
     def __post_init__(self) -> None:
         self.check()
-        self.groups: Groups | None = None
+        self.groups: Any = None  # the `Groups` of the model, once it is known
         self.log: list[tuple[int, int, Tensor]] = []  # chunk, step, [scale, noise, size] [3, P]
         self.forget()
 

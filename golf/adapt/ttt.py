@@ -11,7 +11,7 @@ __all__ = ['Masks', 'freeze_blocks', 'OPTIMISERS', 'CLOCKS', 'WEIGHTS', 'cosine'
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any
 
@@ -288,9 +288,9 @@ class TTT(_Arguments, Predictor):
         return {name: factor.to(self.device) for name, factor in found.items()}
 
     # %% ../../nbs/adapt/00_ttt.ipynb #93860dcb
-    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+    def make_optimisers(self) -> Sequence[torch.optim.Optimizer]:
         "The optimisers that share the parameters, without weight decay."
-        adam = dict(lr=self.lr, betas=self.betas or (0.9, 0.999), weight_decay=0.0)
+        adam: dict[str, Any] = dict(lr=self.lr, betas=self.betas or (0.9, 0.999), weight_decay=0.0)
         if self.optimiser == "sgd":
             return [torch.optim.SGD(self.model.parameters(), lr=self.lr, momentum=self.momentum)]
         if self.optimiser == "adamw":

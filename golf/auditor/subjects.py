@@ -42,8 +42,8 @@ class Scored:
     """
 
     nll: Tensor
-    rows: Callable[[Tensor], Tensor] | None = None
-    log_prob: Callable[[Tensor], Tensor] | None = None
+    rows: Any = None  # Callable[[Tensor], Tensor] or None
+    log_prob: Any = None  # Callable[[Tensor], Tensor] or None
 
     def __post_init__(self):
         self.nll = self.nll.detach().cpu().double().clone()  # a scorer may use one array for all

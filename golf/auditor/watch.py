@@ -62,8 +62,10 @@ class Audit:
                  chunk_tokens: int | None, context: dict):  # fmt: skip
         self.subject, self.level, self.seed, self.context = subject, level, seed, context
         self.all = Stream(tokens, 1).tokens  # int64, on the CPU
-        self.chunk_tokens = getattr(subject, "chunk_tokens", None) or chunk_tokens
-        self.noise, self.sound, self.facts, self.own = 0.0, True, {}, None
+        self.chunk_tokens: Any = getattr(subject, "chunk_tokens", None) or chunk_tokens
+        self.noise, self.sound, self.facts = 0.0, True, {}
+        self.own: Any = None  # the draws of the scorer's own text, once made
+        self.again: Any = None  # a second pass, once made
 
     def random(self, *what: Any) -> torch.Generator:
         "A generator that depends on the seed and on `what` alone."

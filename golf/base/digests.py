@@ -207,8 +207,8 @@ class _Walk:
         names = _read(value.__code__)
         used = {n: value.__globals__[n] for n in sorted(names) if n in value.__globals__}
         for thing in used.values():  # such as `golf`, which finds its names when they are used
-            homes = getattr(thing, "NAMES", None) if isinstance(thing, ModuleType) else None
-            for n in _mentioned(value.__code__) & set(homes or ()):
+            homes: dict = getattr(thing, "NAMES", {}) if isinstance(thing, ModuleType) else {}
+            for n in _mentioned(value.__code__) & homes.keys():
                 self.note(f"{thing.__name__}.{homes[n]}")
         return "function", _does(value.__code__), given, used
 
@@ -330,7 +330,9 @@ def _attempt(value: Any) -> str:
 def _neighbours(module: str) -> Iterator[str]:
     "Modules whose code a loaded module holds or imports inside its functions."
     found = sys.modules.get(module)
-    for value in list(vars(found).values()) if found else ():
+    if found is None:
+        return
+    for value in list(vars(found).values()):
         inner = _unwrapped(value)
         if isinstance(inner, ModuleType):
             yield inner.__name__

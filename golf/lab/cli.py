@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -276,7 +276,7 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     if corpus.vocab_size != predictor.vocab_size:
         ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
         raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")
-    material = dict(artifact=path, build=build, byte_table=corpus.byte_table)
+    material: dict[str, Any] = dict(artifact=path, build=build, byte_table=corpus.byte_table)
     material |= dict(tokenizer=corpus.tokenizer, data=where["data_path"])
     tokens = corpus.val[: 1 << 16]
     return audit(lambda _: make(path), tokens, level, seed=seed, name=path.stem, **material)
@@ -394,6 +394,6 @@ def why_stale() -> None:
     found = stale_arms()
     for row in found.itertuples():
         where = f" on {row.stream}" if row.stream else ""
-        typer.echo(f"{row.arm}{where}, scored {row.date[:10]}: {row.changed}")
+        typer.echo(f"{row.arm}{where}, scored {str(row.date)[:10]}: {row.changed}")
     if found.empty:
         typer.echo("nothing is stale: every cached arm is of the code as it is")

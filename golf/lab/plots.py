@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -86,7 +87,7 @@ def _styled(draw: Callable) -> Callable:
     return styled
 
 # %% ../../nbs/lab/02_plots.ipynb #0cae1193
-def _picture(rows: int = 1, columns: int = 1, height: float = 3.5, **options):
+def _picture(rows: int = 1, columns: int = 1, height: float = 3.5, **options) -> tuple[Any, Any]:
     "A new figure of 7 inches by `height`, and its axes."
     figure = Picture(figsize=(7.0, height), layout="constrained")
     axes = figure.subplots(rows, columns, **options)

@@ -54,6 +54,8 @@ class Rule:
 
     cells: tuple[Bins, ...] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
+    weights: ClassVar[Any]
+    learn: ClassVar[Any]
 
     def row(self, experts: int) -> np.ndarray:
         raise NotImplementedError

@@ -72,9 +72,11 @@ class Average(Protocol):
 
     def average(self) -> dict[str, Tensor]:
         """The averaged weights by name, in each tensor's own dtype and shape."""
+        ...
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must keep, as a flat dictionary of tensors."""
+        ...
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

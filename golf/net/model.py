@@ -381,7 +381,7 @@ def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     return dtype
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor | None, **options: Any) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Any, **options: Any) -> Tensor:
     """`F.scaled_dot_product_attention`, in float32 where this CPU's torch has none in q's precision."""
     cast = q.is_cpu and torch.is_autocast_enabled("cpu")
     low = torch.get_autocast_dtype("cpu") if cast else q.dtype

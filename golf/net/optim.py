@@ -10,6 +10,7 @@ __all__ = ['COEFFICIENTS', 'ROLES', 'newton_schulz_scalar', 'newton_schulz', 'mu
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -209,7 +210,7 @@ class Optimisers:
             ranks=self.ranks,
             reduce_dtype=self.reduce_dtype,
         )
-        settings = dict(betas=tuple(c.betas), eps=1e-8, fused=c.fused)
+        settings: dict[str, Any] = dict(betas=tuple(c.betas), eps=1e-8, fused=c.fused)
         self.adam = torch.optim.AdamW(_adam_groups(found, c), **settings)
         self.all = [self.muon, self.adam]
         for group in self.groups:

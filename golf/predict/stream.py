@@ -111,6 +111,7 @@ class Bytes(Protocol):
 
     def count(self, previous: Tensor, targets: Tensor) -> Tensor:
         "Bytes of text [n] that each of `targets` [n] stands for after its `previous` [n]."
+        ...
 
 # %% ../../nbs/predict/02_stream.ipynb #22f13f36
 class Predictor:

@@ -271,7 +271,7 @@ RECIPES = {
     "pr1043": replace(
         BASE,
         model=replace(BASE.model, bigram_rows=3072),
-        adapt=PacketAdaptation(**vars(BASE.adapt) | {"reset_every": 200}),
+        adapt=PacketAdaptation(**{**vars(BASE.adapt), "reset_every": 200}),
     )
 }
 

@@ -220,7 +220,9 @@ def published_gptq(model: GPT, text: Tensor, *, small: int = SMALL) -> Plan:
     """PR #1019's plan for `model`, with Hessians of the ids `text` [n, T] read under its own tables."""
     reader, state = by_length(model), model.exported()
     found = {n: damped(h) for n, h in hessians(reader, text[:, :-1].split(1)).items()}
-    choice = dict(shares=MATRIX_SHARES, weighted=False, per_row=False, floor=MATRIX_FLOOR)
+    choice: dict[str, Any] = dict(
+        shares=MATRIX_SHARES, weighted=False, per_row=False, floor=MATRIX_FLOOR
+    )
     plan = gptq_plan(state, found, method=gptq_search, small=small, compressor="xz", **choice)
     tables = published_plan(state, small=small).treatments
     own = {n: t for n, t in tables.items() if t.part == "tables"}

@@ -122,7 +122,7 @@ SHAPE = replace(
     xsa_layers=last_layers(11, 11), value_layers=(9, 10),
 )  # fmt: skip
 TRAIN = replace(BASE.train, max_seconds=582.0, warmdown=3500, qat=None)
-DOORS = dict(build=SmallProjections, objective=objective_953)
+DOORS: dict[str, Any] = dict(build=SmallProjections, objective=objective_953)
 RECIPES = {
     "pr720": Recipe(
         replace(SHAPE, bigram_rows=4096, xsa_layers=last_layers(6, 11)),
@@ -515,7 +515,8 @@ class BlockHedge(Online):
 # %% ../../nbs/published/03_pr953.ipynb #0daacf18
 def four_experts(neural: Predictor, **options: Any) -> Mix:
     """The clean remainder of PR #953: `neural` and three tables under `BlockHedge(**options)`."""
-    gate = BlockHedge(**{"first": (2.0, 0.0, 0.0, 0.0)} | options)
+    settings: dict[str, Any] = {"first": (2.0, 0.0, 0.0, 0.0)} | options
+    gate = BlockHedge(**settings)
     names = "network", "one token", "pairs", "triples"
     return Mix([neural, *grams_953(neural.vocab_size, clean=True)], gate, names=names)
 
@@ -664,7 +665,7 @@ class MixedAdaptation(Adaptation):
             found = Calibrated(found)
         if self.mixer:
             block = self.batch * self.stride
-            options = dict(eta=self.eta, ranks=self.mixtures, warm_up=self.warm_up)
+            options: dict[str, Any] = dict(eta=self.eta, ranks=self.mixtures, warm_up=self.warm_up)
             found = FiveExperts(found, block=block, **options)
         return found
 

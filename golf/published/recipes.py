@@ -86,7 +86,7 @@ class Recipe:
     # %% ../../nbs/published/00_recipes.ipynb #f9c72ec3
     def trainer(self, corpus: Corpus, **changes: Any) -> Trainer:
         """The training run of this recipe on `corpus`; `changes` replace fields of its `TrainConfig`."""
-        doors = dict(combine=self.combine, build=self.build, objective=self.objective)
+        doors: dict[str, Any] = dict(combine=self.combine, build=self.build, objective=self.objective)
         return Trainer(self.model, changed(self.train, changes), corpus, **doors)
 
     def load(self, data: bytes) -> GPT:
@@ -118,7 +118,7 @@ class Recipe:
         functions = {key: getattr(self, key) for key in DOORS}
         used = {k: f for k, f in functions.items() if f is not None and f is not GPT}
         doors = {key: door_name(key, f) for key, f in used.items()}
-        where = dict(corpus=corpus, corpus_options=corpus_options or {}, folder=folder)
+        where: dict[str, Any] = dict(corpus=corpus, corpus_options=corpus_options or {}, folder=folder)
         return Job(self.model, changed(self.train, changes), **where, doors=doors)
 
 

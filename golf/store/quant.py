@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -360,7 +361,7 @@ def qat_transform(
     stay. For `GPT.hidden(transform=...)`, with `mode` from `Qat.phase`.
     """
     _check_soft(mode, qat.tau, qat.blend)
-    options = dict(floor=qat.floor, clip=qat.clip, tau=qat.tau, blend=qat.blend)
+    options: dict[str, Any] = dict(floor=qat.floor, clip=qat.clip, tau=qat.tau, blend=qat.blend)
 
     def transform(name: str, w: Tensor) -> Tensor:
         return fake_quantize(w, qat.bits, mode=mode, **options) if chosen(name) else w

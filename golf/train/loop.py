@@ -265,7 +265,7 @@ class Trainer:
             for phase, transform in transforms.items()
         }
         if self.config.compile:
-            options = dict(dynamic=False, fullgraph=True)
+            options: dict[str, Any] = dict(dynamic=False, fullgraph=True)
             self.passes = {k: torch.compile(f, **options) for k, f in self.passes.items()}
 
     # %% ../../nbs/train/00_loop.ipynb #4bc51fd1
