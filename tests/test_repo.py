@@ -171,6 +171,17 @@ def test_editors_see_the_names_that_the_surface_finds():
     assert not golf.NAMES.keys() & set(docs_module("notebooks").PARTS)
 
 
+def test_the_users_file_holds_what_readme_and_experiments_call():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    used = {name for block in blocks for name in re.findall(r"\bgolf\.([A-Za-z_]\w*)", block)}
+    assert used <= golf.NAMES.keys(), "README calls what golf does not offer"
+    for path in EXPERIMENTS:
+        used |= {name.removeprefix("golf.") for name in imports_of(path)} & golf.NAMES.keys()
+    text = (ROOT / "tests" / "users_file.py").read_text()
+    missing = {name for name in used if not re.search(rf"\b{name}\b", text)}
+    assert not missing, f"add them to tests/users_file.py: {missing}"
+
+
 def test_every_module_is_a_room_of_a_part():
     modules = {f"{p.parent.name}.{p.stem}" for p in (ROOT / "golf").glob("*/*.py")}
     chapters = {default_module(p) for p in NOTEBOOKS if p.parent.name != "nbs"}

@@ -72,3 +72,34 @@ def other_parts() -> None:
     mixed = [Mix([packets, NGram(1024)], gate) for gate in gates]
     print(mixed, golf.newton_schulz(torch.eye(4)[None]), golf.code_size(TTT).packed)
     print(golf.PARAMETER_GOLF.cap, golf.digest({"reset_every": 50}))
+
+
+def an_experiment(data_path: str = "") -> None:
+    text = golf.load_corpus("stdlib", data_path=data_path or None)
+    stream = Stream(text.val, 512, byte_table=text.byte_table, limit=81_920)
+    model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
+    run = golf.Run("ttt_reset", {"reset_every": 50, "seed": 0})
+    learner = TTT(SlidingWindow(model), stream.chunks, lr=0.002, epochs=1, batch=1, reset_every=50)
+    reports = golf.audit_arms({"ttt": learner}, stream, "brief")
+    print({arm: report.short() for arm, report in reports.items()})
+    run.artifact("model", golf.model_path("tiny"), code=golf.code_size(golf.load_model, TTT))
+    record = golf.read_record(run.save())
+    golf.save_figure(golf.plot_drift(record, "none", resets=50), "drift", run.folder)
+    golf.save_figure(golf.plot_arms(record), "arms", run.folder)
+    print(golf.arms_table(record, block=8), golf.drift(record, "ttt").verdict)
+
+
+def every_way_to_learn(model: GPT, stream: Stream) -> list[Predictor]:
+    window = SlidingWindow(model)
+    rules = [golf.EM(), golf.Logistic(), golf.Hedge(), golf.GridBayes()]
+    mixtures = [Mix([window, NGram(1024)], golf.online(rule)) for rule in rules]
+    others = [golf.LoRA(window), golf.Product([window, NGram(1024)]), golf.Temperatures(window)]
+    scaled = TTT(window, stream.chunks, gradients=golf.EmpiricalBayes(golf.james_stein))
+    recorded: golf.Recorded = golf.record_pass(window, stream, Path("pass.npz"))
+    starts = golf.starting_from("tiny")
+    print(starts, golf.ngram_counts(stream.tokens, 1024, 3)[0])
+    try:
+        golf.save_artifact("model.golf", golf.export_model(model))
+    except golf.GolfError as error:
+        print(error)
+    return [*mixtures, *others, golf.Hinted(window, NGram(1024, 3)), scaled, recorded]
