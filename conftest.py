@@ -129,6 +129,10 @@ class Notebook(pytest.File):
     def teardown(self):
         if self.scratch:
             shutil.rmtree(self.scratch)
+        if watch := sys.modules.get("golf.auditor.watch"):
+            watch.forget_session()  # a chapter of the auditor enters its tests, from this session
+        if dynamo := sys.modules.get("torch._dynamo"):
+            dynamo.reset()  # what was compiled here refers to names that go now
         self.shell.reset(new_session=False)
         self.shell = None
         sys.modules["__main__"] = self.main

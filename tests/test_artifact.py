@@ -379,9 +379,12 @@ def test_any_bytes_can_be_coded(data, rows, columns):
     stored = encode_grid(data, rows=rows, columns=columns)
     assert decode_grid(stored, len(data)) == data
     assert len(data) <= DENSEST * len(stored)
-    for longer in (b"\0", b"\1", b"\0\7"):
-        with pytest.raises(GolfError):
-            decode_grid(stored + longer, len(data))
+    for longer in (b"\0", b"\1", b"\0\7"):  # no stream's, or (one in 250) that of other codes
+        try:
+            other = decode_grid(stored + longer, len(data))
+        except GolfError:
+            continue
+        assert other != data
 
 
 @settings(max_examples=200, deadline=None)
@@ -460,7 +463,7 @@ def test_comparison_agrees_with_the_files():
 def test_coder_without_a_place_for_its_cache():
     "A module that lives in no file cannot keep what it compiled, and compiles all the same."
     source = Path(coder.__file__).read_text()
-    space = {"__name__": "golf.store.coder", "__package__": "golf"}
+    space = {"__name__": "golf.store.coder", "__package__": "golf.store"}
     exec(compile(source, "<nowhere>", "exec"), space)
     data = bytes(range(256)) * 3
     assert space["encode_grid"](data, rows=3, columns=256) == encode_grid(data, rows=3, columns=256)

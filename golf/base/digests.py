@@ -53,7 +53,7 @@ _TORCH_NAMES = ("dtype", "device", "Size", "layout", "memory_format")
 
 def _array(value: Any) -> tuple | None:
     "Kind, dtype, shape and raw bytes of a NumPy array or scalar or a torch tensor, else None."
-    module = type(value).__module__.split(".")[0]
+    module = "" if isinstance(value, type) else type(value).__module__.split(".")[0]
     if module == "torch" and hasattr(value, "detach"):
         import torch
 
