@@ -200,6 +200,10 @@ class _Walk:
         if home == "library":
             return "library function", name
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        inner, outer = vars(value).get("__wrapped__"), str(value.__globals__.get("__name__"))
+        if inner is not None and _whose(outer) == "library":  # decorated, such as by `torch.no_grad()`
+            kinds = [type(c.__self__).__qualname__ for c in cells if isinstance(c, MethodType)]
+            return "decorated", f"{outer}.{value.__code__.co_name}", kinds, inner
         given = value.__defaults__, value.__kwdefaults__, cells
         if home == "own":
             self.note(str(value.__module__))
