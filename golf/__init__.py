@@ -77,55 +77,13 @@ def _meant(name: str) -> str:
 
     return closest(name, NAMES)
 
-# %% ../nbs/lab/10_surface.ipynb #fb000010
+# %% ../nbs/lab/10_surface.ipynb #b2000000
 if TYPE_CHECKING:
-    from golf.adapt.gradients import EmpiricalBayes as EmpiricalBayes
-    from golf.adapt.gradients import james_stein as james_stein
-    from golf.adapt.lora import LoRA as LoRA
-    from golf.adapt.ttt import TTT as TTT
-    from golf.auditor.adapters import from_command as from_command
-    from golf.auditor.adapters import from_logits as from_logits
-    from golf.auditor.adapters import from_losses as from_losses
-    from golf.auditor.adapters import from_scorer as from_scorer
-    from golf.auditor.adapters import from_script as from_script
-    from golf.auditor.audit import audit as audit
-    from golf.auditor.audit import audit_arms as audit_arms
-    from golf.auditor.lints import lint_submission as lint_submission
     from golf.base.digests import code_size as code_size
     from golf.base.digests import digest as digest
     from golf.base.files import GolfError as GolfError
     from golf.base.task import PARAMETER_GOLF as PARAMETER_GOLF
     from golf.base.task import Task as Task
-    from golf.count.kernels import ngram_counts as ngram_counts
-    from golf.count.ngram import NGram as NGram
-    from golf.count.ngram import Uniform as Uniform
-    from golf.count.packets import Packets as Packets
-    from golf.count.packets import distil as distil
-    from golf.lab.plots import plot_arms as plot_arms
-    from golf.lab.plots import plot_drift as plot_drift
-    from golf.lab.plots import save_figure as save_figure
-    from golf.lab.runs import Run as Run
-    from golf.lab.runs import arms_table as arms_table
-    from golf.lab.runs import drift as drift
-    from golf.lab.runs import read_record as read_record
-    from golf.mix.gates import Entropy as Entropy
-    from golf.mix.gates import Fixed as Fixed
-    from golf.mix.mixtures import Mix as Mix
-    from golf.mix.products import Hinted as Hinted
-    from golf.mix.products import Product as Product
-    from golf.mix.products import Temperatures as Temperatures
-    from golf.mix.recorded import Recorded as Recorded
-    from golf.mix.recorded import record_pass as record_pass
-    from golf.mix.rules import EM as EM
-    from golf.mix.rules import GridBayes as GridBayes
-    from golf.mix.rules import Hedge as Hedge
-    from golf.mix.rules import Logistic as Logistic
-    from golf.mix.rules import online as online
-    from golf.net.model import GPT as GPT
-    from golf.net.model import GPTConfig as GPTConfig
-    from golf.net.model import preset as preset
-    from golf.net.optim import newton_schulz as newton_schulz
-    from golf.net.windows import SlidingWindow as SlidingWindow
     from golf.predict.compare import Comparison as Comparison
     from golf.predict.compare import arm_key as arm_key
     from golf.predict.compare import compare as compare
@@ -140,7 +98,44 @@ if TYPE_CHECKING:
     from golf.predict.stream import Stream as Stream
     from golf.predict.stream import evaluate as evaluate
     from golf.predict.yardsticks import scoreboard as scoreboard
-    from golf.published.recipes import recipe as recipe
+    from golf.text.corpus import Corpus as Corpus
+    from golf.text.corpus import load_corpus as load_corpus
+    from golf.text.fineweb import check_data as check_data
+    from golf.text.fineweb import fetch_fineweb as fetch_fineweb
+    from golf.text.shards import read_shard as read_shard
+    from golf.text.shards import write_shard as write_shard
+    from golf.text.tokenizers import ByteTable as ByteTable
+    from golf.text.tokenizers import load_tokenizer as load_tokenizer
+    from golf.text.tokenizers import train_tokenizer as train_tokenizer
+
+# %% ../nbs/lab/10_surface.ipynb #b2000001
+if TYPE_CHECKING:
+    from golf.count.kernels import ngram_counts as ngram_counts
+    from golf.count.ngram import NGram as NGram
+    from golf.count.ngram import Uniform as Uniform
+    from golf.count.packets import Packets as Packets
+    from golf.count.packets import distil as distil
+    from golf.mix.gates import Entropy as Entropy
+    from golf.mix.gates import Fixed as Fixed
+    from golf.mix.mixtures import Mix as Mix
+    from golf.mix.products import Hinted as Hinted
+    from golf.mix.products import Product as Product
+    from golf.mix.products import Temperatures as Temperatures
+    from golf.mix.recorded import Recorded as Recorded
+    from golf.mix.recorded import record_pass as record_pass
+    from golf.mix.rules import EM as EM
+    from golf.mix.rules import GridBayes as GridBayes
+    from golf.mix.rules import Hedge as Hedge
+    from golf.mix.rules import Logistic as Logistic
+    from golf.mix.rules import online as online
+
+# %% ../nbs/lab/10_surface.ipynb #b2000002
+if TYPE_CHECKING:
+    from golf.net.model import GPT as GPT
+    from golf.net.model import GPTConfig as GPTConfig
+    from golf.net.model import preset as preset
+    from golf.net.optim import newton_schulz as newton_schulz
+    from golf.net.windows import SlidingWindow as SlidingWindow
     from golf.store.artifact import Plan as Plan
     from golf.store.artifact import decode as decode
     from golf.store.artifact import encode as encode
@@ -151,15 +146,6 @@ if TYPE_CHECKING:
     from golf.store.saved import load_model as load_model
     from golf.store.saved import model_path as model_path
     from golf.store.saved import starting_from as starting_from
-    from golf.text.corpus import Corpus as Corpus
-    from golf.text.corpus import load_corpus as load_corpus
-    from golf.text.fineweb import check_data as check_data
-    from golf.text.fineweb import fetch_fineweb as fetch_fineweb
-    from golf.text.shards import read_shard as read_shard
-    from golf.text.shards import write_shard as write_shard
-    from golf.text.tokenizers import ByteTable as ByteTable
-    from golf.text.tokenizers import load_tokenizer as load_tokenizer
-    from golf.text.tokenizers import train_tokenizer as train_tokenizer
     from golf.train.job import Job as Job
     from golf.train.job import launch as launch
     from golf.train.job import to_json as to_json
@@ -167,3 +153,26 @@ if TYPE_CHECKING:
     from golf.train.loop import Trainer as Trainer
     from golf.train.loop import fit as fit
     from golf.train.loop import laptop as laptop
+
+# %% ../nbs/lab/10_surface.ipynb #b2000003
+if TYPE_CHECKING:
+    from golf.adapt.gradients import EmpiricalBayes as EmpiricalBayes
+    from golf.adapt.gradients import james_stein as james_stein
+    from golf.adapt.lora import LoRA as LoRA
+    from golf.adapt.ttt import TTT as TTT
+    from golf.auditor.adapters import from_command as from_command
+    from golf.auditor.adapters import from_logits as from_logits
+    from golf.auditor.adapters import from_losses as from_losses
+    from golf.auditor.adapters import from_scorer as from_scorer
+    from golf.auditor.adapters import from_script as from_script
+    from golf.auditor.audit import audit as audit
+    from golf.auditor.audit import audit_arms as audit_arms
+    from golf.auditor.lints import lint_submission as lint_submission
+    from golf.lab.plots import plot_arms as plot_arms
+    from golf.lab.plots import plot_drift as plot_drift
+    from golf.lab.plots import save_figure as save_figure
+    from golf.lab.runs import Run as Run
+    from golf.lab.runs import arms_table as arms_table
+    from golf.lab.runs import drift as drift
+    from golf.lab.runs import read_record as read_record
+    from golf.published.recipes import recipe as recipe
