@@ -1254,6 +1254,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.net.model.NarrowEmbedding.__init__': ('net/model.html#narrowembedding.__init__', 'golf/net/model.py'),
                                 'golf.net.model.NarrowEmbedding.forward': ('net/model.html#narrowembedding.forward', 'golf/net/model.py'),
                                 'golf.net.model.Pass': ('net/model.html#pass', 'golf/net/model.py'),
+                                'golf.net.model.Pass.slices': ('net/model.html#pass.slices', 'golf/net/model.py'),
                                 'golf.net.model.Smear': ('net/model.html#smear', 'golf/net/model.py'),
                                 'golf.net.model.Smear.__init__': ('net/model.html#smear.__init__', 'golf/net/model.py'),
                                 'golf.net.model.Trunk': ('net/model.html#trunk', 'golf/net/model.py'),

@@ -12,7 +12,7 @@ __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', '
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 from warnings import warn
@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from ..base.digests import digest
 from ..base.files import GolfError, closest
@@ -220,8 +221,8 @@ def preset(name: str, **changes: Any) -> GPTConfig:
         wanted = f"{sorted(PRESETS)}{closest(name, PRESETS)}"
         raise GolfError(f"preset {name!r} is unknown: expected one of {wanted}")
     known = asdict(PRESETS[name])
-    for field in changes.keys() - known.keys():
-        raise GolfError(f"GPTConfig has no field {field!r}{closest(field, known)}")
+    for unknown in changes.keys() - known.keys():
+        raise GolfError(f"GPTConfig has no field {unknown!r}{closest(unknown, known)}")
     return replace(PRESETS[name], **changes)
 
 # %% ../../nbs/net/01_model.ipynb #d3b0201d
@@ -338,21 +339,30 @@ class Block(nn.Module):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, gain: Tensor, rope: tuple[Tensor, Tensor], exclusive: bool
 ) -> Tensor:
-    """Causal attention of q [B, T, H, D] over k and v [B, T, K, D]; returns [B, T, H, D].
+    """Causal attention of q [B, S, H, D] over k and v [B, T, K, D]; returns [B, S, H, D].
 
-    `exclusive` removes the direction of the token's own value from each head's output.
+    The queries are those of the last S positions. `exclusive` removes the direction of the token's
+    own value from each head's output.
     """
-    q = rotate(rms_norm(q), *rope) * gain.to(q.dtype)[:, None]
+    since = k.size(1) - q.size(1)
+    q = rotate(rms_norm(q), *(table[since:] for table in rope)) * gain.to(q.dtype)[:, None]
     y = _causal(q, rotate(rms_norm(k), *rope), v)
-    return exclude_self(y, v) if exclusive else y
+    return exclude_self(y, v[:, since:]) if exclusive else y
 
 # %% ../../nbs/net/01_model.ipynb #d72eb6d0
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    "Softmax attention of q [B, T, H, D] over k and v [B, T, K, D]; query head h reads head h K / H."
-    group = q.size(2) // k.size(2)
+    """Softmax attention of q [B, S, H, D], the last S positions, over k and v [B, T, K, D].
+
+    Query head h reads head h K / H.
+    """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
-    return attention(q, k, v, is_causal=True).transpose(1, 2)
+    group, shared = q.size(1) // k.size(1), {}
+    if group > 1 and (q.is_cpu or q.element_size() == 2):
+        shared = {"enable_gqa": True}
+    elif group > 1:  # on a GPU only the kernels of half precision share heads
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    late = () if q.size(2) == k.size(2) else (causal_lower_right(q.size(2), k.size(2)),)
+    return attention(q, k, v, *late, is_causal=not late, **shared).transpose(1, 2)
 
 # %% ../../nbs/net/01_model.ipynb #2188206e
 @cache
@@ -489,7 +499,7 @@ class GPT(nn.Module):
         bank, index = self.config.slice_of(role, i)
         if run.watch is not None:
             run.watch(bank, index, x)
-        weight = run.transform(bank, getattr(self, bank))[index]
+        weight = run.slices(bank, getattr(self, bank))[index]
         if self.config.deviation == "weights":
             a, b, gate = self.factors(role, i, run.transform)
             weight = weight + gate * (a @ b)
@@ -497,18 +507,22 @@ class GPT(nn.Module):
 
     # %% ../../nbs/net/01_model.ipynb #79f08104
     def attention(self, i: int, h: Tensor, run: "Pass") -> Tensor:
-        """Attention of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d]."""
-        c, heads = self.config, (*h.shape[:2], -1, self.config.head_width)
-        q, k, own = (self.project(role, i, h, run) for role in "qkv")
+        """Attention of layer `i` on its normalised input `h` [B, T, d]; returns [B, T, d].
+
+        Only the positions from `run.since` ask: all but in the last layer.
+        """
+        c, heads = self.config, (-1, self.config.head_width)
+        asking = h[:, run.since :] if run.since else h
+        q, k, own = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
         v = own
         if i in c.value_layers:
             v = own + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
         if c.value_residual:
             v = self.mix_values(i, own, v, run)
-        q, k, v = q.view(heads), k.view(heads), v.view(heads)
+        q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
         y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
         if c.gated_attention:
-            y = self.gate_heads(i, h, y, run)
+            y = self.gate_heads(i, asking, y, run)
         return self.project("o", i, y.flatten(2), run)
 
     # %% ../../nbs/net/01_model.ipynb #0137af5d
@@ -530,6 +544,8 @@ class GPT(nn.Module):
         for part, scale in (("attention", block.attn_scale), ("mlp", block.mlp_scale)):
             h = rms_norm(x) * quiet
             y = getattr(self, part)(i, h, run)
+            if part == "attention":  # which answers from there on
+                x, h = x[:, run.since :], h[:, run.since :]
             if self.config.deviation == "bypass":
                 y = y + self.bypass(part, i, h, run)
             x = x + scale.to(x.dtype) * y
@@ -550,19 +566,27 @@ class GPT(nn.Module):
 
     # %% ../../nbs/net/01_model.ipynb #c75d66f0
     def hidden(
-        self, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None
+        self,
+        ids: Tensor,
+        *,
+        since: int = 0,
+        transform: Transform | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
-        """Final normalised states [B, T, d] for `ids` int [B, T]; the output head turns them into logits.
+        """Final normalised states [B, T - since, d] of `ids` int [B, T], from position `since` on.
 
-        `transform(name, weight)` replaces weights, once per call; `watch(bank, slice, input)` looks on.
+        The output head turns them into logits. `transform(name, weight)` replaces weights, once per call;
+        `watch(bank, slice, input)` looks on.
         """
         transform, c = once(transform), self.config
         x = self.embed(ids, transform)
-        run = Pass(transform, watch, self.rope(ids.size(1)), x, self.value_vectors(ids, transform))
+        values, rope = self.value_vectors(ids, transform), self.rope(ids.size(1))
+        run = Pass(transform, watch, rope, x, values)
         stack, half = [], c.layers // 2
         for i in range(c.layers):
             if c.skips and i >= half and stack:
                 x = x + self.skip_weights[i - half].to(x.dtype) * stack.pop()
+            run.since = since if i == c.layers - 1 else 0
             x = self.layer(i, x, run)
             if c.skips and i < half:
                 stack.append(x)
@@ -774,6 +798,14 @@ class Pass:
     first: Tensor  # [B, T, d]: the stream before the first layer
     values: Tensor | None  # [B, T, kd]: the value embedding of each token
     first_values: Tensor | None = None  # [B, T, kd]: those of layer 0, for the value residual
+    since: int = 0  # the first position that a layer must answer for
+    cut: dict[str, tuple] = field(default_factory=dict)  # the matrices of each bank used so far
+
+    def slices(self, name: str, bank: Tensor) -> tuple[Tensor, ...]:
+        """The matrices of a bank, cut once: each cut's backward would fill a zero of the whole bank."""
+        if name not in self.cut:
+            self.cut[name] = self.transform(name, bank).unbind()
+        return self.cut[name]
 
 
 ROLES = {

@@ -93,8 +93,10 @@ class SlidingWindow(Predictor):
         for row, (begin, _, end) in zip(rows, plan):
             row[: end - begin] = chunk.tokens[begin:end]
         rows = rows.to(self.model.embedding.weight.device)
-        hidden = self.model.eval().hidden(rows, transform=transform)
-        return torch.cat([h[a - w : b - w] for h, (w, a, b) in zip(hidden, plan)])
+        since = min(first - begin for begin, first, _ in plan)  # nothing before it is asked for
+        hidden = self.model.eval().hidden(rows, since=since, transform=transform)
+        spans = [(a - w - since, b - w - since) for w, a, b in plan]
+        return torch.cat([h[a:b] for h, (a, b) in zip(hidden, spans)])
 
     # %% ../../nbs/net/03_windows.ipynb #b3129b4a
     def digestible(self) -> Any:
