@@ -962,6 +962,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'golf.lab.publish.published_list': ('lab/publish.html#published_list', 'golf/lab/publish.py'),
                                   'golf.lab.publish.published_records': ('lab/publish.html#published_records', 'golf/lab/publish.py'),
                                   'golf.lab.publish.run_folder': ('lab/publish.html#run_folder', 'golf/lab/publish.py'),
+                                  'golf.lab.publish.sources': ('lab/publish.html#sources', 'golf/lab/publish.py'),
                                   'golf.lab.publish.write_list': ('lab/publish.html#write_list', 'golf/lab/publish.py')},
             'golf.lab.runs': { 'golf.lab.runs.Drift': ('lab/runs.html#drift', 'golf/lab/runs.py'),
                                'golf.lab.runs.Drift.verdict': ('lab/runs.html#drift.verdict', 'golf/lab/runs.py'),

@@ -35,6 +35,7 @@ class Task:
     text: str
     tokenizer: str
     rules: tuple[str, ...]
+    scored_tokens: int = 0  # of the whole text, 0 where it is not fixed
 
     def __post_init__(self):
         if min(self.cap, self.train_seconds, self.eval_seconds) <= 0:
@@ -56,6 +57,7 @@ PARAMETER_GOLF = Task(
     metric="bits per byte",
     text="FineWeb, validation split",
     tokenizer="fineweb_1024_bpe",
+    scored_tokens=62_021_632,
     rules=(
         "C1 causal: a token's probability hangs on earlier tokens only",
         "C2 normalised: the probabilities of all ids sum to one",
