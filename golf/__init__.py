@@ -33,7 +33,7 @@ mix.mixtures: Mix
 mix.products: Hinted Product Temperatures
 mix.recorded: Recorded record_pass
 net.model: GPT GPTConfig preset
-net.windows: SlidingWindow
+net.windows: Banded SlidingWindow
 net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact size_report
 store.saved: export_model load_model model_path starting_from
@@ -135,6 +135,7 @@ if TYPE_CHECKING:
     from golf.net.model import GPTConfig as GPTConfig
     from golf.net.model import preset as preset
     from golf.net.optim import newton_schulz as newton_schulz
+    from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
     from golf.store.artifact import Plan as Plan
     from golf.store.artifact import decode as decode
