@@ -264,15 +264,14 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.auditor.audit import audit
     from golf.auditor.material import door, sliding
-    from golf.store.saved import model_path
-    from golf.text.corpus import load_corpus
+    from golf.store.saved import corpus_for, model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:
         sys.path.insert(0, os.getcwd())  # a module that lies here
     make = door(build) if build else sliding
     predictor = make(path)
-    corpus = load_corpus(source, **where)
+    corpus = corpus_for(path, source, **where)
     if corpus.vocab_size != predictor.vocab_size:
         ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
         raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")

@@ -172,7 +172,11 @@ class Trainer:
         """Step 0: fresh weights, optimisers, average, stream and log."""
         c, ranks = self.config, self.ranks
         made = self.build(self.shape, seed=c.seed, compute_dtype=getattr(torch, c.compute_dtype))
+        if made.tokenizer not in ("", self.corpus.tokenizer_digest):
+            found = f"ids of {self.corpus.tokenizer_digest}, the model it begins with was trained with"
+            raise GolfError(f"corpus {self.corpus.name!r} holds {found} tokenizer {made.tokenizer}")
         self.model = made.to(ranks.device)
+        self.model.tokenizer = self.corpus.tokenizer_digest
         for name, p in self.model.named_parameters():
             if name == "embedding.weight" or name.endswith("table.weight"):
                 p.data = p.data.to(getattr(torch, c.table_dtype))
