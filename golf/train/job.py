@@ -42,6 +42,9 @@ class Job:
     corpus_options: dict[str, Any] = field(default_factory=dict)  # such as data_path, limit
     folder: str = ""  # where the artifact goes; the cache by default
     doors: dict[str, str] = field(default_factory=dict)
+    reuse: bool = (
+        False  # take a model of the same settings that other code or another torch trained
+    )
 
 
 def to_json(job: Job) -> str:
@@ -104,7 +107,8 @@ def work(text: str, progress: bool = True) -> str:
     corpus = load_corpus(job.corpus, **job.corpus_options)
     if ranks.main:
         ranks.barrier()
-    path = fit(job.model, job.train, corpus, folder, progress=progress, ranks=ranks, **doors)
+    options: dict[str, Any] = {"progress": progress, "reuse": job.reuse, "ranks": ranks}
+    path = fit(job.model, job.train, corpus, folder, **options, **doors)
     return str(path) if ranks.main else ""
 
 # %% ../../nbs/train/01_job.ipynb #d0eb5b91
