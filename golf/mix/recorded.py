@@ -126,7 +126,7 @@ def record_pass(
     finally:
         predictor.load(start)
     facts = stream.chunk_tokens, predictor.vocab_size, made_by, time.perf_counter() - begin
-    record = Pass(*kept.values(), np.array(marks, np.uint64), *facts, stream.tokenizer)
+    record = Pass(*kept.values(), np.array(marks, np.uint64), *facts, tokenizer=stream.tokenizer)
     if path is not None:
         record.save(path)
     return Recorded(record)

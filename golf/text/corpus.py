@@ -231,11 +231,10 @@ def _open_shards(data_path, tokenizer_path, vocab_size: int, limit: int | None) 
             "corpus='shards' needs data_path (a folder of shards) and tokenizer_path (a SentencePiece "
             "model), or DATA_PATH and TOKENIZER_PATH in the environment"
         )
-    if own and tokenizer_digest(own) != tokenizer_digest(tokenizer_path):
-        raise GolfError(
-            f"{tokenizer_path}: not the tokenizer that made these shards, which is {own}"
-        )
-    return _open("shards", Path(data_path), Path(tokenizer_path), vocab_size, limit)
+    chosen = Path(tokenizer_path)
+    if own and tokenizer_digest(own) != tokenizer_digest(chosen):
+        raise GolfError(f"{chosen}: not the tokenizer that made these shards, which is {own}")
+    return _open("shards", Path(data_path), chosen, vocab_size, limit)
 
 # %% ../../nbs/text/03_corpus.ipynb #33439dc0
 def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Document]], Any]:

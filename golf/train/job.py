@@ -42,9 +42,7 @@ class Job:
     corpus_options: dict[str, Any] = field(default_factory=dict)  # such as data_path, limit
     folder: str = ""  # where the artifact goes; the cache by default
     doors: dict[str, str] = field(default_factory=dict)
-    reuse: bool = (
-        False  # take a model of the same settings that other code or another torch trained
-    )
+    reuse: bool = False  # take what other code or another torch made of the same settings
 
 
 def to_json(job: Job) -> str:
