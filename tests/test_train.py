@@ -1,5 +1,6 @@
 """A training run that is killed, one whose processor lacks a kernel, and what is left of files."""
 
+import dataclasses
 import multiprocessing
 import random
 import time
@@ -255,3 +256,50 @@ def test_a_checkpoint_is_continued_and_one_of_other_code_only_when_told_to(tmp_p
     contents = {path.read_bytes() for path in (whole[0], anew, both)}
     assert len(contents) == 3  # and the mixture has a name of its own
     assert len({path.name for path in (whole[0], anew, both)}) == 3
+
+
+def test_every_setting_is_written_and_read_back():
+    """A job's file, with each setting at another value than its default, is the same job again."""
+    from golf.net.average import AverageConfig
+    from golf.net.model import preset
+    from golf.net.optim import OptimConfig
+    from golf.store.quant import Qat, percentile, row_maximum
+    from golf.train.job import Job, job_from, to_json
+    from golf.train.loop import Burst, Crown, TrainConfig
+
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.25}
+    whole = TrainConfig(qat=Qat(), crown=Crown(), burst=Burst())
+    jobs = [Job(preset("tiny"), whole, reuse=True, doors={"squeeze": "golf.train.loop:unsqueezed"})]
+    parts = {"": whole, "optim": OptimConfig(), "average": AverageConfig(), "qat": Qat()}
+    parts |= {"crown": Crown(), "burst": Burst()}
+    for name, part in parts.items():
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if type(value) in other and field.name != "bits":
+                changed = dataclasses.replace(part, **{field.name: other[type(value)](value)})
+                train = dataclasses.replace(whole, **{name: changed}) if name else changed
+                jobs.append(Job(preset("tiny"), train))
+    for clip in ("search", 0.99, row_maximum):
+        jobs.append(Job(preset("tiny"), TrainConfig(qat=Qat(clip=clip))))
+    assert len(jobs) > 40
+    for job in jobs:
+        assert job_from(to_json(job)) == job
+    train = TrainConfig(qat=Qat(clip=percentile(0.9)))
+    rule = job_from(to_json(Job(preset("tiny"), train))).train.qat.clip
+    rows = torch.randn(3, 40)
+    assert torch.equal(rule(rows), percentile(0.9)(rows))
+
+
+def test_a_run_that_clips_by_a_function_is_written(tmp_path):
+    """It trained to the end, and then its log could not be written."""
+    import json
+
+    from golf.store.quant import Qat, percentile
+    from golf.train.loop import fit
+
+    shape, config, corpus = small(tmp_path)
+    for clip in (percentile(0.999), lambda rows: rows.abs().amax(1)):
+        settings = dataclasses.replace(config, qat=Qat(clip=clip, start=2.0))
+        path = fit(shape, settings, corpus, tmp_path, progress=False)
+        said = json.loads(path.with_suffix(".json").read_text())["training"]["qat"]["clip"]
+        assert said.partition(":")[2].startswith(("_one_percentile {'share': 0.999}", "test_a_run"))

@@ -125,8 +125,11 @@ def record_pass(
         )
     finally:
         predictor.load(start)
-    facts = stream.chunk_tokens, predictor.vocab_size, made_by, time.perf_counter() - begin
-    record = Pass(*kept.values(), np.array(marks, np.uint64), *facts, tokenizer=stream.tokenizer)
+    record = Pass(
+        **kept, marks=np.array(marks, np.uint64), chunk_tokens=stream.chunk_tokens,
+        vocab_size=predictor.vocab_size, made_by=made_by, seconds=time.perf_counter() - begin,
+        tokenizer=stream.tokenizer,
+    )  # fmt: skip
     if path is not None:
         record.save(path)
     return Recorded(record)

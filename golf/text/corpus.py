@@ -269,8 +269,8 @@ def _open_text(
         tokenizer_path=chosen, threads=threads, progress=progress,
     )  # fmt: skip
     plain = cache_dir("corpora") / f"{name}-{digest([_RECIPE, vocab_size, None, identity])}"
-    same = chosen and (plain / "manifest.json").is_file()
-    if same and tokenizer_digest(plain / "tokenizer.model") == tokenizer_digest(chosen):
+    names = [tokenizer_digest(p) for p in (chosen, plain / "tokenizer.model") if p and p.is_file()]
+    if len(names) == 2 and names[0] == names[1] and (plain / "manifest.json").is_file():
         key = plain.name.rpartition("-")[2]  # the text's own tokenizer, chosen by its file
     folder = _prepare(cache_dir("corpora") / f"{name}-{key}", build)
     return _open(name, folder, folder / "tokenizer.model", vocab_size, limit)
