@@ -406,7 +406,10 @@ class GPT(nn.Module):
     """The transformer of PRs #473 and #549 with banked matrices, at the shape of `config`.
 
     Calling it on `ids` int [B, T] gives logits float32 [B, T, V]. `seed` fixes the initial weights.
+    `tokenizer`: the digest of the tokenizer whose ids it was trained on, "" if not known.
     """
+
+    tokenizer: str = ""
 
     def __init__(
         self, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32
