@@ -4,6 +4,7 @@ import importlib
 import itertools
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import SlidingWindow
+from golf.predict.dist import SHAPES, Distribution
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 
@@ -80,6 +82,8 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "pr1043.Pairs": lambda: pr1043.Pairs(PRIOR),
     "pr1043.PacketPower": lambda: pr1043.PacketPower(network(), pr1043.Pairs(PRIOR), floor=0.0),
     "pr1185.Backoff": lambda: pr1185.Backoff(V, 3),
+    "pr1185.Backoff, pairs": lambda: pr1185.Backoff(V, 2),
+    "NGram, dirichlet": lambda: NGram(V, 2, smoothing="dirichlet", documents="inside"),
 }
 NOT_DISTRIBUTIONS = {
     "pr953.FiveExperts"
@@ -174,6 +178,66 @@ def test_no_positions_have_no_rows(name):
         none = torch.zeros(0, dtype=torch.int64)
         assert predictor.predict(chunk).rows(none).shape == (0, predictor.vocab_size)
         predictor.observe(chunk)
+
+
+def answers(distribution: Distribution, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All that a distribution and its parts hand out."""
+    found = {"log_prob": distribution.log_prob(ids)} | distribution.survey(SHAPES)
+    found |= {n: x for n, x in vars(distribution).items() if isinstance(x, torch.Tensor)}
+    if distribution.targets is None:  # a record has no rows
+        found["rows"] = distribution.rows()
+    if hasattr(distribution, "weights") and callable(distribution.weights):
+        found["weights"] = distribution.weights()
+    for k, part in enumerate(distribution.parts):
+        found |= {f"{k}: {n}": x for n, x in answers(part, ids).items()}
+    return found
+
+
+def copies(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in found.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name].nan_to_num(), x.nan_to_num()) for name, x in b.items())
+
+
+OTHER = TEXT.roll(7)  # what else may be asked about
+MAKERS = ALL | {
+    f"{how} of {a} and {b}": lambda how=how, a=a, b=b: PAIRS[how](ALL[a](), ALL[b]())
+    for how, a, b in (("Mix", "Packets", "pr1185.Backoff, pairs"), ("Hinted", "TTT", "NGram"))
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_numbers_that_somebody_keeps_do_not_change_when_the_predictor_goes_on(name):
+    subject, kept = MAKERS[name](), []
+    for chunk in list(STREAM)[:3]:
+        tokens = chunk.tokens.clone()
+        tokens[chunk.start + 1 :] = OTHER[chunk.start + 1 : chunk.stop + 1]
+        other = chunk if name == "Recorded" else replace(chunk, tokens=tokens)
+        first = subject.predict(chunk)
+        for asked in (other, chunk):
+            found = answers(first, asked.targets)
+            kept.append((found, copies(found)))
+        answers(subject.predict(other), other.targets)  # asked about another text meanwhile
+        for asked, (_, copy) in zip((other, chunk), kept[-2:]):
+            assert same(answers(first, asked.targets), copy)
+        state = subject.state()
+        then = digest(state)
+        subject.observe(chunk)
+        assert digest(state) == then
+        assert all(same(found, copy) for found, copy in kept)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_was_kept_for_speed_changes_no_score(name):
+    losses, fresh, found = walk(MAKERS[name](), STREAM), MAKERS[name](), []
+    for chunk in STREAM:
+        state, fresh = fresh.state(), MAKERS[name]()  # all that it knows, and nothing besides
+        fresh.load(state)
+        found.append(-fresh.predict(chunk).log_prob(chunk.targets))
+        fresh.observe(chunk)
+    assert near(torch.cat(found), losses, 1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])

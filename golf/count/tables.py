@@ -386,7 +386,8 @@ class _View:
     def __init__(self, tables: _Tables, chunk: Chunk, semantics: str):
         self.tables, self.known, self.tokens = tables, tables.learnt, chunk.tokens.numpy()
         self.prefix, self._lefts = semantics == "prefix", False
-        size, order = len(self.tokens) - self.known, tables.order
+        self.own = self.tokens[self.known :].copy()  # what was asked about, whoever writes there later
+        size, order = len(self.own), tables.order
         self.skip = size - len(chunk)  # the stream's first token is an event too
         self.found = np.zeros((7, order, size), np.int32)
         self.previous = np.full((order, size if self.prefix else 0), -1, np.int32)
@@ -410,9 +411,11 @@ class _View:
         return torch.from_numpy(self.found[field, :, self.skip :])
 
     def check(self) -> None:
-        "Raise if the tables have learnt more since."
+        "Raise if the tables have learnt more since, or the chunk's tokens are no longer what they were."
         if self.tables.learnt != self.known:
             raise GolfError("a stale distribution: its predictor has observed since it was made")
+        if not np.array_equal(self.tokens[self.known :], self.own):
+            raise GolfError("the tokens of a chunk were written over after it was predicted: copy them")
 
     # %% ../../nbs/count/01_tables.ipynb #649cb078
     def count(self, at: Tensor, ids: Tensor, left: bool) -> Tensor:
@@ -420,7 +423,7 @@ class _View:
         self.check()
         tables, places, flat = self.tables, at.reshape(-1).numpy() + self.skip, ids.reshape(-1).numpy()
         every = np.arange(self.skip, self.found.shape[2])
-        if np.array_equal(places, every) and np.array_equal(flat, self.tokens[-len(every) :]):
+        if np.array_equal(places, every) and np.array_equal(flat, self.own[-len(every) :]):
             return self.seen(LEFT if left else COUNT)
         out = np.zeros((tables.order, len(flat)), np.int32)
         asked = self.tokens, self.known, tables.vocab_size, self.found, self.previous

@@ -110,7 +110,7 @@ class Distribution:
             if unknown := set(missing) - set(SHAPES):
                 raise GolfError(f"a survey finds {', '.join(SHAPES)}, not {', '.join(unknown)}")
             self._seen = seen | self._survey(missing, ids if len(ids) == self.n else None)
-        return {name: self._seen[name] for name in names}
+        return {name: self._seen[name].clone() for name in names}
 
     # %% ../../nbs/predict/00_dist.ipynb #6473d589
     def _survey(self, names: Sequence[str], ids: Tensor | None) -> dict[str, Tensor]:

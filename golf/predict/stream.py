@@ -56,7 +56,7 @@ class Chunk:
 class Stream:
     """A token stream, scored in chunks of `chunk_tokens` positions; iterating yields `Chunk`s.
 
-    `tokens` is any vector of ids; `limit` keeps the first so many positions; `byte_table` says how
+    `tokens` is any vector of ids, which is copied; `limit` keeps the first so many positions; `byte_table` says how
     many bytes of text each target stands for. `positions` and `chunks` count them. Raises
     `GolfError` for fewer than two tokens or sizes below one.
     """
@@ -76,7 +76,7 @@ class Stream:
         for what, size in (("chunk_tokens", chunk_tokens), ("limit", limit)):
             if size is not None and size < 1:
                 raise GolfError(f"{what} must be at least 1, not {size}")
-        self.tokens = tokens.long()[: None if limit is None else limit + 1]
+        self.tokens = tokens[: None if limit is None else limit + 1].long().clone()
         self.chunk_tokens, self.byte_table, self.name = int(chunk_tokens), byte_table, name
         self.positions = len(self.tokens) - 1
         self.chunks = -(-self.positions // self.chunk_tokens)
