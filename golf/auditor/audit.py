@@ -93,7 +93,8 @@ def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief
         except Undigestable:
             found[name] = work(name=name)
             continue
-        kept = cached("audits", key, lambda path, work=work: work().save(path), suffix=".json")
+        make = lambda path, work=work: work().save(path)
+        kept = cached("audits", key, make, suffix=".json", check=AuditReport.load)
         found[name] = AuditReport.load(kept)
         found[name].name = name
     return found

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..base.digests import digest
 from ..base.files import GolfError, atomic_write, closest
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
@@ -193,15 +194,19 @@ class AuditReport:
     # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
-        found = dataclasses.asdict(self) | {"format": 1}
-        return atomic_write(path, json.dumps(_worded(found), indent=1, allow_nan=False) + "\n")
+        found = _worded(dataclasses.asdict(self) | {"format": 1})
+        found["digest"] = digest(json.dumps(found, sort_keys=True))
+        return atomic_write(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
     # %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
     @classmethod
     def load(cls, path: str | Path) -> "AuditReport":
         """The report in a file; raises `GolfError` for a file that holds none."""
         try:
-            found = _worded(json.loads(Path(path).read_text("utf-8")), back=True)
+            found = json.loads(Path(path).read_text("utf-8"))
+            if (kept := found.pop("digest", None)) not in (None, digest(json.dumps(found, sort_keys=True))):
+                raise GolfError(f"{path}: an audit that was changed after it was saved, digest {kept}")
+            found = _worded(found, back=True)
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
             found["results"] = [Result(**r) for r in found["results"]]

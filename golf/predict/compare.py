@@ -219,8 +219,11 @@ def _origin_path(origin: dict[str, Any]) -> Path:
 def _noted(path: Path) -> dict[str, Any]:
     "What stands in such a note; nothing if it is not there or cannot be read."
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = json.loads(path.read_text(encoding="utf-8"))
+        texts = [*note["files"].items(), *((name, note[name]) for name in ("arm", "stream", "date"))]
+        code = [line for then in note["origin"]["code"].values() for line in then.items()]
+        return note if all(isinstance(x, str) for line in texts + code for x in line) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000008
@@ -322,11 +325,16 @@ def _scores_path(origin: dict | None, files: dict[str, str] | None = None) -> Pa
 # %% ../../nbs/predict/03_compare.ipynb #84d46f23
 def _stored(path: Path | None, stream: Stream) -> Scores | None:
     "Scores from the cache; None if there are none, or none that can be read."
-    try:
-        found = Scores.load(path) if path and path.exists() else None
-    except GolfError:
+    if path is None or not path.exists():
         return None
-    return found if found is not None and len(found.nll) == stream.positions else None
+    try:
+        found = Scores.load(path)
+        if len(found.nll) != stream.positions:
+            raise GolfError(f"{path} has {len(found.nll)} scores, expected {stream.positions}")
+    except GolfError as error:
+        warnings.warn(f"{error}; the arm is scored again", stacklevel=4)
+        return None
+    return found
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000101
 def stale_arms() -> pd.DataFrame:
