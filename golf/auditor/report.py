@@ -204,7 +204,10 @@ class AuditReport:
         """The report in a file; raises `GolfError` for a file that holds none."""
         try:
             found = json.loads(Path(path).read_text("utf-8"))
-            if (kept := found.pop("digest", None)) not in (None, digest(json.dumps(found, sort_keys=True))):
+            if (kept := found.pop("digest", None)) not in (
+                None,
+                digest(json.dumps(found, sort_keys=True)),
+            ):
                 raise GolfError(f"{path}: an audit that was changed after it was saved, digest {kept}")
             found = _worded(found, back=True)
             if found.pop("format") != 1:

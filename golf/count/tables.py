@@ -386,7 +386,9 @@ class _View:
     def __init__(self, tables: _Tables, chunk: Chunk, semantics: str):
         self.tables, self.known, self.tokens = tables, tables.learnt, chunk.tokens.numpy()
         self.prefix, self._lefts = semantics == "prefix", False
-        self.own = self.tokens[self.known :].copy()  # what was asked about, whoever writes there later
+        self.own = self.tokens[
+            self.known :
+        ].copy()  # what was asked about, whoever writes there later
         size, order = len(self.own), tables.order
         self.skip = size - len(chunk)  # the stream's first token is an event too
         self.found = np.zeros((7, order, size), np.int32)

@@ -70,7 +70,8 @@ class Pass:
         found = load_arrays(path, "a recorded pass")
         try:
             facts = {
-                name: found[name].item() for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
+                name: found[name].item()
+                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
             }
             return cls(**{name: found[name] for name in cls.__dataclass_fields__} | facts)
         except (KeyError, ValueError) as error:
