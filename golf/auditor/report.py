@@ -121,14 +121,20 @@ class AuditReport:
         parts += [f"not run: {', '.join(by[NOT_RUN])}"] if by[NOT_RUN] else []
         return f"{self.name}: {'; '.join(parts)}"
 
-    def short(self) -> str:
-        """The same in the width of a table's column."""
+    def short(self, but: str = "") -> str:
+        """The same in the width of a table's column, with how much text was audited.
+
+        `but` says in what the audited scorer differed from the one that stands in the table.
+        """
         if self.error:
             return "could not start"
         count = sum(v == PASS for t, v in self.verdicts.items() if t != "noise")
         unsure = [r.test for r in self.results if r.verdict == UNSURE]
         said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
-        return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
+        said += f"; undecided: {', '.join(unsure)}" if unsure else ""
+        tokens, size = (self.facts.get(name) for name in ("positions", "chunk_tokens"))
+        said += f", on {tokens:,} tokens in chunks of {size:,}" if tokens and size else ""
+        return f"{said}; but {but}" if but else said
 
     # %% ../../nbs/auditor/01_report.ipynb #d6653365
     def table(self, ran: bool = False) -> pd.DataFrame:

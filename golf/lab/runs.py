@@ -533,7 +533,8 @@ def _interval(rows: pd.DataFrame, block: int, **options) -> Interval:
     bits, size = rows.nats.to_numpy() / math.log(2), rows.bytes.to_numpy()
     blocks = math.ceil(len(rows) / block)
     if blocks < 20 or not np.isfinite(bits).all():
-        return Interval(bits.sum() / size.sum(), math.nan, math.nan, blocks)
+        with np.errstate(invalid="ignore"):
+            return Interval(bits.sum() / size.sum(), math.nan, math.nan, blocks)
     return paired_bootstrap(bits, size, block=block, **options)
 
 
