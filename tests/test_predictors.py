@@ -17,7 +17,7 @@ from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count.ngram import NGram, Uniform
 from golf.count.packets import Packets, distil
-from golf.mix.gates import Fixed
+from golf.mix.gates import Entropy, Evidence, Fixed, Gate, Selective
 from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product, Temperatures
 from golf.mix.recorded import Recorded, record_pass
@@ -25,7 +25,7 @@ from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import SlidingWindow
-from golf.predict.dist import SHAPES, Distribution
+from golf.predict.dist import SHAPES, Dense, Distribution, Mixture
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 
@@ -316,3 +316,66 @@ def test_every_world_size_scores_alike(ranks):
     for name, losses in alone.items():
         assert near(found[0][0][name], losses, 1e-5), name
     assert len({digest(losses) for losses in alone.values()}) == len(alone)
+
+
+class Says(Predictor):
+    """The same logits [V] everywhere."""
+
+    def __init__(self, logits):
+        self.logits, self.vocab_size = logits, len(logits)
+
+    def distribution(self, chunk):
+        return Dense(self.logits.expand(len(chunk), -1))
+
+
+class Late(Gate):
+    """Half and half up to position 70 of the stream, then more than all for one of the two."""
+
+    experts, needs = 2, ("peak:0",)
+
+    def weights(self, features):
+        self.seen = getattr(self, "seen", 0)
+        at = self.seen + torch.arange(len(features["peak:0"]))
+        return torch.stack([0.5 + 1.0 * (at >= 70), 0.5 - 1.0 * (at >= 70)], dim=1)
+
+
+def test_a_gate_that_gives_negative_weights_is_named_with_the_place():
+    gate, chunks = Late(), list(STREAM)
+    mixed = Mix([Uniform(V), trigrams()], gate)
+    mixed.predict(chunks[0])
+    mixed.observe(chunks[0])
+    gate.seen = CHUNK
+    found = mixed.predict(chunks[1])
+    for _ in range(2):  # not only when it is asked first
+        with pytest.raises(GolfError, match=r"Late.* gave the weights 1.5, -0.5 at position 70"):
+            found.log_prob(chunks[1].targets)
+    with pytest.raises(GolfError, match="gave the weights 0.5, 0.6 at position 0"):
+        Mixture([Uniform(V).predict(chunks[0])] * 2, (0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Fixed((1.2, -0.2)),
+        lambda: Fixed((0.5, 0.6)),
+        lambda: Entropy(low=0.5, span=0.8),
+        lambda: Entropy(low=-0.1),
+        lambda: Selective(scale=-1.0),
+        lambda: Evidence(strength=0.0),
+        lambda: Evidence(strength=float("nan")),
+    ],
+)
+def test_a_gate_whose_weights_could_be_negative_is_refused_before_it_is_used(make):
+    with pytest.raises(GolfError, match="needs"):
+        make()
+
+
+def test_a_product_of_what_is_impossible_says_where_and_whose():
+    one, other = torch.zeros(V), torch.zeros(V)
+    one[: V // 2], other[V // 2 :] = -torch.inf, -torch.inf
+    with pytest.raises(
+        GolfError, match="at position 0 of the chunk some part calls each id imposs"
+    ):
+        evaluate(Product([Says(one), Says(other)], (0.5, 0.5)), STREAM)
+    with pytest.raises(GolfError, match="its part 1 calls id 32 impossible, with exponent -0.5"):
+        evaluate(Product([Uniform(V), Says(other)], (1.0, -0.5)), STREAM)
