@@ -73,8 +73,10 @@ class Gated(Distribution):
             inputs = self.chunk.inputs
             if self._heard is None:  # the last id reaches no weight of this chunk
                 last = inputs if self.targets is None else self.targets
-                self.hear(torch.cat([inputs[1:], last[-1:]]))
-            weights = self.gate.walk(self.state.copy(), self.features(), self._heard[1])
+                heard = self.hear(torch.cat([inputs[1:], last[-1:]]))
+            else:
+                heard = self._heard[1]
+            weights = self.gate.walk(self.state.copy(), self.features(), heard)
         else:
             weights = self.gate.weights(self.features()).double()
             if weights.shape not in ((len(self.parts),), (self.n, len(self.parts))):
