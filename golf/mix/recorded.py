@@ -69,11 +69,10 @@ class Pass:
         """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
         found = load_arrays(path, "a recorded pass")
         try:
-            facts = {
-                name: found[name].item()
-                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
-            }
-            return cls(**{name: found[name] for name in cls.__dataclass_fields__} | facts)
+            kept: dict[str, Any] = {name: found[name] for name in cls.__dataclass_fields__}
+            for name in ("chunk_tokens", "vocab_size", "made_by", "seconds"):
+                kept[name] = kept[name].item()
+            return cls(**kept)
         except (KeyError, ValueError) as error:
             raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
