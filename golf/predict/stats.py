@@ -37,9 +37,7 @@ class Interval:
     @property
     def detectable(self) -> float:
         "The smallest true effect that a comparison as noisy as this one shows four times in five."
-        return (
-            stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
-        ) * self.error  # about 2.8 standard errors
+        return float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * self.error  # about 2.8
 
     def __str__(self) -> str:
         return f"{self.mean:+.5f} [{self.low:+.5f}, {self.high:+.5f}], {self.blocks} blocks"
