@@ -396,8 +396,9 @@ def _sums(scores: Scores, group: np.ndarray, name: str) -> pd.DataFrame:
 def save_arrays(path: str | Path, arrays: dict[str, Any]) -> Path:
     """Write arrays and plain values by name as one `.npz` file with their digest, in one step; its path."""
     kept: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    signed: Any = kept | {"digest": np.asarray(digest(kept))}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **kept | {"digest": np.asarray(digest(kept))})
+        np.savez_compressed(file, **signed)
     return Path(path)
 
 
