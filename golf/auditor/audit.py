@@ -100,17 +100,24 @@ def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief
         except Undigestable:
             found[name] = work(name=name)
             continue
-        kept = cached("audits", key, lambda path, work=work: work().save(path), suffix=".json")
+        make = lambda path, work=work: work().save(path)
+        kept = cached("audits", key, make, suffix=".json", check=AuditReport.load)
         found[name] = AuditReport.load(kept)
         found[name].name = name
     return found
 
 
-def with_audits(table: pd.DataFrame, audits: dict[str, Any]) -> pd.DataFrame:
+def with_audits(
+    table: pd.DataFrame, audits: dict[str, Any], *, stream: str | None = None
+) -> pd.DataFrame:
     """A table of arms, as `golf.lab.runs.arms_table` makes it, with a column `violations`.
 
-    `audits`: for each arm its report, or what one said in `short`, as a record keeps it.
+    `audits`: for each arm its report, or what one said in `short`, as a record keeps it. What was not
+    audited stays blank: other arms, and with `stream` the rows of every other one.
     """
     said = {arm: a.short() if isinstance(a, AuditReport) else a for arm, a in audits.items()}
     arms = table.index.get_level_values("arm")
-    return table.assign(violations=[said.get(arm, "not audited") for arm in arms])
+    own = [True] * len(table)
+    if stream is not None and "stream" in table.index.names:
+        own = table.index.get_level_values("stream") == stream
+    return table.assign(violations=[said.get(arm, "") * bool(o) for arm, o in zip(arms, own)])

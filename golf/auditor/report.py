@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..base.digests import digest
 from ..base.files import GolfError, atomic_write, closest
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
@@ -120,14 +121,20 @@ class AuditReport:
         parts += [f"not run: {', '.join(by[NOT_RUN])}"] if by[NOT_RUN] else []
         return f"{self.name}: {'; '.join(parts)}"
 
-    def short(self) -> str:
-        """The same in the width of a table's column."""
+    def short(self, but: str = "") -> str:
+        """The same in the width of a table's column, with how much text was audited.
+
+        `but` says in what the audited scorer differed from the one that stands in the table.
+        """
         if self.error:
             return "could not start"
         count = sum(v == PASS for t, v in self.verdicts.items() if t != "noise")
         unsure = [r.test for r in self.results if r.verdict == UNSURE]
         said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
-        return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
+        said += f"; undecided: {', '.join(unsure)}" if unsure else ""
+        tokens, size = (self.facts.get(name) for name in ("positions", "chunk_tokens"))
+        said += f", on {tokens:,} tokens in chunks of {size:,}" if tokens and size else ""
+        return f"{said}; but {but}" if but else said
 
     # %% ../../nbs/auditor/01_report.ipynb #d6653365
     def table(self, ran: bool = False) -> pd.DataFrame:
@@ -193,15 +200,22 @@ class AuditReport:
     # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
-        found = dataclasses.asdict(self) | {"format": 1}
-        return atomic_write(path, json.dumps(_worded(found), indent=1, allow_nan=False) + "\n")
+        found = _worded(dataclasses.asdict(self) | {"format": 1})
+        found["digest"] = digest(json.dumps(found, sort_keys=True))
+        return atomic_write(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
     # %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
     @classmethod
     def load(cls, path: str | Path) -> "AuditReport":
         """The report in a file; raises `GolfError` for a file that holds none."""
         try:
-            found = _worded(json.loads(Path(path).read_text("utf-8")), back=True)
+            found = json.loads(Path(path).read_text("utf-8"))
+            if (kept := found.pop("digest", None)) not in (
+                None,
+                digest(json.dumps(found, sort_keys=True)),
+            ):
+                raise GolfError(f"{path}: an audit that was changed after it was saved, digest {kept}")
+            found = _worded(found, back=True)
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
             found["results"] = [Result(**r) for r in found["results"]]

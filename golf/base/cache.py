@@ -8,6 +8,7 @@ __all__ = ['cache_dir', 'locked', 'cached', 'CacheKind', 'cache_kinds', 'clear_c
 # %% ../../nbs/base/02_cache.ipynb #a2ba0003
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,14 +41,22 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0010
-def cached(kind: str, key: Any, make: Callable[[Path], Any], *, suffix: str = "") -> Path:
+def cached(
+    kind: str,
+    key: Any,
+    make: Callable[[Path], Any],
+    *,
+    suffix: str = "",
+    check: Callable[[Path], Any] | None = None,
+) -> Path:
     """The file in the cache folder `kind` that belongs to `key`; `make(path)` writes it if it is absent.
 
     `key` must have a digest and should hold all that the file depends on, code included. `make` gets
-    a temporary path; the file appears whole or not at all. Raises `GolfError` if `make` wrote nothing.
+    a temporary path; the file appears whole or not at all. One of which `check(path)` raises
+    `GolfError` is made again, with a warning. Raises `GolfError` if `make` wrote nothing.
     """
     path = cache_dir(kind) / f"{digest(key)}{suffix}"
-    if path.exists():
+    if _sound(path, check):
         os.utime(path)  # when it was last of use
         return path
     with locked(path):
@@ -57,6 +66,17 @@ def cached(kind: str, key: Any, make: Callable[[Path], Any], *, suffix: str = ""
                 if not temporary.is_file() or not temporary.stat().st_size:
                     raise GolfError(f"cached: nothing was written to the {kind} file it asked for")
     return path
+
+
+def _sound(path: Path, check: Callable[[Path], Any] | None) -> bool:
+    "Whether the file is there and can be used; one that cannot is removed."
+    try:
+        if check is not None and path.exists():
+            check(path)
+    except GolfError as error:
+        warnings.warn(f"{error}; it is made again", stacklevel=3)
+        path.unlink(missing_ok=True)
+    return path.exists()
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0013
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ..base.digests import CodeSize, code_digest, digest, digest_file
 from ..base.files import GolfError, atomic_write, closest, project_root
 from ..base.task import Budget, budget_table
 from .engine import run_key
-from ..predict.stats import Interval, block_sums, paired_bootstrap, robust_slope
+from ..predict.stats import Interval, block_sums, paired_bootstrap, ratio_change, robust_slope
 
 # %% ../../nbs/lab/01_runs.ipynb #d157ecf5
 _PATH = re.compile(r"(?<![\w./\\-])(?:file://)?(?:~|[A-Za-z]:)?[\\/](?![\\/\s])[^\s'\"<>|,;:()]*")
@@ -213,7 +214,7 @@ class Run:
         """Write the record and its tables and return the record's path; it replaces an earlier one.
 
         Raises `GolfError`, before anything is touched, for a frame that lacks a column, repeats a row
-        or holds what is not finite.
+        or holds what is no number; an infinite loss is one.
         """
         given = {"chunks": chunks, "documents": documents}
         tables = {k: _parquet(_check_frame(f, k)) for k, f in given.items() if f is not None}
@@ -270,8 +271,8 @@ def _check_frame(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
         raise GolfError(f"{kind}: the frame lacks the column {missing[0]!r}")
     if frame.duplicated(["stream", "arm", kind[:-1]]).any():
         raise GolfError(f"{kind}: expected one row for each stream, arm and {kind[:-1]}")
-    if not np.isfinite(frame.nll).all() or (frame.bytes < 0).any():
-        raise GolfError(f"{kind}: expected finite nll and bytes that are not negative")
+    if not (frame.nll > -np.inf).all() or (frame.bytes < 0).any():
+        raise GolfError(f"{kind}: expected numbers as nll and bytes that are not negative")
     counts = {c: "int64" for c in _COLUMNS[kind] if c not in ("stream", "arm", "nll")}
     return frame[_COLUMNS[kind]].astype(counts | {"nll": "float64"}).reset_index(drop=True)
 
@@ -417,11 +418,31 @@ def _markdown(columns: list[str], rows: list[list[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../../nbs/lab/01_runs.ipynb #b8eb7871
+def _row(record: Record) -> dict[str, Any]:
+    "What `records` tells of one run."
+    row = {"key": record["key"], "date": record["date"], "commit": record["git"]["commit"]}
+    row |= record["parameters"]
+    for stage, metrics in record["stages"].items():
+        row |= {f"{stage}.{name}": value for name, value in metrics.items()}
+    budget = record["budget"]
+    return row | {"seconds": budget["wall_seconds"], "bytes": sum(budget["bytes"].values())}
+
+
 def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:
-    "All complete records of a notebook, oldest first."
+    "All complete records of a notebook, oldest first; one that cannot be read is left out, and said."
     folder = (Path(root) if root else project_root()) / "runs" / Path(notebook).stem
-    found = [Record(path) for path in folder.glob("*/record.json")]
-    return sorted(found, key=lambda record: (record["date"], record["key"]))
+    found = []
+    for path in sorted(folder.glob("*/record.json")):
+        try:
+            record = Record(path)
+            _row(record)
+            found.append((str(record["date"]), str(record["key"]), record))
+        except GolfError as error:
+            warnings.warn(f"left out: {error}", stacklevel=3)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"not a record ({type(error).__name__}: {error})"
+            warnings.warn(f"left out: {path}: {what}", stacklevel=3)
+    return [record for *_, record in sorted(found, key=lambda one: one[:2])]
 
 
 def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Record:
@@ -435,17 +456,10 @@ def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Re
 def records(notebook: str | Path, *, root: str | Path | None = None) -> pd.DataFrame:
     """One row for each complete run of `notebook`, oldest first, by key.
 
-    Columns: date, commit, the parameters, `stage.metric`, seconds, bytes of the artifact.
+    Columns: date, commit, the parameters, `stage.metric`, seconds, bytes of the artifact. A record that
+    is damaged is left out, and a warning names it.
     """
-    rows = []
-    for record in _records(notebook, root):
-        row = {"key": record["key"], "date": record["date"], "commit": record["git"]["commit"]}
-        row |= record["parameters"]
-        for stage, metrics in record["stages"].items():
-            row |= {f"{stage}.{name}": value for name, value in metrics.items()}
-        budget = record["budget"]
-        row |= {"seconds": budget["wall_seconds"], "bytes": sum(budget["bytes"].values())}
-        rows.append(row)
+    rows = [_row(record) for record in _records(notebook, root)]
     columns = None if rows else ["key", "date", "commit", "seconds", "bytes"]
     return pd.DataFrame(rows, columns=columns).set_index("key")
 
@@ -490,6 +504,7 @@ def baseline_of(chunks: pd.DataFrame, baseline: str | None = None) -> str:
 def paired_chunks(chunks: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Per stream, arm and chunk: tokens, bytes, `nats` (difference of sums) and `difference` (BPB).
 
+    An arm's infinite loss is an infinite difference, and NaN where the baseline's is infinite, too.
     Raises `GolfError` when an arm did not read the same chunks as the baseline.
     """
     base = chunks[chunks.arm == baseline_of(chunks, baseline)]
@@ -515,34 +530,53 @@ def _chunks(source: Record | pd.DataFrame) -> pd.DataFrame:
 
 def _interval(rows: pd.DataFrame, block: int, **options) -> Interval:
     "Mean difference in BPB with its interval; the mean alone where there are too few blocks."
-    mean = rows.nats.sum() / (math.log(2) * rows.bytes.sum())
+    bits, size = rows.nats.to_numpy() / math.log(2), rows.bytes.to_numpy()
     blocks = math.ceil(len(rows) / block)
-    if blocks < 20:
-        return Interval(mean, math.nan, math.nan, blocks)
-    bits = rows.nats.to_numpy() / math.log(2)
-    return paired_bootstrap(bits, rows.bytes.to_numpy(), block=block, **options)
+    if blocks < 20 or not np.isfinite(bits).all():
+        with np.errstate(invalid="ignore"):
+            return Interval(bits.sum() / size.sum(), math.nan, math.nan, blocks)
+    return paired_bootstrap(bits, size, block=block, **options)
+
+
+def _infinite(rows: pd.DataFrame) -> str:
+    "In which chunks of an arm the loss is infinite; nothing if in none."
+    at = rows.chunk[np.isinf(rows.nll)]
+    return f"{len(at):,} of {len(rows):,} chunks, first chunk {at.min():,}" if len(at) else ""
 
 # %% ../../nbs/lab/01_runs.ipynb #2a93bfa3
 def arms_table(source: Record | pd.DataFrame, baseline: str | None = None, *, block: int = 1,
                **options: Any) -> pd.DataFrame:  # fmt: skip
-    """Per stream and arm: bpb, difference to the baseline in BPB, its interval, share of chunks better.
+    """Per stream and arm: bpb, difference to the baseline in BPB, its interval, the smallest `detectable`
+    effect (see `Interval`), share of chunks better; `infinite` says where an arm's loss is infinite.
 
     From a record, or a frame of chunks, alone. `block` and `options` go to `paired_bootstrap`.
     """
     chunks, rows = _chunks(source), []
-    totals = chunks.groupby(["stream", "arm"], sort=False)[["nll", "bytes", "tokens"]].sum()
-    for (stream, arm), part in paired_chunks(chunks, baseline).groupby(
-        ["stream", "arm"], sort=False
-    ):
-        total = totals.loc[(stream, arm)]
-        row = {"stream": stream, "arm": arm, "bpb": total.nll / (math.log(2) * total.bytes)}
-        if arm != baseline_of(chunks, baseline):
+    base, arms = baseline_of(chunks, baseline), dict(list(chunks.groupby(["stream", "arm"])))
+    pairs = paired_chunks(chunks, baseline).groupby(["stream", "arm"], sort=False)
+    for (stream, arm), part in pairs:
+        own, lost = arms[stream, arm], _infinite(arms[stream, arm])
+        row = {"stream": stream, "arm": arm, "bpb": own.nll.sum() / (math.log(2) * own.bytes.sum())}
+        if arm != base:
             found = _interval(part, block, **options)
             row |= {"difference": found.mean, "low": found.low, "high": found.high}
-            row |= {"better": float((part.nats < 0).mean())}
-        rows.append(row)
-    columns = ["stream", "arm", "bpb", "difference", "low", "high", "better"]
-    return pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
+            row |= {"detectable": found.detectable, "better": float((part.nats < 0).mean())}
+            if lost and _infinite(arms[stream, base]):
+                lost += "; no difference, as the baseline's is infinite, too"
+        rows.append(row | {"infinite": lost})
+    columns = [
+        "stream",
+        "arm",
+        "bpb",
+        "difference",
+        "low",
+        "high",
+        "detectable",
+        "better",
+        "infinite",
+    ]
+    table = pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
+    return table if table.infinite.any() else table.drop(columns="infinite")
 
 # %% ../../nbs/lab/01_runs.ipynb #cb5167d1
 @dataclasses.dataclass(frozen=True)
@@ -569,18 +603,11 @@ class Drift:
         return "falls" if max(self.slope.high, self.thirds.high) < 0 else "no trend"
 
 # %% ../../nbs/lab/01_runs.ipynb #6d1f40f4
-def _thirds(bits: np.ndarray, size: np.ndarray, samples: int, level: float, seed: int) -> Interval:
-    "Ratio of sums in the last third of the blocks minus the first, each third resampled by itself."
-    third, rng = len(bits) // 3, np.random.default_rng(seed)
-    means, values = [], []
-    for part in (slice(-third, None), slice(0, third)):
-        top, bottom = bits[part], size[part]
-        drawn = rng.integers(0, third, (samples, third))  # [samples, blocks]
-        values.append(top[drawn].sum(1) / bottom[drawn].sum(1))
-        means.append(top.sum() / bottom.sum())
-    tail = (1 - level) / 2
-    low, high = np.quantile(values[0] - values[1], [tail, 1 - tail])
-    return Interval(float(means[0] - means[1]), float(low), float(high), len(bits))
+def _thirds(bits: np.ndarray, size: np.ndarray, level: float) -> Interval:
+    "Ratio of sums in the last third of the blocks minus the first."
+    third = len(bits) // 3
+    early, late = slice(0, third), slice(-third, None)
+    return ratio_change((bits[early], size[early]), (bits[late], size[late]), level=level)
 
 # %% ../../nbs/lab/01_runs.ipynb #19b92bd4
 def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
@@ -592,40 +619,52 @@ def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
 
 # %% ../../nbs/lab/01_runs.ipynb #56cce8e4
 def drift(source: Record | pd.DataFrame, arm: str, *, baseline: str | None = None,
-          stream: str | None = None, block: int | None = None, samples: int = 2000,
-          level: float = 0.95, seed: int = 0) -> Drift:  # fmt: skip
+          stream: str | None = None, block: int | None = None,
+          level: float = 0.95) -> Drift:  # fmt: skip
     """The trend of the paired difference of `arm` over the chunks of a stream (the first, if not given).
 
-    Raises `GolfError` for fewer than 20 blocks.
+    Raises `GolfError` for fewer than 20 blocks, or an infinite loss.
     """
     chunks = _chunks(source)
     stream, base = _only_stream(chunks, stream), baseline_of(chunks, baseline)
     baseline_of(chunks, arm)  # the arm exists
     rows = paired_chunks(chunks[(chunks.stream == stream) & chunks.arm.isin([arm, base])], base)
     rows = rows[rows.arm == arm].sort_values("chunk")
+    for name in (arm, base):
+        if lost := _infinite(chunks[(chunks.stream == stream) & (chunks.arm == name)]):
+            raise GolfError(f"the loss of {name!r} is infinite, so there is no trend: {lost}")
     bits, size = rows.nats.to_numpy() / math.log(2), rows.bytes.to_numpy(dtype=float)
     block = block or math.ceil(len(rows) / 96)
     slope = robust_slope(bits, size, block=block, level=level)
-    thirds = _thirds(block_sums(bits, block), block_sums(size, block), samples, level, seed)
+    thirds = _thirds(block_sums(bits, block), block_sums(size, block), level)
     return Drift(stream, arm, base, slope, thirds, len(rows), block)
 
 # %% ../../nbs/lab/01_runs.ipynb #5d48cfb9
 def drift_table(
     source: Record | pd.DataFrame, *, baseline: str | None = None, **options: Any
 ) -> pd.DataFrame:
-    """Per stream and arm: slope (BPB per 100 chunks) and thirds (BPB) with intervals, and a verdict."""
+    """Per stream and arm: slope (BPB per 100 chunks) and thirds (BPB) with intervals, and a verdict.
+
+    Where a loss is infinite there are no numbers, and the verdict is that.
+    """
     chunks, rows = _chunks(source), []
     base = baseline_of(chunks, baseline)
     for stream, arm in dict.fromkeys(zip(chunks.stream, chunks.arm)):
         if arm == base:
             continue
-        found = drift(chunks, arm, baseline=base, stream=stream, **options)
         row = {"stream": stream, "arm": arm}
+        own = chunks[(chunks.stream == stream) & chunks.arm.isin([arm, base])]
+        if np.isinf(own.nll).any():
+            rows.append(row | {"verdict": "infinite loss"})
+            continue
+        found = drift(chunks, arm, baseline=base, stream=stream, **options)
         for name, interval, unit in (("slope", found.slope, 100), ("thirds", found.thirds, 1)):
             values = interval.mean * unit, interval.low * unit, interval.high * unit
             row |= dict(zip([name, f"{name}_low", f"{name}_high"], values))
         rows.append(row | {"verdict": found.verdict})
-    return pd.DataFrame(rows).set_index(["stream", "arm"])
+    names = [f"{name}{end}" for name in ("slope", "thirds") for end in ("", "_low", "_high")]
+    columns = ["stream", "arm", *names, "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
 
 # %% ../../nbs/lab/01_runs.ipynb #78d3a226
 def phase_profile(source: Record | pd.DataFrame, arm: str, reset_every: int, *,
@@ -637,6 +676,8 @@ def phase_profile(source: Record | pd.DataFrame, arm: str, reset_every: int, *,
     baseline_of(chunks, arm)
     rows = paired_chunks(chunks[chunks.stream == _only_stream(chunks, stream)], baseline)
     rows = rows[rows.arm == arm]
+    if rows.nats.isna().any():
+        raise GolfError(f"{arm!r} and its baseline have infinite loss in one chunk: no difference")
     groups = rows.groupby(rows.chunk % reset_every)
     bits = groups.nats.sum() / math.log(2)
     found = pd.DataFrame({"chunks": groups.size(), "difference": bits / groups.bytes.sum()})

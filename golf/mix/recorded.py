@@ -8,7 +8,6 @@ __all__ = ['Pass', 'record_pass', 'Replayed', 'Recorded']
 # %% ../../nbs/mix/04_recorded.ipynb #b5797bfb
 import hashlib
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..base.digests import digest
-from ..base.files import GolfError, Undigestable, atomic_path
+from ..base.files import GolfError, Undigestable
 from ..predict.dist import SHAPES, Distribution
 from golf.predict.stream import (
     Chunk,
@@ -28,6 +27,8 @@ from golf.predict.stream import (
     _check_normalised,
     _check_values,
     _check_vocabulary,
+    load_arrays,
+    save_arrays,
 )
 
 # %% ../../nbs/mix/04_recorded.ipynb #7c5a182f
@@ -62,35 +63,19 @@ class Pass:
     # %% ../../nbs/mix/04_recorded.ipynb #5a766ede
     def save(self, path: str | Path) -> Path:
         """Write the record as one `.npz` file, in one step, and return its path."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self))
-        return Path(path)
+        return save_arrays(path, vars(self))
 
     # %% ../../nbs/mix/04_recorded.ipynb #b156b5de
     @classmethod
     def load(cls, path: str | Path) -> "Pass":
         """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
+        found = load_arrays(path, "a recorded pass")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in cls.__dataclass_fields__}
-            facts = {
-                name: found[name].item()
-                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds", "tokenizer")
-            }
-            record = cls(**found | facts)
-            n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
-            shapes = [x.shape for x in (record.entropy, record.peak, record.best, record.marks)]
-            if shapes != [(n,)] * 3 + [(chunks,)]:
-                raise ValueError(f"its arrays have shapes {shapes}")
-            return record
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            ZeroDivisionError,
-            zipfile.BadZipFile,
-        ) as error:
+            kept: dict[str, Any] = {name: found[name] for name in cls.__dataclass_fields__}
+            for name in ("chunk_tokens", "vocab_size", "made_by", "seconds", "tokenizer"):
+                kept[name] = kept[name].item()
+            return cls(**kept)
+        except (KeyError, ValueError) as error:
             raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
 # %% ../../nbs/mix/04_recorded.ipynb #bb51403c

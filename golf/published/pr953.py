@@ -621,6 +621,8 @@ class Calibrated(Predictor):
         self.learner.observe(chunk)
         model = self.learner.model
         ids, targets = sequences(chunk, model.config.context)
+        if not len(ids):  # the end of a text
+            return
         where = model.embedding.weight.device
         with torch.no_grad():
             logits = model(ids[: self.count].to(where)).flatten(0, 1).float()
