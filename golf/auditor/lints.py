@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.files import GolfError, closest
+from ..base.tables import escape, markdown_table
 from ..base.task import PARAMETER_GOLF
 
 # %% ../../nbs/auditor/13_lints.ipynb #7ceaf03a
@@ -144,10 +145,9 @@ class LintReport:
 
     def _repr_markdown_(self) -> str:
         """Title and table in Markdown, for a page or a pull request."""
-        rows = [f"**{self.subject}**: {self.summary()}", "", "| check | verdict | evidence | fault |"]
-        rows += ["|---|---|---|---|"]
-        cells = ([v.replace("|", "\\|") for v in vars(f).values()] for f in self.findings)
-        return "\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells])
+        title = f"**{escape(self.subject)}**: {escape(self.summary())}"
+        rows = [[*vars(finding).values()] for finding in self.findings]
+        return f"{title}\n\n{markdown_table(['check', 'verdict', 'evidence', 'fault'], rows)}"
 
 # %% ../../nbs/auditor/13_lints.ipynb #3ff53e7e
 FACTORS = {

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..base.digests import digest
 from ..base.files import GolfError, closest
+from ..base.tables import markdown_table
 
 # %% ../../nbs/net/01_model.ipynb #433f0a01
 @dataclass(frozen=True)
@@ -164,12 +165,12 @@ class GPTConfig(Trunk):
     # %% ../../nbs/net/01_model.ipynb #3000f9b5
     def _repr_markdown_(self) -> str:
         usual, trunk = asdict(GPTConfig()), {field.name for field in fields(Trunk)}
-        cells = [
-            f"| {k} | {v} | {'' if usual[k] == v else usual[k]} |"
+        rows = [
+            [k, v, "" if usual[k] == v else usual[k]]
             for k, v in asdict(self).items()
             if k in trunk or usual[k] != v  # a switch is shown where it is on
         ]
-        return "\n".join(["| field | value | default, where it differs |", "|---|---|---|", *cells])
+        return markdown_table(["field", "value", "default, where it differs"], rows)
 
 
 def last_layers(k: int, n: int) -> tuple[int, ...]:
@@ -745,15 +746,11 @@ class GPT(nn.Module):
     # %% ../../nbs/net/01_model.ipynb #3000f9b5
     def _repr_markdown_(self) -> str:
         c, table = self.config, self.table()
-        lines = [
-            f"| {r.parameter} | {r['shape']} | {r.tensors} | {r['values']:,} |"
-            for _, r in table.iterrows()
-        ]
+        rows = [[r.parameter, r["shape"], r.tensors, f"{r['values']:,}"] for _, r in table.iterrows()]
         flops = f"{self.flops_per_token(training=False) / 1e6:,.1f} MFLOP a token forward"
         title = f"**GPT** {c.layers} × {c.width}, context {c.context}: {self.parameter_count():,} values, {flops}"
-        return "\n".join(
-            [title, "", "| parameter | shape | tensors | values |", "|---|---|---:|---:|", *lines]
-        )
+        table = markdown_table(["parameter", "shape", "tensors", "values"], rows, right=2)
+        return f"{title}\n\n{table}"
 
 # %% ../../nbs/net/01_model.ipynb #c16c6d28
 class Smear(nn.Module):

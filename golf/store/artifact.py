@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import markdown_table
 from ..base.task import PARAMETER_GOLF
 from .coder import entropy
 from .quant import Quantized, dequantize_rows, largest_code, quantize_rows
@@ -486,8 +487,7 @@ class SizeReport:
     def _repr_markdown_(self) -> str:
         """The table in Markdown."""
         texts = self._text()
-        lines = [list(texts), ["---"] + ["---:"] * (len(texts.columns) - 1), *texts.values.tolist()]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown_table([*texts], texts.values.tolist(), right=len(texts.columns) - 1)
 
 # %% ../../nbs/store/03_artifact.ipynb #259e4a95
 def _count_values(header: dict, sections: list, name: str) -> dict[str, tuple[int, int]]:
