@@ -50,7 +50,9 @@ def _fitted(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise GolfError(f"{where} must be a list, not {value!r:.60}")
-        return tuple(_fitted(one, options[0] if options else Any, f"each of {where}") for one in value)
+        return tuple(
+            _fitted(one, options[0] if options else Any, f"each of {where}") for one in value
+        )
     if origin not in _PLAIN:
         return value
     kind, wanted = _PLAIN[origin]
