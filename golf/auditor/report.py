@@ -207,8 +207,10 @@ class AuditReport:
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
             found["results"] = [Result(**r) for r in found["results"]]
+            if any(r.verdict not in _MARKS for r in found["results"]):
+                raise GolfError(f"{path}: a verdict that is none of {', '.join(_MARKS)}")
             return cls(**found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None

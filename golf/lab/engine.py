@@ -318,11 +318,12 @@ def _enter() -> None:
         return
     try:
         path = output_path(sys.argv[1:])
-    except GolfError as error:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except (GolfError, OSError) as error:
         print(f"papermill: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         sys.argv.append(str(path).replace("{", "{{").replace("}", "}}"))
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'Combine', 'Objective', 'LOWER_RATES', 'LOWER_MEMORY', 'PEAK_FLOPS', 'Squeeze', 'SHIPPED', 'TrainConfig',
-           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'fit', 'finish',
-           'peak_memory', 'laptop']
+           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'on_every_rank', 'fit',
+           'finish', 'peak_memory', 'laptop']
 
 # %% ../../nbs/train/00_loop.ipynb #ef1e907d
 import json
@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..base.digests import digest
-from ..base.files import GolfError, atomic_write
+from ..base.files import GolfError, atomic_write, check_room
 from ..net.average import AverageConfig, Recent, burst, make_average
 from ..net.model import GPT, GPTConfig, preset
 from ..net.optim import OptimConfig, Optimisers, lr_scale, lr_scale_by_clock
@@ -376,8 +376,12 @@ class Trainer:
 
     def run(self, checkpoint: Path | None = None, *, progress: bool = True) -> "Trainer":
         """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh."""
+        found = checkpoint is not None and on_every_rank(self.ranks, checkpoint)
+        if checkpoint is not None and self.ranks.main:
+            state = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
+            check_room(checkpoint, 4 * state)  # weights, average, two moments
         self.prime()
-        if checkpoint is not None and Path(checkpoint).exists():
+        if found:
             self.load(checkpoint)
         c, hidden = self.config, not (progress and self.ranks.main)
         bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
@@ -477,6 +481,12 @@ def unsqueezed(model: GPT, corpus: Corpus) -> Plan:
     return Plan.lossless("zstd")
 
 
+def on_every_rank(ranks: Ranks, path: Path) -> bool:
+    """Whether a file exists; raises `GolfError` on every rank where they see different folders."""
+    ranks.agree(str(found := Path(path).exists()), f"whether {path} exists")
+    return found
+
+
 def fit(
     model: GPTConfig,
     config: TrainConfig,
@@ -496,7 +506,7 @@ def fit(
     trainer = Trainer(model, config, corpus, **doors)
     name = digest((trainer.name(), squeeze)) if squeeze else trainer.name()
     path = Path(folder) / f"{name}.golf"
-    if path.exists():
+    if on_every_rank(trainer.ranks, path):
         return path
     checkpoint = path.with_suffix(".checkpoint")
     trainer.run(checkpoint, progress=progress)
