@@ -22,7 +22,7 @@ from golf.net.model import GPTConfig
 from golf.net.ranks import Ranks, join
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
-from golf.train.loop import TrainConfig, Trainer, on_every_rank
+from golf.train.loop import TrainConfig, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,9 +183,9 @@ def test_ranks_that_see_different_folders_do_not_part_ways(tmp_path, monkeypatch
 
     monkeypatch.setattr(dist, "all_gather_object", gathered)
     with pytest.raises(GolfError, match="differs between the ranks"):
-        on_every_rank(Ranks(0, 2), tmp_path / "absent.golf")
+        Ranks(0, 2).all_see(tmp_path / "absent.golf")
     (tmp_path / "there.golf").write_text("")
-    assert on_every_rank(Ranks(0, 2), tmp_path / "there.golf")
+    assert Ranks(0, 2).all_see(tmp_path / "there.golf")
 
 
 # Other people's checkouts

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,6 +127,11 @@ class Ranks:
         dist.all_gather_object(names, name)
         if len(set(names)) > 1:
             raise GolfError(f"{what} differs between the ranks: {names}")
+
+    def all_see(self, path: str | Path) -> bool:
+        """Whether a file exists; raises `GolfError` on every rank where some see it and others do not."""
+        self.agree(str(found := Path(path).exists()), f"whether {path} exists")
+        return found
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'Combine', 'Objective', 'LOWER_RATES', 'LOWER_MEMORY', 'PEAK_FLOPS', 'Squeeze', 'SHIPPED', 'TrainConfig',
-           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'on_every_rank', 'fit',
-           'finish', 'peak_memory', 'laptop']
+           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'fit', 'finish',
+           'peak_memory', 'laptop']
 
 # %% ../../nbs/train/00_loop.ipynb #ef1e907d
 import json
@@ -376,7 +376,7 @@ class Trainer:
 
     def run(self, checkpoint: Path | None = None, *, progress: bool = True) -> "Trainer":
         """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh."""
-        found = checkpoint is not None and on_every_rank(self.ranks, checkpoint)
+        found = checkpoint is not None and self.ranks.all_see(checkpoint)
         if checkpoint is not None and self.ranks.main:
             state = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
             check_room(checkpoint, 4 * state)  # weights, average, two moments
@@ -481,12 +481,6 @@ def unsqueezed(model: GPT, corpus: Corpus) -> Plan:
     return Plan.lossless("zstd")
 
 
-def on_every_rank(ranks: Ranks, path: Path) -> bool:
-    """Whether a file exists; raises `GolfError` on every rank where they see different folders."""
-    ranks.agree(str(found := Path(path).exists()), f"whether {path} exists")
-    return found
-
-
 def fit(
     model: GPTConfig,
     config: TrainConfig,
@@ -506,7 +500,7 @@ def fit(
     trainer = Trainer(model, config, corpus, **doors)
     name = digest((trainer.name(), squeeze)) if squeeze else trainer.name()
     path = Path(folder) / f"{name}.golf"
-    if on_every_rank(trainer.ranks, path):
+    if trainer.ranks.all_see(path):
         return path
     checkpoint = path.with_suffix(".checkpoint")
     trainer.run(checkpoint, progress=progress)
