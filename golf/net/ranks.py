@@ -178,7 +178,7 @@ def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
         there = ", ".join(f"{k}={v}" for k, v in given.items() if v)
         raise GolfError(f"ranks: {there} but no {', '.join(missing)}; start them with torchrun")
     try:
-        size, rank, local = (int(given[k]) for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+        size, rank, local = (int(given[k] or "") for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
         if 0 <= local <= rank < size:
             return rank, local, size
     except ValueError:

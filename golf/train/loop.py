@@ -381,7 +381,7 @@ class Trainer:
             state = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
             check_room(checkpoint, 4 * state)  # weights, average, two moments
         self.prime()
-        if found:
+        if checkpoint is not None and found:
             self.load(checkpoint)
         c, hidden = self.config, not (progress and self.ranks.main)
         bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
