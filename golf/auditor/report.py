@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields
 from ..base.files import GolfError, atomic_write, closest
 from ..base.tables import code_block, escape, markdown_table
 
@@ -231,6 +232,10 @@ class Level:
     ids: int = 8  # … by so many ids, where rows tell the rest; else by every id
     draws: int = 256  # tokens drawn for the code-length floor
     runs: int = 1024  # predictions that replacing by every id may cost
+
+    def __post_init__(self):
+        counts = [f.name for f in dataclasses.fields(self) if f.name != "name"]
+        check_fields(self, **dict.fromkeys(counts, "[0, inf)") | dict(tokens="[1, inf)"))
 
 
 LEVELS = {

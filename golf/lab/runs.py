@@ -31,6 +31,7 @@ import pandas as pd
 import torch
 
 from ..base.cache import locked
+from ..base.checks import check_device
 from ..base.digests import CodeSize, code_digest, digest, digest_file
 from ..base.files import GolfError, atomic_write, check_room, closest, project_root
 from ..base.tables import markdown_table
@@ -188,6 +189,8 @@ class Run:
         self.stages: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.budget = Budget()
+        if self.device not in (None, "", "auto"):
+            check_device(str(self.device), f"{self.notebook}")
         check_room(self.folder / "record.json", 1 << 20)  # before the work, not after it
 
     # %% ../../nbs/lab/01_runs.ipynb #81b9a851
