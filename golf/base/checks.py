@@ -19,7 +19,8 @@ from .files import GolfError, checked_fields, closest
 # %% ../../nbs/base/00b_checks.ipynb #91ec1971
 def _inside(value: float, interval: str) -> bool:
     "Whether a number lies in an interval, such as (0, 1]."
-    left, low, high, right = re.fullmatch(r"([\[(])(\S+), (\S+)([\])])", interval).groups()
+    low, high = interval[1:-1].split(", ")
+    left, right = interval[0], interval[-1]
     above = value > float(low) or (left == "[" and value == float(low))
     return above and (value < float(high) or (right == "]" and value == float(high)))
 
@@ -81,7 +82,7 @@ def function_from(found: dict[str, Any], where: str) -> Any:
     """The function that `written` wrote; raises `GolfError`, `where` first, if it cannot be found."""
     try:
         module, _, name = found["function"].partition(":")
-        function = importlib.import_module(module)
+        function: Any = importlib.import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
         arguments, options = _tuples(found.get("arguments", [])), found.get("options", {})
