@@ -54,8 +54,8 @@ def to_json(job: Job) -> str:
     Raises `GolfError` for a function in it that another process could not find.
     """
     if qat := job.train.qat:
-        found = written(qat)["clip"]
-        isinstance(found, dict) and function_from(found, "qat.clip")
+        if isinstance(found := written(qat)["clip"], dict):
+            function_from(found, "qat.clip")
     return json.dumps(written(job), indent=1, sort_keys=True)
 
 # %% ../../nbs/train/01_job.ipynb #d491d11c
