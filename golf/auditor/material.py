@@ -227,7 +227,7 @@ def _saved(place: str | Path) -> dict[str, Any]:
         if not found["budget"]["limits"]:
             raise KeyError("limits")
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GolfError(f"{path}: not the record of a run ({type(error).__name__})") from None
 
 

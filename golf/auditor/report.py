@@ -8,6 +8,7 @@ __all__ = ['PASS', 'FAIL', 'UNSURE', 'NOT_RUN', 'LEVELS', 'RATES', 'LIMITS', 'LE
 
 # %% ../../nbs/auditor/01_report.ipynb #dbd713d6
 import dataclasses
+import html
 import json
 import math
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields
 from ..base.digests import digest
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import code_block, escape, markdown_table
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
 #| export
@@ -164,16 +167,15 @@ class AuditReport:
     def markdown(self) -> str:
         """The report as Markdown, for a pull request."""
         table, power = self.table(ran=True).reset_index(), self.power().reset_index(names="test")
-        lines = [f"**{_escape(self.headline())}**", ""]
+        lines = [f"**{escape(self.headline())}**", ""]
         for frame, told in ((table, LEGEND), (power.round(3), CHANCES)):
-            cells = [[str(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
-            if cells:
-                lines += ["| " + " | ".join(map(str, row)) + " |" for row in
-                          [frame.columns, ["---"] * len(frame.columns), *cells]] + ["", told, ""]  # fmt: skip
-        lines += [f"Not run: {self.left_out()}.", ""] if self.left_out() and not self.error else []
+            if len(frame):
+                lines += [markdown_table([*frame.columns], frame.values.tolist()), "", told, ""]
+        left_out = escape(self.left_out())
+        lines += [f"Not run: {left_out}.", ""] if left_out and not self.error else []
         facts = {"seed": self.seed} | self.facts
-        lines.append(", ".join(f"{k} {v}" for k, v in facts.items()))
-        lines += ["", LIMITS] if not self.error else ["", "```", self.error, "```"]
+        lines.append(escape(", ".join(f"{k} {v}" for k, v in facts.items())))
+        lines += ["", LIMITS if not self.error else code_block(self.error)]
         return "\n".join(lines)
 
     # %% ../../nbs/auditor/01_report.ipynb #962de048
@@ -183,12 +185,13 @@ class AuditReport:
 
         table, power = self.table(ran=True), self.power()
         styled = table.style.map(paint, subset=["verdict"]).set_uuid("audit")
-        parts = [f"<p><b>{_escape(self.headline())}</b></p>"]
+        styled = styled.format(escape="html").format_index(escape="html")
+        parts = [f"<p><b>{html.escape(self.headline())}</b></p>"]
         parts += [f"{styled.to_html()}<p>{LEGEND}</p>"] if len(table) else []
         parts += (
             [f"{power.to_html(float_format='{:.3f}'.format)}<p>{CHANCES}</p>"] if len(power) else []
         )
-        parts += [f"<p>Not run: {_escape(self.left_out())}.</p>"] if self.left_out() else []
+        parts += [f"<p>Not run: {html.escape(self.left_out())}.</p>"] if self.left_out() else []
         return "".join(parts)
 
     def __repr__(self) -> str:
@@ -219,8 +222,10 @@ class AuditReport:
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
             found["results"] = [Result(**r) for r in found["results"]]
+            if any(r.verdict not in _MARKS for r in found["results"]):
+                raise GolfError(f"{path}: a verdict that is none of {', '.join(_MARKS)}")
             return cls(**found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None
@@ -241,6 +246,10 @@ class Level:
     ids: int = 8  # … by so many ids, where rows tell the rest; else by every id
     draws: int = 256  # tokens drawn for the code-length floor
     runs: int = 1024  # predictions that replacing by every id may cost
+
+    def __post_init__(self):
+        counts = [f.name for f in dataclasses.fields(self) if f.name != "name"]
+        check_fields(self, **dict.fromkeys(counts, "[0, inf)") | dict(tokens="[1, inf)"))
 
 
 LEVELS = {
@@ -269,11 +278,6 @@ LEGEND = """Worst, tolerance and noise are in nats; for b1 and a b3 without rows
 one; for R the nats gained on all drawn tokens together; for f to i what the note tells."""
 CHANCES = """Chance that the positions looked at include one where a cheat acts that is at work at this
 share of all positions: an upper bound on finding it."""
-
-# %% ../../nbs/auditor/01_report.ipynb #962de048
-def _escape(text: str) -> str:
-    "Text as HTML shows it."
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
 def _worded(value: Any, back: bool = False) -> Any:

@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from typing import Any
 import platformdirs
 
 from .digests import digest
-from .files import GolfError, atomic_path, closest
+from .files import GolfError, atomic_path, check_room, closest, writes
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0006
 def cache_dir(*parts: str) -> Path:
-    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it."""
+    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it.
+
+    Raises `GolfError` where it cannot be made.
+    """
     folder = platformdirs.user_cache_path("golf").joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writes(f"the cache {folder} (XDG_CACHE_HOME moves it)"):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009
@@ -36,7 +40,10 @@ def locked(path: Path) -> Iterator[None]:
     except ImportError:  # no such locks here: files are still whole or absent
         yield
         return
-    with open(cache_dir("locks") / f"{digest(str(path.resolve()))}.lock", "w") as file:
+    place = cache_dir("locks") / f"{digest(str(path.resolve()))}.lock"
+    with writes(f"the cache's {place} (XDG_CACHE_HOME moves it)"):
+        file = open(place, "w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -57,10 +64,12 @@ def cached(
     """
     path = cache_dir(kind) / f"{digest(key)}{suffix}"
     if _sound(path, check):
-        os.utime(path)  # when it was last of use
+        with suppress(OSError):  # a cache that cannot be written can be read
+            os.utime(path)  # when it was last of use
         return path
     with locked(path):
         if not path.exists():
+            check_room(path, 1 << 20)
             with atomic_path(path) as temporary:
                 make(temporary)
                 if not temporary.is_file() or not temporary.stat().st_size:

@@ -33,7 +33,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
         return
-    except GolfError as error:
+    except (GolfError, OSError) as error:
         message = " ".join(str(error).split())
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a bare group shows its help
@@ -190,7 +190,7 @@ def ship(
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
     from golf.base.digests import code_size
-    from golf.base.files import atomic_write
+    from golf.base.files import atomic_write, check_room
     from golf.lab.runs import Run
     from golf.net.model import preset
     from golf.net.windows import SlidingWindow
@@ -199,6 +199,8 @@ def ship(
     from golf.text.corpus import load_corpus
     from golf.train.loop import SHIPPED, fit
 
+    out = out or Path(__file__).parent.parent / "models" / f"{name}.golf"
+    check_room(out, 1 << 24)
     source, config = SHIPPED[name]
     corpus = load_corpus(source, data_path=data_path, tokenizer_path=tokenizer_path)
     run = Run("artifact", {"name": name}, corpus=corpus, seed=config.seed, device=config.device)
@@ -211,9 +213,7 @@ def ship(
         embed_tokenizer=source == "stdlib",
         reuse=reuse,
     )
-    path = atomic_write(
-        out or Path(__file__).parent.parent / "models" / f"{name}.golf", made.read_bytes()
-    )
+    path = atomic_write(out, made.read_bytes())
     run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
     measure(run, made, corpus, config.validation_tokens)
     run.save()
@@ -258,8 +258,10 @@ def kind_of(target: str) -> str:
 def audit_submission(path: str, out: Path | None) -> bool:
     """Print what the lints find about a submission; whether any of it fails."""
     from golf.auditor.lints import lint_submission
-    from golf.base.files import atomic_write
+    from golf.base.files import atomic_write, check_room
 
+    if out is not None:
+        check_room(out, 1 << 20)
     report = lint_submission(Path(path).parent if path.endswith(".json") else path)
     told = report._repr_markdown_()
     typer.echo(told)
@@ -301,18 +303,23 @@ def audit_command(
 ) -> None:
     """Run an artifact and try to catch it; check a submission's numbers, or a run's times, without code.
 
-    Ends with code 1 when something was found.
+    Ends with code 1 when something was found, and with 2 when the target cannot be read.
     """
     kind = kind_of(target)
     if kind == "submission":
         raise typer.Exit(int(audit_submission(target, out)))
     from golf.auditor.audit import audit
     from golf.auditor.report import LEVELS
+    from golf.base.files import check_room
+    from golf.lab.runs import read_record
 
+    if out is not None:
+        check_room(out, 1 << 20)
     if level not in LEVELS:
         raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
     if kind == "run":
-        report = audit(None, None, level, seed=seed, name=Path(target).name, record=target)
+        record = dict(read_record(target))
+        report = audit(None, None, level, seed=seed, name=Path(target).name, record=record)
     else:
         where = dict(data_path=data_path, tokenizer_path=tokenizer)
         report = audit_artifact(target, level, seed, build, **where)

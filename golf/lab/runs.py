@@ -32,8 +32,10 @@ import pandas as pd
 import torch
 
 from ..base.cache import locked
+from ..base.checks import check_device
 from ..base.digests import CodeSize, code_digest, digest, digest_file
-from ..base.files import GolfError, atomic_write, closest, project_root
+from ..base.files import GolfError, atomic_write, check_room, closest, project_root
+from ..base.tables import markdown_table
 from ..base.task import Budget, budget_table
 from .engine import run_key
 from ..predict.stats import Interval, block_sums, paired_bootstrap, ratio_change, robust_slope
@@ -92,22 +94,44 @@ def _plain_scalar(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 # %% ../../nbs/lab/01_runs.ipynb #149e5ea2
-def _git(root: Path, *arguments: str) -> str | None:
-    "What a git command prints, or None without git, without a repository or without a commit."
+_QUIET = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "protocol.allow": "never"}
+
+
+def _git(root: Path, *arguments: str, settings: dict[str, str] | None = None) -> str | None:
+    """What a git command prints, or None without git, without a repository or without a commit.
+
+    `settings` go before the repository's own.
+    """
+    given = _QUIET | (settings or {})
+    pairs = {f"GIT_CONFIG_KEY_{i}": name for i, name in enumerate(given)}
+    pairs |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(given.values())}
+    pairs |= {"GIT_CONFIG_COUNT": str(len(given)), "GIT_NO_LAZY_FETCH": "1"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", "--no-optional-locks", "-C", str(root), *arguments], env=os.environ | pairs,
             capture_output=True, text=True, timeout=30, check=True, stdin=subprocess.DEVNULL,
+            errors="surrogateescape",
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _filters_off(root: Path) -> dict[str, str]:
+    "Settings that switch off the programs which a repository's own settings put between files and git."
+    listed = _git(root, "config", "--local", "--includes", "--name-only", "--null", "--list") or ""
+    listed += "\0" + (_git(root, "config", "--worktree", "--name-only", "--null", "--list") or "")
+    parts = [re.fullmatch(r"(filter\..*)\.\w+", name, re.S) for name in listed.split("\0")]
+    drivers = {part[1] for part in parts if part}
+    off = {"clean": "", "process": "", "required": "false"}
+    return {f"{driver}.{key}": value for driver in drivers for key, value in off.items()}
 
 
 def git_state(root: Path) -> dict[str, Any]:
     """Commit of the repository at `root`, and whether its tree was clean; None where unknown."""
     commit = _git(root, "rev-parse", "--verify", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--", ".", ":!runs", ":!figures")
+    what = ["status", "--porcelain", "--ignore-submodules=dirty", "--", ".", ":!runs", ":!figures"]
+    changes = _git(root, *what, settings=_filters_off(root))
     return {"commit": commit, "clean": None if commit is None or changes is None else not changes}
 
 # %% ../../nbs/lab/01_runs.ipynb #2a20556f
@@ -166,6 +190,9 @@ class Run:
         self.stages: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.budget = Budget()
+        if self.device not in (None, "", "auto"):
+            check_device(str(self.device), f"{self.notebook}")
+        check_room(self.folder / "record.json", 1 << 20)  # before the work, not after it
 
     # %% ../../nbs/lab/01_runs.ipynb #81b9a851
     @property
@@ -332,7 +359,7 @@ class Record(dict):
             dict.__init__(self, found)
         except FileNotFoundError:
             raise GolfError(f"{path}: no complete record here; run the notebook again") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: not a record ({type(error).__name__}: {error})") from None
@@ -403,19 +430,18 @@ def read_record(path: str | Path) -> Record:
 # %% ../../nbs/lab/01_runs.ipynb #62347fe7
 def _cell(value: Any) -> str:
     "A value as a table shows it."
-    if value is None or pd.isna(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return str(value).replace("|", "\\|")
+        return str(value)
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _markdown(columns: list[str], rows: list[list[Any]]) -> str:
-    "A Markdown table."
-    lines = [columns, ["---"] * len(columns), *([_cell(v) for v in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    "A Markdown table of values as `_cell` shows them."
+    return markdown_table(columns, [[*map(_cell, row)] for row in rows])
 
 # %% ../../nbs/lab/01_runs.ipynb #b8eb7871
 def _row(record: Record) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base.checks import FLOATS, check_fields
 from ..base.files import GolfError
 from .ranks import Pending, Ranks
 
@@ -188,6 +189,22 @@ class OptimConfig:
     muon_dtype: str = "bfloat16"
     reduce_dtype: str = "float32"  # of gradients between ranks; "bfloat16" in the PRs
     fused: bool = False  # AdamW as one kernel
+
+    def __post_init__(self):
+        rates = (
+            "matrix_lr",
+            "table_lr",
+            "scalar_lr",
+            "head_lr",
+            "lr_by_name",
+            "weight_decay",
+            "matrix_decay",
+        )
+        shares = dict.fromkeys(("momentum", "momentum_start", "betas"), "[0, 1)")
+        check_fields(
+            self, **dict.fromkeys(rates, "[0, inf)"), **shares, momentum_warmup="[0, inf)",
+            newton_schulz_steps="[0, 100]", muon_dtype=FLOATS, reduce_dtype=FLOATS,
+        )  # fmt: skip
 
 # %% ../../nbs/net/04_optim.ipynb #b66be23a
 class Optimisers:

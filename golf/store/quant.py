@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields
 from ..base.files import GolfError
 
 # %% ../../nbs/store/00_quant.ipynb #b6266cdb
@@ -331,12 +332,11 @@ class Qat:
     blend: float = 1.0
 
     def __post_init__(self):
+        at_least_0 = dict.fromkeys(("floor", "start", "soft_below"), "[0, inf)")
+        check_fields(self, **at_least_0)
         largest_code(self.bits)
         _clip_rule(self.clip, self.bits, self.floor)
         _check_soft("soft", self.tau, self.blend)
-        for name in ("floor", "start", "soft_below"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise GolfError(f"{name} = {getattr(self, name)!r}: expected zero or more")
 
     # %% ../../nbs/store/00_quant.ipynb #94a1add0
     def phase(self, lr_scale: float) -> str:
