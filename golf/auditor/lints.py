@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..base.files import GolfError, closest
+from ..base.files import GolfError, closest, read_limited
 from ..base.task import PARAMETER_GOLF
 
 # %% ../../nbs/auditor/13_lints.ipynb #7ceaf03a
@@ -243,8 +243,8 @@ def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
 def read_claim(path: str | Path) -> dict[str, Any]:
     """A `submission.json`, its numbers kept as printed (text). Raises `GolfError` for no JSON object."""
     try:
-        found = json.loads(Path(path).read_text("utf-8"), parse_float=str)
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(read_limited(path).decode(), parse_float=str)
+    except (ValueError, RecursionError) as error:
         hint = "a log alone is lint_submission({}, log)"
         raise GolfError(f"{path}: expected a JSON file ({error}); {hint}") from None
     if not isinstance(found, dict):
@@ -700,12 +700,17 @@ def check_prior(claim: Mapping[str, Any]) -> Finding:
     return Finding("size of the claim", "PASS" if printed(bpb)[0] >= 1 else "UNSURE", text)
 
 
+def _read_log(path: Path) -> RunLog:
+    "The log in a file of at most 64 MiB."
+    return parse_log(read_limited(path).decode("utf-8", "replace"), path.name)
+
+
 def _open_folder(folder: Path) -> tuple[dict[str, Any], list[RunLog], int | None]:
     "Claim, logs and script size of a submission folder."
     claims = [folder / "submission.json", *sorted(folder.glob("submission*.json"))]
     claim = next((read_claim(path) for path in claims if path.is_file()), {})
     paths = sorted({*folder.glob("*.log"), *folder.glob("logs/*"), *folder.glob("train*.txt")})
-    logs = [parse_log(p.read_text("utf-8", "replace"), p.name) for p in paths if p.is_file()]
+    logs = [_read_log(path) for path in paths if path.is_file()]
     script = folder / "train_gpt.py"
     if not claim and not logs:
         raise GolfError(f"{folder}: expected a submission.json or logs in this folder")
@@ -719,10 +724,7 @@ def _as_logs(log: Any) -> list[RunLog]:
     if isinstance(log, RunLog):
         return [log]
     if isinstance(log, Path) or (isinstance(log, str) and "\n" not in log):
-        try:
-            return [parse_log(Path(log).read_text("utf-8", "replace"), Path(log).name)]
-        except OSError as error:
-            raise GolfError(f"{log}: expected a log file; {error.strerror}") from None
+        return [_read_log(Path(log))]
     if isinstance(log, str):
         return [parse_log(log)]
     return [found for one in log for found in _as_logs(one)]

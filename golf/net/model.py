@@ -81,9 +81,20 @@ class GPTConfig(Trunk):
                     raise GolfError(f"GPTConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
 
     def _sizes(self) -> list:
-        names = ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "context", "rope_base")
+        names = (
+            "vocab_size",
+            "layers",
+            "width",
+            "heads",
+            "kv_heads",
+            "mlp_width",
+            "context",
+            "rope_base",
+        )
         rules = [(name, getattr(self, name) > 0, "positive") for name in names]
-        rules += [(name, getattr(self, name) <= 1024, "at most 1,024") for name in ("layers", "mtp_heads")]
+        rules += [
+            (name, getattr(self, name) <= 1024, "at most 1,024") for name in ("layers", "mtp_heads")
+        ]
         numbers = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
         return rules + [(k, abs(v) <= 1 << 24, "within ±16,777,216") for k, v in numbers.items()]
 

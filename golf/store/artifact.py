@@ -27,7 +27,15 @@ from .quant import Quantized, dequantize_rows, largest_code, quantize_rows
 
 # %% ../../nbs/store/03_artifact.ipynb #c06cee7e
 from golf.store.container import (
-    COMPRESSORS, Section, _check_room, _expand, _layout, _open, _read, _store, pack,
+    COMPRESSORS,
+    Section,
+    _check_room,
+    _expand,
+    _layout,
+    _open,
+    _read,
+    _store,
+    pack,
 )  # fmt: skip
 
 # %% ../../nbs/store/03_artifact.ipynb #a7aaba0d

@@ -144,7 +144,9 @@ def _bits(data: bytes, back: bool = False) -> bytes:
         bits = np.unpackbits(np.frombuffer(_signs(data), np.uint8)).reshape(-1, 8)
         return np.packbits(bits.T).tobytes()
     planes, folded = np.frombuffer(data, np.uint8), np.zeros(size, np.uint8)
-    for start in range(0, 8 * size, size or 1):  # a plane at a time: all at once take 8 times as much
+    for start in range(
+        0, 8 * size, size or 1
+    ):  # a plane at a time: all at once take 8 times as much
         plane = np.unpackbits(planes[start // 8 : -(-(start + size) // 8)])
         folded = folded << 1 | plane[start % 8 :][:size]
     return _signs(folded.tobytes(), back=True)

@@ -18,7 +18,13 @@ from ..base.digests import digest
 from ..base.files import GolfError
 from ..net.model import GPT, GPTConfig, config_from, preset
 from golf.store.artifact import (
-    Plan, decode, default_plan, encode, load_artifact, read_meta, tensor_shapes,
+    Plan,
+    decode,
+    default_plan,
+    encode,
+    load_artifact,
+    read_meta,
+    tensor_shapes,
 )  # fmt: skip
 
 # %% ../../nbs/store/05_saved.ipynb #72f5a8cc
