@@ -116,7 +116,9 @@ def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
             tokenizer.id_to_piece(i)
     except (RuntimeError, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise GolfError(f"{path}: not a SentencePiece model ({len(data)} bytes; {reason})") from None
+        raise GolfError(
+            f"{path}: not a SentencePiece model ({len(data)} bytes; {reason})"
+        ) from None
     if vocab_size is not None and len(tokenizer) != vocab_size:
         raise GolfError(f"{path}: the tokenizer has {len(tokenizer)} ids, expected {vocab_size}")
     tokenizer.path = path
