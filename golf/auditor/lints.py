@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['CANONICAL_BYTES', 'CAP', 'SECONDS', 'VOCABULARIES', 'VERDICTS', 'FACTORS', 'TOTALS', 'OLDER', 'BYTES_TOTAL',
-           'BYTES_CODE', 'BYTES_MODEL', 'VAL_TOKENS', 'LATE', 'STEP_COLUMNS', 'PASSAGE_ENDS', 'PASSAGES', 'TABLES',
-           'Vocabulary', 'printed', 'ratio_interval', 'Finding', 'LintReport', 'fitting_factor', 'vocabulary_of',
-           'nearest_ratio', 'check_ratio', 'check_bytes', 'read_claim', 'field_of', 'check_claim_ratio', 'check_means',
-           'check_sizes', 'check_times', 'check_clock', 'RunLog', 'parse_log', 'check_lines', 'check_curve',
-           'check_start', 'check_switches', 'check_running', 'passages', 'check_passages', 'check_seed_passages',
-           'check_stops', 'check_launches', 'lint_log', 'lint_logs', 'lint_claim', 'check_prior', 'lint_submission',
-           'read_tables', 'lint_tables']
+           'BYTES_CODE', 'BYTES_MODEL', 'VAL_TOKENS', 'LATE', 'STEP_COLUMNS', 'LONGEST', 'PASSAGE_ENDS', 'PASSAGES',
+           'TABLES', 'Vocabulary', 'printed', 'ratio_interval', 'Finding', 'LintReport', 'fitting_factor',
+           'vocabulary_of', 'nearest_ratio', 'check_ratio', 'check_bytes', 'read_claim', 'field_of',
+           'check_claim_ratio', 'check_means', 'check_sizes', 'check_times', 'check_clock', 'RunLog', 'parse_log',
+           'check_lines', 'check_curve', 'check_start', 'check_switches', 'check_running', 'passages', 'check_passages',
+           'check_seed_passages', 'check_stops', 'check_launches', 'lint_log', 'lint_logs', 'lint_claim', 'check_prior',
+           'lint_submission', 'read_tables', 'lint_tables']
 
 # %% ../../nbs/auditor/13_lints.ipynb #8a515d87
+import contextlib
 import json
 import math
 import re
@@ -384,21 +385,23 @@ def check_clock(steps: int, average_ms: Any, total_ms: float) -> Finding:
     return Finding("clock", *("PASS", text) if right else ("FAIL", text))
 
 # %% ../../nbs/auditor/13_lints.ipynb #26657a02
-_SCORE = re.compile(r"^\s*(\S.*?) val_loss:\s*([\d.]+)\s+val_bpb:\s*([\d.]+)(.*)$", re.M)
-_STEP = re.compile(
-    r"^step:(\d+)/\d+ (?:train_loss:([\d.]+)|val_loss:([\d.]+) val_bpb:([\d.]+)) "
-    r"train_time:(\d+)ms step_avg:([\d.]+)ms", re.M)  # fmt: skip
-_SIZE = re.compile(
-    r"^\s*([\w+ ]*(?:[Cc]ode size|model|size|size)[\w+ ()]*): (\d+)(?: bytes)?\s*$", re.M
+_SCORE = re.compile(
+    r"^[ \t]*(\S.*?) val_loss:\s*(\d+(?:\.\d+)?)\s+val_bpb:\s*(\d+(?:\.\d+)?)(.*)$", re.M
 )
-_CHUNK = re.compile(r"ttt_chunk \[(\d+)/(\d+)\] bpb=([\d.]+) time=([\d.]+)s")
-_DATE = re.compile(r"^\w{3} (\w{3} +\d+ \d\d:\d\d:\d\d \d{4})\s*$", re.M)
+_STEP = re.compile(
+    r"^step:(\d+)/\d+ (?:train_loss:(\d+(?:\.\d+)?)|val_loss:(\d+(?:\.\d+)?) val_bpb:(\d+(?:\.\d+)?)) "
+    r"train_time:(\d+)ms step_avg:(\d+(?:\.\d+)?)ms", re.M)  # fmt: skip
+_SIZE = re.compile(
+    r"^\t*([\w+ ]*(?:[Cc]ode size|model|size|size)[\w+ ()]*): (\d+)(?: bytes)?[ \t]*$", re.M
+)
+_CHUNK = re.compile(r"ttt_chunk \[(\d+)/(\d+)\] bpb=(\d+(?:\.\d+)?) time=(\d+(?:\.\d+)?)s")
+_DATE = re.compile(r"^\w{3} (\w{3} +\d+ \d\d:\d\d:\d\d \d{4})[ \t]*$", re.M)
 _FACTS = {
     "world_size": r"\bworld_size:(\d+)", "seed": r"\bseed:(\d+)", "parameters": r"\bmodel_params:(\d+)",
     "val_tokens": r"(?:val_tokens:\s*|val_loader:shards .*?tokens:)(\d+)",
-    "mtp_weight": r"\bmtp_loss_weight:([\d.]+)", "mtp_params": r"\bmtp_params:(\d+)",
+    "mtp_weight": r"\bmtp_loss_weight:(\d+(?:\.\d+)?)", "mtp_params": r"\bmtp_params:(\d+)",
     "mtp_export": r"(export_excluding_mtp_params):\d+", "swa_start": r"\bswa:start step:(\d+)",
-    "evaluation_s": r"\btotal_eval_time:\s*([\d.]+)\s*s", "process": r"(?m)(?:\bpid[: ]+|^\|\s+0\s+N/A\s+N/A\s+)(\d+)",
+    "evaluation_s": r"\btotal_eval_time:\s*(\d+(?:\.\d+)?)\s*s", "process": r"(?m)(?:\bpid[: ]+|^\|\s+0\s+N/A\s+N/A\s+)(\d+)",
     "hardware": r"NVIDIA (H100)", "stopping_ms": r"stopping_early: wallclock_cap train_time:(\d+)ms",
 }  # fmt: skip
 STEP_COLUMNS = ["step", "train_loss", "val_loss", "val_bpb", "train_ms", "step_avg_ms"]
@@ -442,14 +445,19 @@ def _fact(text: str, pattern: str) -> Any:
     return float(matches[-1]) if re.fullmatch(r"[\d.]+", matches[-1]) else matches[-1]
 
 # %% ../../nbs/auditor/13_lints.ipynb #d24a6bfe
+LONGEST = 500  # characters of a line that is looked at: a log may hold a script
+
+
 def parse_log(text: str, name: str = "log") -> RunLog:
-    """The `RunLog` in a log's text; lines that are not known are passed over."""
+    """The `RunLog` in a log's text; lines that are long or not known are passed over."""
+    text = "\n".join(line for line in text.splitlines() if len(line) <= LONGEST)
     stages = [(stage, *pair) for stage, *pair, _ in _SCORE.findall(text) if "step:" not in stage]
     steps = pd.DataFrame(_STEP.findall(text), columns=STEP_COLUMNS).replace("", None)
     running = pd.DataFrame(_CHUNK.findall(text), columns=["chunk", "chunks", "bpb", "seconds"])
     facts = {key: _fact(text, pattern) for key, pattern in _FACTS.items()}
     if dates := _DATE.findall(text):
-        facts["start"] = datetime.strptime(" ".join(dates[0].split()), "%b %d %H:%M:%S %Y")
+        with contextlib.suppress(ValueError):  # a day or an hour that cannot be
+            facts["start"] = datetime.strptime(" ".join(dates[0].split()), "%b %d %H:%M:%S %Y")
     if times := re.findall(r"eval_time:(\d+)ms", text):
         facts.setdefault("evaluation_s", None)
         facts["evaluation_s"] = facts["evaluation_s"] or max(map(int, times)) / 1000

@@ -347,7 +347,7 @@ def referred() -> dict[str, set[str]]:
         try:
             named = json.loads(path.read_text("utf-8"))["artifacts"].values()
             names |= {Path(artifact["file"]).stem for artifact in named}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # no record; reading one says so
     made = {p.name for p in cache_dir("artifacts").iterdir() if p.stem in names}
     notes = [(path, _noted(path)) for path in cache_dir("origins").glob("*.json")]

@@ -286,7 +286,7 @@ def _settle(folder: Path) -> None:
     try:
         tables = json.loads((folder / "record.json").read_text("utf-8"))["tables"]
         names = {kind: tables[kind]["digest"] for kind in _COLUMNS if kind in tables}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = {}
     for kind in _COLUMNS:
         if kind in names and (path := _pending(folder, kind, names[kind])).exists():
@@ -336,7 +336,7 @@ def _misshapen(found: Any, shape: Any = _SHAPE, where: str = "it") -> str:
     if not isinstance(found, dict):
         return where
     wanted = {k: shape[""] for k in found} if "" in shape else shape
-    parts = (_misshapen(found.get(k), inner, k) for k, inner in wanted.items())
+    parts = (_misshapen(found[k], inner, k) if k in found else k for k, inner in wanted.items())
     return next(filter(None, parts), "")
 
 
@@ -414,8 +414,9 @@ def _frame_in(data: bytes, kind: str, path: Path) -> pd.DataFrame:
         about = pq.read_metadata(io.BytesIO(data))
         if about.num_rows * about.num_columns > 1 << 26:
             raise ValueError(f"{about.num_rows} rows of {about.num_columns} columns")
-        return pd.read_parquet(io.BytesIO(data))[_COLUMNS[kind]]
-    except (ValueError, KeyError, OSError, MemoryError, pa.ArrowException) as error:
+        table = pq.read_table(io.BytesIO(data), columns=_COLUMNS[kind])
+        return _check_frame(table.to_pandas(ignore_metadata=True), kind)
+    except (ValueError, KeyError, TypeError, OSError, MemoryError, pa.ArrowException) as error:
         raise GolfError(f"{path}: not a table of {kind} ({error})") from None
 
 

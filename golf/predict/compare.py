@@ -220,7 +220,7 @@ def _noted(path: Path) -> dict[str, Any]:
     "What stands in such a note; nothing if it is not there or cannot be read."
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000008

@@ -10,7 +10,6 @@ import copy
 import inspect
 import math
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from golf.base.files import (
     GolfError,
     Undigestable,
     atomic_path,
+    read_arrays,
 )
 from .dist import Distribution
 
@@ -352,9 +352,8 @@ class Scores:
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
+        found = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
             text, size = (found.get("bytes"), found["document"]), int(found["chunk_tokens"])
             make = lambda i="": cls(
                 found[f"nll{i}"], *text, size, bool(found[f"normalised{i}"]), float(found["seconds"])
@@ -362,7 +361,7 @@ class Scores:
             scores, parts = make(), sum(name.startswith("name") for name in found)
             scores.parts = {str(found[f"name{i}"]): make(i) for i in range(parts)}
             return scores
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise GolfError(f"{path} is not a file of scores: {error}") from None
 
 # %% ../../nbs/predict/02_stream.ipynb #9a89671f

@@ -85,7 +85,6 @@ _DAMAGE = (
     ValueError,
     OSError,
     EOFError,
-    MemoryError,
     RecursionError,
     zlib.error,
     zstandard.ZstdError,

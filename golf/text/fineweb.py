@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..base.digests import digest_file
-from ..base.files import GolfError, atomic_write, closest
+from ..base.files import GolfError, atomic_write, closest, read_json
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
 from .shards import BOS, _blocks, _check_ids, _token_count, shard_paths
@@ -182,11 +182,12 @@ def _fetch(
 def _provenance(folder: Path) -> dict[str, Any]:
     "The record beside the shards in `folder`, empty where there is none."
     path = folder / "provenance.json"
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {"files": {}}
-        return found | {"files": dict(found["files"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise GolfError(f"{path}: not a provenance record ({error})") from None
+    found = read_json(path, "a provenance record") if path.is_file() else {"files": {}}
+    files = found.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not all(isinstance(e, dict) and isinstance(e.get("sha256", ""), str) for e in entries):
+        raise GolfError(f"{path}: not a provenance record (its files have no entries of a SHA-256)")
+    return found
 
 # %% ../../nbs/text/05_fineweb.ipynb #758bc576
 def write_provenance(
