@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from golf.base.cache import cache_dir
 from golf.base.digests import digest
 from golf.base.files import GolfError, project_root
 from golf.lab.cli import app
@@ -450,6 +451,33 @@ def test_documents_may_straddle_shards(tmp_path, tokenizer):
         "documents": 60, "bytes": sum(len(d.encode()) for d in documents), "tokens": len(tokens)
     }  # fmt: skip
     assert decode_documents(tokens, tokenizer) == documents
+
+
+PROGRAM_KILLED = """
+import os, signal
+from golf.base.cache import cached
+def make(path):
+    path.write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+cached("kinds", "key", make, suffix=".golf")
+"""
+
+
+def test_what_killed_writers_left_in_the_cache_is_gone_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", PROGRAM_KILLED])
+    folder = tmp_path / "cache" / "golf" / "kinds"
+    old, young = sorted(folder.iterdir())
+    os.utime(old, (time.time() - 100_000,) * 2)
+    staging = folder / ".text-abcd1234"  # as of a corpus: a folder is as old as its youngest file
+    (staging / "in").mkdir(parents=True)
+    (staging / "in" / "shard.bin").touch()
+    os.utime(staging, (0, 0))
+    (folder / "precious").touch()
+    os.utime(folder / "precious", (0, 0))
+    cache_dir("kinds")
+    assert set(folder.iterdir()) == {young, staging, folder / "precious"}
 
 
 # --- other people's folders ---------------------------------------------------------------------

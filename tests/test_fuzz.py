@@ -839,14 +839,14 @@ def bad(row: dict) -> bool:
 def test_files_of_strangers_are_read_or_refused(name):
     row = in_child(name, seed=0, first=0, count=150, seconds=3.0)
     assert not bad(row), row
-    assert row["refused"] > 2
+    assert row["read"] + row["refused"] > 20
 
 
 def test_a_process_that_dies_or_hangs_is_a_failure(monkeypatch):
     monkeypatch.setitem(globals(), "SECONDS", 0.2)
 
     def dies(data: bytes) -> None:
-        os.abort()
+        os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setitem(globals(), "targets", lambda: {"dies": Target([b"x"], dies, mutate_one)})
     row = in_child("dies", seed=0, first=0, count=3, seconds=5.0)

@@ -17,13 +17,22 @@ from typing import Any
 import platformdirs
 
 from .digests import digest
-from .files import GolfError, atomic_path, closest
+from .files import GolfError, atomic_path, closest, sweep
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0006
+_swept: set[Path] = set()
+
+
 def cache_dir(*parts: str) -> Path:
-    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it."""
+    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it.
+
+    What killed processes left there more than a day ago is removed, once a process.
+    """
     folder = platformdirs.user_cache_path("golf").joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     return folder
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009

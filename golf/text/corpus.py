@@ -14,7 +14,6 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from tqdm.auto import tqdm
 
 from ..base.cache import cache_dir
 from ..base.digests import digest, digest_file
-from ..base.files import GolfError, atomic_write, closest
+from ..base.files import GolfError, atomic_write, closest, sweep
 
 # %% ../../nbs/text/03_corpus.ipynb #c06e00fe
 from golf.text.documents import (
@@ -92,9 +91,7 @@ def _prepare(folder: Path, build: Callable[[Path], dict]) -> Path:
     "The finished `folder`: as found, or filled by `build`, whose result becomes its manifest."
     if (folder / "manifest.json").is_file():
         return folder
-    for old in folder.parent.glob(f".{folder.name}-*"):  # left by a killed process
-        if time.time() - old.stat().st_mtime > 86400:
-            shutil.rmtree(old, ignore_errors=True)
+    sweep(folder.parent)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         manifest = json.dumps(build(unfinished), indent=1)
