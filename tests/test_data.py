@@ -743,8 +743,9 @@ def test_kill_minus_nine_leaves_nothing_that_looks_finished(texts, tmp_path):
     assert left.startswith(".")
     corpus = load_corpus(texts, vocab_size=300, progress=False)
     assert corpus.byte_table.total(corpus.train) > 1000
-    yesterday = time.time() - 100_000
-    os.utime(tmp_path / "cache" / "golf" / "corpora" / left, (yesterday, yesterday))
+    yesterday, left = time.time() - 100_000, tmp_path / "cache" / "golf" / "corpora" / left
+    for path in (*left.rglob("*"), left):
+        os.utime(path, (yesterday, yesterday))
     (corpus.folder / "manifest.json").unlink()
     with pytest.raises(GolfError, match="stands in the way"):
         load_corpus(texts, vocab_size=300, progress=False)

@@ -299,10 +299,13 @@ def test_a_killed_download_leaves_no_shard_and_goes_on(fetch, hub, tmp_path, con
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "data"), REPO, hub.endpoint]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     assert hub.waiting.wait(60)
-    time.sleep(0.2)
+    folder = tmp_path / "data" / "datasets" / "fineweb10B_sp290"
+    for _ in range(200):  # until something of the half that was sent is on the disk
+        time.sleep(0.1)
+        if any(path.stat().st_size for path in folder.glob(".fetch-*")):
+            break
     process.send_signal(sign)
     assert process.wait(60) != 0
-    folder = tmp_path / "data" / "datasets" / "fineweb10B_sp290"
     assert [p.name for p in folder.glob("fineweb_*.bin")] == [name("val", 0)]
     assert len(list(folder.glob(".fetch-*"))) == 1
     old = folder / ".fetch-of-last-week.bin"
@@ -314,7 +317,7 @@ def test_a_killed_download_leaves_no_shard_and_goes_on(fetch, hub, tmp_path, con
     ranges = {n: r for command, n, r in hub.log if command == "GET"}
     assert name("val", 0) not in ranges
     start = int(ranges[name("val", 1)].removeprefix("bytes=").removesuffix("-"))
-    assert size // 4 < start <= size // 2  # it went on where it was killed
+    assert 0 < start <= size // 2  # it went on where it was killed
     assert below(tmp_path / "data") == WHOLE
 
 

@@ -46,7 +46,10 @@ def closest(name: str, names) -> str:
 
 # %% ../../nbs/base/00_files.ipynb #ab110006
 _hints = cache(typing.get_type_hints)
-_PLAIN = {int: (numbers.Integral, "a whole number"), float: (numbers.Real, "a number")}
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+}
 _PLAIN |= {bool: (bool, "True or False"), str: (str, "text"), dict: (dict, "a dictionary")}
 
 
@@ -64,14 +67,14 @@ def _fitted(value: Any, hint: Any, where: str) -> Any:
         return tuple(
             _fitted(one, options[0] if options else Any, f"each of {where}") for one in value
         )
-    if is_dataclass(hint) and not isinstance(value, hint):
+    if isinstance(hint, type) and is_dataclass(hint) and not isinstance(value, hint):
         raise GolfError(f"{where} must hold the settings of {hint.__name__}, not {value!r:.60}")
     if origin not in _PLAIN:
         return value
     kind, wanted = _PLAIN[origin]
     if not isinstance(value, kind) or (isinstance(value, bool) and origin is not bool):
         raise GolfError(f"{where} must be {wanted}, not {value!r:.60}")
-    if origin is dict and len(options) == 2:
+    if isinstance(value, dict) and len(options) == 2:
         return {k: _fitted(one, options[1], f"{where}, {k!r}") for k, one in value.items()}
     return _number(value, where) if origin in (int, float) else value
 

@@ -75,7 +75,7 @@ TokenizerPath = Annotated[
 ]
 
 
-def _prepare(corpus: str, **options) -> Path:
+def _prepare(corpus: str, **options) -> Path | None:
     "Open a corpus, preparing it at first use, print where it lies and how large it is; its folder."
     from golf.text.corpus import load_corpus
 
