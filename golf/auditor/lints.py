@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CANONICAL_BYTES', 'CAP', 'SECONDS', 'VOCABULARIES', 'VERDICTS', 'FACTORS', 'TOTALS', 'OLDER', 'BYTES_TOTAL',
-           'BYTES_CODE', 'BYTES_MODEL', 'VAL_TOKENS', 'LATE', 'STEP_COLUMNS', 'PASSAGE_ENDS', 'PASSAGES', 'TABLES',
-           'Vocabulary', 'printed', 'ratio_interval', 'Finding', 'LintReport', 'fitting_factor', 'vocabulary_of',
-           'nearest_ratio', 'check_ratio', 'check_bytes', 'read_claim', 'field_of', 'check_claim_ratio', 'check_means',
-           'check_sizes', 'check_times', 'check_clock', 'RunLog', 'parse_log', 'check_lines', 'check_curve',
-           'check_start', 'check_switches', 'check_running', 'passages', 'check_passages', 'check_seed_passages',
-           'check_stops', 'check_launches', 'lint_log', 'lint_logs', 'lint_claim', 'check_prior', 'lint_submission',
-           'read_tables', 'lint_tables']
+           'BYTES_CODE', 'BYTES_MODEL', 'VAL_TOKENS', 'LATE', 'STEP_COLUMNS', 'LONGEST', 'PASSAGE_ENDS', 'PASSAGES',
+           'TABLES', 'Vocabulary', 'printed', 'ratio_interval', 'Finding', 'LintReport', 'fitting_factor',
+           'vocabulary_of', 'nearest_ratio', 'check_ratio', 'check_bytes', 'read_claim', 'field_of',
+           'check_claim_ratio', 'check_means', 'check_sizes', 'check_times', 'check_clock', 'RunLog', 'parse_log',
+           'check_lines', 'check_curve', 'check_start', 'check_switches', 'check_running', 'passages', 'check_passages',
+           'check_seed_passages', 'check_stops', 'check_launches', 'lint_log', 'lint_logs', 'lint_claim', 'check_prior',
+           'lint_submission', 'read_tables', 'lint_tables']
 
 # %% ../../nbs/auditor/13_lints.ipynb #8a515d87
 import json
@@ -245,7 +245,7 @@ def read_claim(path: str | Path) -> dict[str, Any]:
     """A `submission.json`, its numbers kept as printed (text). Raises `GolfError` for no JSON object."""
     try:
         found = json.loads(read_limited(path), parse_float=str)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         hint = "a log alone is lint_submission({}, log)"
         raise GolfError(f"{path}: expected a JSON file ({error!s:.200}); {hint}") from None
     if not isinstance(found, dict):
@@ -454,6 +454,9 @@ def _date(text: str) -> datetime | None:
         return None
 
 # %% ../../nbs/auditor/13_lints.ipynb #d24a6bfe
+LONGEST = 500  # characters of a line that is looked at: a log may hold a script
+
+
 def parse_log(text: str, name: str = "log") -> RunLog:
     """The `RunLog` in a log's text; lines that are not known are passed over."""
     stages = [found for found in _SCORE.findall(text) if "step:" not in found[0]]
@@ -709,6 +712,11 @@ def check_prior(claim: Mapping[str, Any]) -> Finding:
         return Finding("size of the claim", "NOT RUN", "needs val_bpb")
     text = f"{bpb}; the last record is 1.0565, and no claim below 1.00 is known to have held"
     return Finding("size of the claim", "PASS" if printed(bpb)[0] >= 1 else "UNSURE", text)
+
+
+def _read_log(path: Path) -> RunLog:
+    "The log in a file of at most 64 MiB."
+    return parse_log(read_limited(path).decode("utf-8", "replace"), path.name)
 
 
 def _open_folder(folder: Path) -> tuple[dict[str, Any], list[RunLog], int | None]:

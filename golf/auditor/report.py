@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..base.checks import check_fields
 from ..base.digests import digest
-from ..base.files import GolfError, atomic_write, closest
+from ..base.files import GolfError, atomic_write, checked_fields, closest, read_json
 from ..base.tables import code_block, escape, markdown_table
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
@@ -212,7 +212,7 @@ class AuditReport:
     def load(cls, path: str | Path) -> "AuditReport":
         """The report in a file; raises `GolfError` for a file that holds none."""
         try:
-            found = json.loads(Path(path).read_text("utf-8"))
+            found = read_json(path, "an audit.json")
             if (kept := found.pop("digest", None)) not in (
                 None,
                 digest(json.dumps(found, sort_keys=True)),
@@ -221,11 +221,12 @@ class AuditReport:
             found = _worded(found, back=True)
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
-            found["results"] = [Result(**r) for r in found["results"]]
-            if any(r.verdict not in _MARKS for r in found["results"]):
+            str(found["level"]["name"])
+            results = [Result(**_of_type(Result, r, path)) for r in found["results"]]
+            if any(r.verdict not in _MARKS for r in results):
                 raise GolfError(f"{path}: a verdict that is none of {', '.join(_MARKS)}")
-            return cls(**found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return cls(**_of_type(cls, found | {"results": results}, path))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None
@@ -289,3 +290,9 @@ def _worded(value: Any, back: bool = False) -> Any:
     if back:
         return float(value) if value in ("inf", "-inf", "nan") else value
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+# %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
+def _of_type(kind: type, found: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    "Fields of a result or a report with the types that they have, numbers that are none included."
+    plain = {k: v for k, v in found.items() if not (isinstance(v, float) and math.isnan(v))}
+    return found | checked_fields(kind, plain, str(path))

@@ -18,17 +18,24 @@ from typing import Any
 import platformdirs
 
 from .digests import digest
-from .files import GolfError, atomic_path, check_room, closest, writes
+from .files import GolfError, atomic_path, check_room, closest, sweep, writes
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0006
+_swept: set[Path] = set()
+
+
 def cache_dir(*parts: str) -> Path:
     """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it.
 
-    Raises `GolfError` where it cannot be made.
+    What killed processes left there more than a day ago is removed, once a process. Raises
+    `GolfError` where it cannot be made.
     """
     folder = platformdirs.user_cache_path("golf").joinpath(*parts)
     with writes(f"the cache {folder} (XDG_CACHE_HOME moves it)"):
         folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     return folder
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009

@@ -62,7 +62,9 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, help="A laboratory for Par
 data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, download one, or check it.")
 app.add_typer(data, name="data")
 
-VocabSize = Annotated[int, typer.Option(help="Number of token ids.")]
+VocabSize = Annotated[
+    int | None, typer.Option(help="Number of token ids, 1024 where a tokenizer is trained.")
+]
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
@@ -73,8 +75,8 @@ TokenizerPath = Annotated[
 ]
 
 
-def _prepare(corpus: str, **options) -> None:
-    "Open a corpus, preparing it at first use, and print where it lies and how large it is."
+def _prepare(corpus: str, **options) -> Path | None:
+    "Open a corpus, preparing it at first use, print where it lies and how large it is; its folder."
     from golf.text.corpus import load_corpus
 
     found = load_corpus(corpus, **options)
@@ -82,36 +84,37 @@ def _prepare(corpus: str, **options) -> None:
         f"{found.name}: {len(found.train):,} training and {len(found.val):,} validation tokens, "
         f"{found.bytes_per_token:.3f} bytes each, {found.vocab_size:,} ids, in {found.folder}"
     )
+    return found.folder
 
 # %% ../../nbs/lab/09_cli.ipynb #d5a21c5a
 @data.command("stdlib")
-def data_stdlib(vocab_size: VocabSize = 1024, tokenizer: TokenizerPath = None) -> None:
+def data_stdlib(vocab_size: VocabSize = None, tokenizer: TokenizerPath = None) -> None:
     """The built-in corpus: the text of the running Python's standard library."""
     _prepare("stdlib", vocab_size=vocab_size, tokenizer_path=tokenizer)
 
 
 @data.command("text")
 def data_text(
-    path: Annotated[Path, typer.Argument(help="A folder of .txt, .jsonl, .jsonl.zst, .parquet.")],
-    vocab_size: VocabSize = 1024,
+    path: Annotated[
+        Path, typer.Argument(help="A file or folder of .txt, .json, .jsonl (.gz, .zst), .parquet.")
+    ],
+    vocab_size: VocabSize = None,
     tokenizer: TokenizerPath = None,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
 ) -> None:
-    """Your own text. Files or folders named val… validate; otherwise 8 % of the documents."""
+    """Your own text. Files or folders named val… validate; otherwise 8 % of the text."""
     if not path.exists():
         raise GolfError(f"{path}: no such file or folder of texts")
-    _prepare(str(path.resolve()), vocab_size=vocab_size, tokenizer_path=tokenizer, field=field)
+    options = {"vocab_size": vocab_size, "tokenizer_path": tokenizer, "field": field}
+    folder = _prepare(str(path.resolve()), **options)
+    typer.echo(f"papermill nbs/ttt_reset.ipynb -p corpus {shlex.quote(str(folder))}")
 
 # %% ../../nbs/lab/09_cli.ipynb #fd84dfff
-def next_lines(data_path: Path, tokenizer_path: Path, vocab_size: int) -> str:
+def next_lines(data_path: Path, tokenizer_path: Path) -> str:
     """Two lines to paste: one that exports both paths, one that uses them."""
     paths = {"DATA_PATH": data_path, "TOKENIZER_PATH": tokenizer_path}
     pairs = " ".join(f"{name}={shlex.quote(str(p.absolute()))}" for name, p in paths.items())
-    use = "papermill nbs/ttt_reset.ipynb -p corpus shards"
-    if vocab_size != 1024:
-        call = f'load_corpus("shards", vocab_size={vocab_size})'
-        use = f"python -c 'from golf.text.corpus import load_corpus; print({call})'"
-    return f"export {pairs}\n{use}"
+    return f"export {pairs}\npapermill nbs/ttt_reset.ipynb -p corpus shards"
 
 # %% ../../nbs/lab/09_cli.ipynb #813abf77
 Variant = Annotated[str, typer.Option(help="sp and the number of token ids.")]
@@ -140,7 +143,7 @@ def data_fineweb(
     )
     for path in found.replaced:
         typer.echo(f"replaced {path}: it was not what the repository lists")
-    typer.echo(next_lines(found.data_path, found.tokenizer_path, int(variant[2:])))
+    typer.echo(next_lines(found.data_path, found.tokenizer_path))
 
 # %% ../../nbs/lab/09_cli.ipynb #cec9bc72
 @data.command("check")
@@ -358,7 +361,7 @@ def referred() -> dict[str, set[str]]:
         try:
             named = json.loads(path.read_text("utf-8"))["artifacts"].values()
             names |= {Path(artifact["file"]).stem for artifact in named}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # no record; reading one says so
     made = {p.name for p in cache_dir("artifacts").iterdir() if p.stem in names}
     notes = [(path, _noted(path)) for path in cache_dir("origins").glob("*.json")]

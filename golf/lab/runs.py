@@ -34,9 +34,16 @@ import torch
 from ..base.cache import locked
 from ..base.checks import check_device
 from ..base.digests import CodeSize, code_digest, digest, digest_file
-from ..base.files import GolfError, atomic_write, check_room, closest, project_root
+from golf.base.files import (
+    GolfError,
+    atomic_write,
+    check_room,
+    closest,
+    project_root,
+    read_limited,
+)
 from ..base.tables import markdown_table
-from ..base.task import Budget, budget_table
+from ..base.task import BUDGET_PARTS, Budget, budget_table
 from .engine import run_key
 from ..predict.stats import Interval, block_sums, paired_bootstrap, ratio_change, robust_slope
 
@@ -314,7 +321,7 @@ def _settle(folder: Path) -> None:
     try:
         tables = json.loads((folder / "record.json").read_text("utf-8"))["tables"]
         names = {kind: tables[kind]["digest"] for kind in _COLUMNS if kind in tables}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = {}
     for kind in _COLUMNS:
         if kind in names and (path := _pending(folder, kind, names[kind])).exists():
@@ -343,6 +350,31 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 # %% ../../nbs/lab/01_runs.ipynb #72721112
+_NUMBER = int, float
+_SHAPE = {  # "": whatever its names are, each value so
+    "notebook": str, "key": str, "parameters": {}, "stages": {"": {}}, "artifacts": {"": {}},
+    "git": {"commit": (str, type(None)), "clean": (bool, type(None))},
+    "device": {"name": str, "type": str, "world_size": int},
+    "budget": {
+        "seconds": dict.fromkeys(BUDGET_PARTS, _NUMBER), "cached_seconds": {"": _NUMBER},
+        "unaccounted_seconds": _NUMBER, "bytes": {"": _NUMBER},
+        "limits": dict.fromkeys(("training", "evaluation", "artifact"), _NUMBER),
+    },
+    "tables": {"": {"digest": str}},
+}  # fmt: skip
+
+
+def _misshapen(found: Any, shape: Any = _SHAPE, where: str = "it") -> str:
+    "The first entry of a record that is missing or of another type, '' if there is none."
+    if not isinstance(shape, dict):
+        return "" if isinstance(found, shape) else where
+    if not isinstance(found, dict):
+        return where
+    wanted = {k: shape[""] for k in found} if "" in shape else shape
+    parts = (_misshapen(found[k], inner, k) if k in found else k for k, inner in wanted.items())
+    return next(filter(None, parts), "")
+
+
 class Record(dict):
     """A saved record: a dictionary whose entries are also attributes, and its two tables.
 
@@ -353,13 +385,15 @@ class Record(dict):
         path = Path(path)
         path = path / "record.json" if path.is_dir() else path
         try:
-            found = json.loads(path.read_text("utf-8"))
+            if not path.exists():
+                raise GolfError(f"{path}: no complete record here; run the notebook again")
+            found = json.loads(read_limited(path))
             if found["format"] != 1:
                 raise GolfError(f"{path}: a record of format {found['format']}, expected 1")
+            if wrong := _misshapen(found):
+                raise GolfError(f"{path}: not a record ({wrong} is missing or of another type)")
             dict.__init__(self, found)
-        except FileNotFoundError:
-            raise GolfError(f"{path}: no complete record here; run the notebook again") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: not a record ({type(error).__name__}: {error})") from None
@@ -406,6 +440,21 @@ class Record(dict):
         return "\n\n".join([*tables, _markdown(["budget", "used", "", "limit", ""], costs)])
 
 # %% ../../nbs/lab/01_runs.ipynb #2578ef63
+def _frame_in(data: bytes, kind: str, path: Path) -> pd.DataFrame:
+    "The table in the bytes of a Parquet file; raises `GolfError` for bytes that hold none."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_metadata(io.BytesIO(data))
+        if about.num_rows * about.num_columns > 1 << 26:
+            raise ValueError(f"{about.num_rows} rows of {about.num_columns} columns")
+        table = pq.read_table(io.BytesIO(data), columns=_COLUMNS[kind])
+        return _check_frame(table.to_pandas(ignore_metadata=True), kind)
+    except (ValueError, KeyError, TypeError, OSError, MemoryError, pa.ArrowException) as error:
+        raise GolfError(f"{path}: not a table of {kind} ({error})") from None
+
+
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
     path = record.folder / f"{kind}.parquet"
@@ -414,11 +463,11 @@ def _read_table(record: Record, kind: str) -> pd.DataFrame:
     name, wrong = record["tables"][kind]["digest"], "no such file, expected beside its record"
     for place in (path, _pending(record.folder, kind, name), path):  # it may move meanwhile
         try:
-            data = place.read_bytes()
-        except OSError:
+            data = read_limited(place, 1 << 28)
+        except GolfError:
             continue
         if digest(data) == name:
-            return pd.read_parquet(io.BytesIO(data))
+            return _frame_in(data, kind, path)
         wrong = "not the table that its record was saved with"
     raise GolfError(f"{path}: {wrong}")
 

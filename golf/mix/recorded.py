@@ -74,8 +74,13 @@ class Pass:
             kept: dict[str, Any] = {name: found[name] for name in cls.__dataclass_fields__}
             for name in ("chunk_tokens", "vocab_size", "made_by", "seconds", "tokenizer"):
                 kept[name] = kept[name].item()
-            return cls(**kept)
-        except (KeyError, ValueError) as error:
+            record = cls(**kept)
+            n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
+            shapes = [x.shape for x in (record.entropy, record.peak, record.best, record.marks)]
+            if shapes != [(n,)] * 3 + [(chunks,)]:
+                raise ValueError(f"its arrays have shapes {shapes}")
+            return record
+        except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
             raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
 # %% ../../nbs/mix/04_recorded.ipynb #bb51403c

@@ -343,7 +343,7 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(ones.clone())
         self.residual_mix = nn.Parameter(torch.stack([ones, torch.zeros(config.width)]))
         if gain:
-            self.q_gain = nn.Parameter(torch.full((config.heads,), config.qk_gain))
+            self.q_gain = nn.Parameter(torch.full((config.heads,), float(config.qk_gain)))
         if config.activation == "star_relu":
             self.activation_scale = nn.Parameter(torch.ones(config.mlp_width))
             self.activation_bias = nn.Parameter(torch.zeros(config.mlp_width))

@@ -256,7 +256,7 @@ def _noted(path: Path) -> dict[str, Any]:
         ]
         code = [line for then in note["origin"]["code"].values() for line in then.items()]
         return note if all(isinstance(x, str) for line in texts + code for x in line) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000008

@@ -28,6 +28,7 @@ from golf.base.files import (
     GolfError,
     Undigestable,
     atomic_path,
+    read_arrays,
 )
 from .dist import Distribution
 
@@ -409,8 +410,8 @@ class Scores:
             scores, parts = make(), sum(name.startswith("name") for name in found)
             scores.parts = {str(found[f"name{i}"]): make(i) for i in range(parts)}
             return scores
-        except KeyError as error:
-            raise GolfError(f"{path} is not a file of scores: it lacks {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise GolfError(f"{path} is not a file of scores: {error}") from None
 
 # %% ../../nbs/predict/02_stream.ipynb #9a89671f
 def _scores(ledgers: dict[str, _Ledger], stream: Stream, byte_table, seconds: float) -> Scores:
@@ -457,8 +458,7 @@ def load_arrays(path: str | Path, what: str) -> dict[str, np.ndarray]:
     Raises `GolfError` naming a file that is not `what`, is not whole or was changed.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        found = read_arrays(path)
         if digest({n: x for n, x in found.items() if n != "digest"}) != str(found["digest"]):
             raise ValueError("its content is not what was saved")
         return found

@@ -22,7 +22,7 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from ..base.digests import digest
-from ..base.files import GolfError, atomic_write
+from ..base.files import GolfError, atomic_write, read_limited
 from ..base.tables import Markup, code, markdown_table
 
 # %% ../../nbs/text/01_tokenizers.ipynb #c000000e
@@ -104,10 +104,16 @@ def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     path = Path(path)
     if not path.is_file():
         raise GolfError(f"{path}: no such tokenizer")
+    data = read_limited(path)
     try:
-        tokenizer = Tokenizer(model_proto=path.read_bytes())
-    except (RuntimeError, OSError) as error:
-        raise GolfError(f"{path}: not a SentencePiece model ({error})") from None
+        tokenizer = Tokenizer(model_proto=data or b"\0")  # without a byte nothing would be read
+        for i in range(len(tokenizer)):
+            tokenizer.id_to_piece(i)
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GolfError(
+            f"{path}: not a SentencePiece model ({len(data)} bytes; {reason})"
+        ) from None
     if vocab_size is not None and len(tokenizer) != vocab_size:
         raise GolfError(f"{path}: the tokenizer has {len(tokenizer)} ids, expected {vocab_size}")
     tokenizer.path = path
@@ -134,6 +140,30 @@ def tokenizer_digest(tokenizer: str | Path | bytes | SentencePieceProcessor) -> 
     return digest(tokenizer)
 
 # %% ../../nbs/text/01_tokenizers.ipynb #5ebaf72a
+def _inner(tokenizer: SentencePieceProcessor, text: str, prefix: bool) -> list[int]:
+    "Ids of a text inside another: without the space that some tokenizers put before every text."
+    ids = tokenizer.encode(text)
+    if not (prefix and ids):
+        return ids
+    rest = tokenizer.id_to_piece(ids[0])[1:]
+    known = tokenizer.piece_to_id(rest)
+    if not rest or not tokenizer.is_unknown(known):
+        return [known][: len(rest)] + ids[1:]
+    spelt = rest.replace("\u2581", " ").encode()
+    return [tokenizer.piece_to_id(f"<0x{byte:02X}>") for byte in spelt] + ids[1:]
+
+
+def _with_signs(tokenizer: SentencePieceProcessor, text: str) -> list[int]:
+    "Ids of a text with literal U+2581, each as its three bytes, which no piece can mean."
+    sign = [tokenizer.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+    prefix = tokenizer.id_to_piece(tokenizer.encode("x")[0]).startswith("\u2581")
+    first, *rest = text.split("\u2581")
+    ids = tokenizer.encode(first)
+    for part in rest:
+        ids += sign + _inner(tokenizer, part, prefix)
+    return ids
+
+
 def encode(
     tokenizer: SentencePieceProcessor, texts: list[str], *, threads: int = -1
 ) -> list[list[int]]:
@@ -150,10 +180,8 @@ def encode(
         ) from None
     awkward = [i for i, text in enumerate(texts) if "\u2581" in text]
     if awkward and is_lossless(tokenizer):
-        sign = [tokenizer.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
         for i in awkward:
-            first, *rest = tokenizer.encode(texts[i].split("\u2581"))
-            ids[i] = first + [token for part in rest for token in sign + part]
+            ids[i] = _with_signs(tokenizer, texts[i])
     return ids
 
 # %% ../../nbs/text/01_tokenizers.ipynb #40bf745d
