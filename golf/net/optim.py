@@ -56,7 +56,8 @@ def muon_direction(grad: Tensor, state: dict, group: dict) -> Tensor:
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(g)
     buffer = state["momentum"].mul_(group["momentum"]).add_(g)
-    return newton_schulz(g + group["momentum"] * buffer, group["steps"])
+    ahead = torch.add(g, buffer, alpha=group["momentum"])  # rounded once, as in #473
+    return newton_schulz(ahead, group["steps"])
 
 
 def apply_update(p: Tensor, update: Tensor, group: dict) -> None:
