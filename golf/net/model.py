@@ -514,7 +514,7 @@ class GPT(nn.Module):
         c, heads = self.config, (-1, self.config.head_width)
         asking = h[:, run.since :] if run.since else h
         q, k, v = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
-        if i in c.value_layers:
+        if i in c.value_layers and run.values is not None:
             v = v + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
         if c.value_residual:
             v = self.mix_values(i, v, run)

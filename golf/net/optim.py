@@ -43,7 +43,8 @@ def newton_schulz(g: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        both = (square @ square).mul_(c).add_(square.mul_(b))  # in place: the same, and no copies
+        x = (both @ x).add_(x.mul_(a))
     return x.mT if tall else x
 
 # %% ../../nbs/net/04_optim.ipynb #d9503b92
