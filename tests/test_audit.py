@@ -26,7 +26,7 @@ from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product
 from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
 from golf.net.model import GPT, preset
-from golf.net.windows import SlidingWindow
+from golf.net.windows import Banded, SlidingWindow
 from golf.predict.dist import Dense, Unnormalised
 from golf.predict.stream import Predictor
 
@@ -117,6 +117,7 @@ def temperatures():
 MAKE = {
     "Uniform": lambda: Uniform(V),
     "SlidingWindow": window,
+    "Banded": lambda: Banded(window().model),
     "Windows": windows,
     "TTT": adapted,
     "TTT reset": lambda: adapted(reset_every=2),
@@ -139,7 +140,7 @@ MAKE = {
     **mixes(),
     **published(),
 }
-FIXED = {"Uniform", "SlidingWindow", "Windows"}  # learn nothing and claim nothing
+FIXED = {"Uniform", "SlidingWindow", "Banded", "Windows"}  # learn nothing and claim nothing
 
 
 IDLE = {"Packets offline"}  # could learn and does not

@@ -23,7 +23,7 @@ from golf.mix.recorded import Recorded, record_pass
 from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
-from golf.net.windows import SlidingWindow
+from golf.net.windows import Banded, SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 
@@ -61,6 +61,7 @@ def trigrams() -> NGram:
 
 ALL: dict[str, Callable[[], Predictor]] = {
     "SlidingWindow": network,
+    "Banded": lambda: Banded(GPT(SHAPE, seed=3), 32, 16),
     "Windows": lambda: Windows(GPT(SHAPE, seed=3), 32, 16),
     "TTT": lambda: TTT(network(), CHUNKS, lr=0.3, epochs=1),
     "LoRA": lambda: LoRA(network(), rank=2),

@@ -171,6 +171,7 @@ def artifact(
     data_path: Annotated[Path | None, typer.Option(help="Shards, for proxy.")] = None,
     tokenizer: TokenizerPath = None,
     out: Annotated[Path | None, typer.Option(help="Default: the package's own file.")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Even if other code trained it.")] = False,
 ) -> None:
     """Train a shipped model again, squeeze it, and write its file and its record."""
     from golf.train.loop import SHIPPED
@@ -179,11 +180,13 @@ def artifact(
         raise GolfError(
             f"artifact {name!r}: expected one of {sorted(SHIPPED)}{closest(name, SHIPPED)}"
         )
-    path = ship(name, data_path=data_path, tokenizer_path=tokenizer, out=out)
+    path = ship(name, data_path=data_path, tokenizer_path=tokenizer, out=out, reuse=reuse)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 # %% ../../nbs/lab/09_cli.ipynb #bab011e6
-def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None) -> Path:
+def ship(
+    name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None, reuse: bool = False
+) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
     from golf.base.digests import code_size
@@ -201,7 +204,12 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
     run = Run("artifact", {"name": name}, corpus=corpus, seed=config.seed, device=config.device)
     run.configuration = {"model": preset(name), "training": config}
     made = fit(
-        preset(name), config, corpus, cache_dir("artifacts"), embed_tokenizer=source == "stdlib"
+        preset(name),
+        config,
+        corpus,
+        cache_dir("artifacts"),
+        embed_tokenizer=source == "stdlib",
+        reuse=reuse,
     )
     path = atomic_write(
         out or Path(__file__).parent.parent / "models" / f"{name}.golf", made.read_bytes()
@@ -264,15 +272,14 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.auditor.audit import audit
     from golf.auditor.material import door, sliding
-    from golf.store.saved import model_path
-    from golf.text.corpus import load_corpus
+    from golf.store.saved import corpus_for, model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:
         sys.path.insert(0, os.getcwd())  # a module that lies here
     make = door(build) if build else sliding
     predictor = make(path)
-    corpus = load_corpus(source, **where)
+    corpus = corpus_for(path, source, **where)
     if corpus.vocab_size != predictor.vocab_size:
         ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
         raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")
@@ -388,12 +395,16 @@ def cache_command(
 # %% ../../nbs/lab/09_cli.ipynb #83343a77
 @app.command("why-stale")
 def why_stale() -> None:
-    """Name what changed in the code of cached arms since they were scored."""
+    """Name what changed in the code of cached arms and models since they were scored and trained."""
+    from golf.base.cache import cache_dir
     from golf.predict.compare import stale_arms
+    from golf.train.loop import stale_models
 
-    found = stale_arms()
+    found, models = stale_arms(), stale_models(cache_dir("artifacts"))
     for row in found.itertuples():
         where = f" on {row.stream}" if row.stream else ""
         typer.echo(f"{row.arm}{where}, scored {str(row.date)[:10]}: {row.changed}")
-    if found.empty:
-        typer.echo("nothing is stale: every cached arm is of the code as it is")
+    for row in models.itertuples():
+        typer.echo(f"{row.file}: {row.changed}")
+    if found.empty and models.empty:
+        typer.echo("nothing is stale: every cached arm and model is of the code as it is")

@@ -36,7 +36,8 @@ class Pass:
     """What a predictor said on a stream: `log_prob` of the targets, `entropy`, `peak`, float32 [N], `best` ids.
 
     `marks` uint64 [chunks] name the tokens of each chunk of `chunk_tokens` positions; `made_by` the
-    predictor at its start, "" if it cannot be digested. `seconds` is what the pass took.
+    predictor at its start, "" if it cannot be digested. `seconds` is what the pass took; `tokenizer`
+    the digest of the tokenizer whose ids were scored, "" if not known.
     """
 
     log_prob: np.ndarray
@@ -48,10 +49,11 @@ class Pass:
     vocab_size: int
     made_by: str = ""
     seconds: float = 0.0
+    tokenizer: str = ""
 
     def digestible(self) -> Any:
         arrays = self.log_prob, self.entropy, self.peak, self.best, self.marks
-        return arrays, self.chunk_tokens, self.vocab_size
+        return arrays, self.chunk_tokens, self.vocab_size, self.tokenizer
 
     def __repr__(self) -> str:
         chunks = f"{len(self.marks):,} chunks of {self.chunk_tokens:,}"
@@ -73,7 +75,7 @@ class Pass:
                 found = {name: file[name] for name in cls.__dataclass_fields__}
             facts = {
                 name: found[name].item()
-                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
+                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds", "tokenizer")
             }
             record = cls(**found | facts)
             n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
@@ -123,8 +125,11 @@ def record_pass(
         )
     finally:
         predictor.load(start)
-    facts = stream.chunk_tokens, predictor.vocab_size, made_by, time.perf_counter() - begin
-    record = Pass(*kept.values(), np.array(marks, np.uint64), *facts)
+    record = Pass(
+        **kept, marks=np.array(marks, np.uint64), chunk_tokens=stream.chunk_tokens,
+        vocab_size=predictor.vocab_size, made_by=made_by, seconds=time.perf_counter() - begin,
+        tokenizer=stream.tokenizer,
+    )  # fmt: skip
     if path is not None:
         record.save(path)
     return Recorded(record)
@@ -183,7 +188,8 @@ class Recorded(Predictor):
     """Replays a `Pass`, or the file of one, as an expert, on exactly its stream.
 
     `made_by` is the predictor that it should be a record of, at its start. Raises `GolfError` for a
-    record of another one and, when predicting, for other tokens or chunks.
+    record of another one and, when predicting, for other tokens or chunks; `evaluate` refuses the same
+    numbers as ids of another tokenizer.
     """
 
     def __init__(self, record: Pass | str | Path, made_by: Predictor | None = None):

@@ -6,8 +6,8 @@
 __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', 'EPSILON', 'Transform', 'Watch', 'ROLES', 'Trunk',
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
            'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend',
-           'attention_dtype', 'attention', 'GPT', 'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu',
-           'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
+           'attention_dtype', 'attention', 'GPT', 'Smear', 'Memory', 'Pass', 'config_from', 'star_relu', 'swiglu',
+           'square_glu', 'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
 
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
@@ -406,7 +406,10 @@ class GPT(nn.Module):
     """The transformer of PRs #473 and #549 with banked matrices, at the shape of `config`.
 
     Calling it on `ids` int [B, T] gives logits float32 [B, T, V]. `seed` fixes the initial weights.
+    `tokenizer`: the digest of the tokenizer whose ids it was trained on, "" if not known.
     """
+
+    tokenizer: str = ""
 
     def __init__(
         self, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32
@@ -519,6 +522,8 @@ class GPT(nn.Module):
         if c.value_residual:
             v = self.mix_values(i, v, run)
         q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+        if run.memory is not None:
+            k, v = run.memory.extend(i, k, v)
         y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
         if c.gated_attention:
             y = self.gate_heads(i, asking, y, run)
@@ -563,24 +568,39 @@ class GPT(nn.Module):
         x = rms_norm(x)
         return smear(x, self.smear.gate) if c.smear else x
 
+    # %% ../../nbs/net/01_model.ipynb #5e1a77b2
+    def continued(
+        self, ids: Tensor, memory: "Memory | None", transform: Transform
+    ) -> tuple[Tensor, int]:
+        """The stream [B, T, d] that enters the first layer, and how many positions attention will see.
+
+        A `memory` gives the ids that tables and the smear gate look back at, and keeps the last of `ids`.
+        """
+        if memory is None:
+            return self.embed(ids, transform), ids.size(1)
+        whole = ids if memory.ids is None else torch.cat([memory.ids, ids], 1)
+        memory.ids, memory.length = whole[:, -3:], memory.length + ids.size(1)
+        return self.embed(whole, transform)[:, -ids.size(1) :], memory.length
+
     # %% ../../nbs/net/01_model.ipynb #c75d66f0
     def hidden(
         self,
         ids: Tensor,
         *,
         since: int = 0,
+        memory: "Memory | None" = None,
         transform: Transform | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
         """Final normalised states [B, T - since, d] of `ids` int [B, T], from position `since` on.
 
         The output head turns them into logits. `transform(name, weight)` replaces weights, once per call;
-        `watch(bank, slice, input)` looks on.
+        `watch(bank, slice, input)` looks on. With a `memory`, `ids` continue the text that it has read.
         """
         transform, c = once(transform), self.config
-        x = self.embed(ids, transform)
-        values, rope = self.value_vectors(ids, transform), self.rope(ids.size(1))
-        run = Pass(transform, watch, rope, x, values)
+        x, length = self.continued(ids, memory, transform)
+        values, rope = self.value_vectors(ids, transform), self.rope(length)
+        run = Pass(transform, watch, rope, x, values, memory=memory)
         stack, half = [], c.layers // 2
         for i in range(c.layers):
             if c.skips and i >= half and stack:
@@ -788,6 +808,32 @@ class Smear(nn.Module):
 
 # %% ../../nbs/net/01_model.ipynb #720e5977
 @dataclass
+class Memory:
+    """Of a text read so far: its last ids, and the keys and values of each layer, before rotation.
+
+    `GPT.hidden(ids, memory=...)` continues that text and adds to it, at the price of `ids` alone.
+    """
+
+    ids: Tensor | None = None  # [B, at most 3]: what n-gram tables and the smear gate look back at
+    length: int = 0  # positions kept
+    kept: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # of each layer, [B, T, K, D]
+
+    def extend(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of layer `i` with those kept before them; they are kept as well."""
+        if i in self.kept:
+            k, v = (torch.cat(pair, 1) for pair in zip(self.kept[i], (k, v)))
+        self.kept[i] = k, v
+        return k, v
+
+    def last(self, n: int) -> "Memory":
+        """A memory of the last `n` positions only; this one stays as it is."""
+        short = {i: tuple(x[:, max(0, x.size(1) - n) :] for x in kv) for i, kv in self.kept.items()}
+        return Memory(self.ids, min(n, self.length), short)
+
+
+@dataclass
 class Pass:
     """What one forward hands to its layers: both seams, and what was computed on the way."""
 
@@ -797,6 +843,7 @@ class Pass:
     first: Tensor  # [B, T, d]: the stream before the first layer
     values: Tensor | None  # [B, T, kd]: the value embedding of each token
     first_values: Tensor | None = None  # [B, T, kd]: those of layer 0, for the value residual
+    memory: Memory | None = None  # of what came before `ids`
     since: int = 0  # the first position that a layer must answer for
     cut: dict[str, tuple] = field(default_factory=dict)  # the matrices of each bank used so far
 

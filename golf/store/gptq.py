@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..base.files import GolfError, closest
 from ..base.task import PARAMETER_GOLF
-from ..net.model import GPT
+from ..net.model import GPT, Memory
 from .artifact import SMALL, TABLES, Plan, Treatment, default_plan, encode
 from golf.store.quant import (
     SHARES,
@@ -223,7 +223,7 @@ def self_generated(
     """Text that `model` writes: ids int64 [sequences, length] on the CPU, the same for the same seed.
 
     The first id is `start`, or uniform if None; the others are drawn from the softmax of the logits
-    over `temperature`, one forward pass of the prefix for each. Raises `GolfError` for numbers that
+    over `temperature`, keys and values of the prefix being kept. Raises `GolfError` for numbers that
     are not positive or a `start` that is no id. (PR #1019: 64, 2048, 0.8, batch 8)
     """
     vocabulary, device = model.config.vocab_size, model.embedding.weight.device
@@ -233,8 +233,9 @@ def self_generated(
     ids = torch.zeros(sequences, length, dtype=torch.long)
     ids[:, 0] = (chance[:, 0] * vocabulary).long() if start is None else start
     for rows, luck in zip(ids.split(batch), chance.split(batch)):  # views: filled in place
+        memory = Memory()
         for t in range(1, length):
-            state = model.hidden(rows[:, :t].to(device))[:, -1]
+            state = model.hidden(rows[:, t - 1 : t].to(device), memory=memory)[:, -1]
             rows[:, t] = _draw(model.head(state).cpu() / temperature, luck[:, t])
     return ids
 

@@ -47,6 +47,7 @@ from golf.text.tokenizers import (
     _table,
     is_lossless,
     load_tokenizer,
+    tokenizer_digest,
     train_tokenizer,
 )
 
@@ -190,6 +191,11 @@ class Corpus:
         }
 
     @property
+    def tokenizer_digest(self) -> str:
+        """The name of the tokenizer whose ids these are: what models, streams and packets are checked against."""
+        return self.byte_table.tokenizer or tokenizer_digest(self.tokenizer)
+
+    @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per target of the validation stream."""
         return self.byte_table.total(self.val) / (len(self.val) - 1)
@@ -217,13 +223,18 @@ def _open(name: str, folder: Path, tokenizer: Path, vocab_size: int, limit: int 
 def _open_shards(data_path, tokenizer_path, vocab_size: int, limit: int | None) -> Corpus:
     "Shards prepared elsewhere, with the tokenizer that made them."
     data_path = data_path or os.environ.get("DATA_PATH")
-    tokenizer_path = tokenizer_path or os.environ.get("TOKENIZER_PATH")
+    own = Path(data_path or ".", "tokenizer.model")  # of shards that this package wrote
+    own = own if data_path and own.is_file() else None
+    tokenizer_path = tokenizer_path or own or os.environ.get("TOKENIZER_PATH")
     if not data_path or not tokenizer_path:
         raise GolfError(
             "corpus='shards' needs data_path (a folder of shards) and tokenizer_path (a SentencePiece "
             "model), or DATA_PATH and TOKENIZER_PATH in the environment"
         )
-    return _open("shards", Path(data_path), Path(tokenizer_path), vocab_size, limit)
+    chosen = Path(tokenizer_path)
+    if own and tokenizer_digest(own) != tokenizer_digest(chosen):
+        raise GolfError(f"{chosen}: not the tokenizer that made these shards, which is {own}")
+    return _open("shards", Path(data_path), chosen, vocab_size, limit)
 
 # %% ../../nbs/text/03_corpus.ipynb #33439dc0
 def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Document]], Any]:
@@ -257,6 +268,10 @@ def _open_text(
         _build_corpus, documents=documents, name=name, vocab_size=vocab_size,
         tokenizer_path=chosen, threads=threads, progress=progress,
     )  # fmt: skip
+    plain = cache_dir("corpora") / f"{name}-{digest([_RECIPE, vocab_size, None, identity])}"
+    names = [tokenizer_digest(p) for p in (chosen, plain / "tokenizer.model") if p and p.is_file()]
+    if len(names) == 2 and names[0] == names[1] and (plain / "manifest.json").is_file():
+        key = plain.name.rpartition("-")[2]  # the text's own tokenizer, chosen by its file
     folder = _prepare(cache_dir("corpora") / f"{name}-{key}", build)
     return _open(name, folder, folder / "tokenizer.model", vocab_size, limit)
 
@@ -270,7 +285,8 @@ def load_corpus(
 
     Text is prepared at first use, in the user's cache; without `tokenizer_path`, a tokenizer of
     `vocab_size` ids is trained on its train part. For "shards", `data_path` and `tokenizer_path`
-    default to DATA_PATH and TOKENIZER_PATH. `limit`: keep that many validation tokens. Raises
+    default to DATA_PATH and TOKENIZER_PATH; a tokenizer.model among the shards is theirs. `golf.corpus_for`
+    opens a corpus as a trained model reads it. `limit`: keep that many validation tokens. Raises
     `GolfError` naming the argument or file that does not fit.
     """
     _check_limit(limit)

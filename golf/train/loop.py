@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'Combine', 'Objective', 'LOWER_RATES', 'LOWER_MEMORY', 'PEAK_FLOPS', 'Squeeze', 'SHIPPED', 'TrainConfig',
-           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'validate', 'unsqueezed', 'fit', 'finish',
-           'peak_memory', 'laptop']
+           'Crown', 'Burst', 'slices', 'Trainer', 'out_of_memory', 'origin_changes', 'validate', 'unsqueezed', 'fit',
+           'finish', 'stale_models', 'peak_memory', 'laptop']
 
 # %% ../../nbs/train/00_loop.ipynb #ef1e907d
+import importlib
 import json
 import math
+import os
 import resource
 import sys
 import tempfile
+import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..base.digests import digest
+from ..base.digests import code_changes, code_key, definitions, digest
 from ..base.files import GolfError, atomic_write
 from ..net.average import AverageConfig, Recent, burst, make_average
 from ..net.model import GPT, GPTConfig, preset
@@ -172,7 +176,11 @@ class Trainer:
         """Step 0: fresh weights, optimisers, average, stream and log."""
         c, ranks = self.config, self.ranks
         made = self.build(self.shape, seed=c.seed, compute_dtype=getattr(torch, c.compute_dtype))
+        if made.tokenizer not in ("", self.corpus.tokenizer_digest):
+            found = f"ids of {self.corpus.tokenizer_digest}, the model it begins with was trained with"
+            raise GolfError(f"corpus {self.corpus.name!r} holds {found} tokenizer {made.tokenizer}")
         self.model = made.to(ranks.device)
+        self.model.tokenizer = self.corpus.tokenizer_digest
         for name, p in self.model.named_parameters():
             if name == "embedding.weight" or name.endswith("table.weight"):
                 p.data = p.data.to(getattr(torch, c.table_dtype))
@@ -182,7 +190,8 @@ class Trainer:
         place = dict(rank=ranks.rank, world_size=ranks.world_size)
         self.stream = TokenStream(self.corpus.train, slices=slices(c, self.shape), **sizes, **place)
         self.recent = Recent(c.burst.keep if c.burst else 1)
-        self.log: list[dict] = []
+        self.log, self.places = [], []
+        self._origin: dict[str, Any] = {}
         self.step, self.elapsed, self.saved_at = 0, 0.0, 0
         self._make_passes()
 
@@ -319,7 +328,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint to `path`, whole or not at all; every rank must call it, rank 0 writes."""
         meta = dict(step=self.step, elapsed=self.elapsed, stream=self.stream.state(), log=self.log)
-        meta |= dict(run=self.name(), lowest_scale=self.lowest_scale)
+        meta |= dict(run=self.name(), origin=self.origin(), places=self.passed())
+        meta["lowest_scale"] = self.lowest_scale
         found = self.tensors()
         self.ranks.agree(digest({k: v for k, v in found.items() if k[:5] == "model"}), "the weights")
         if self.ranks.main:
@@ -328,21 +338,47 @@ class Trainer:
         self.saved_at = self.step
 
     # %% ../../nbs/train/00_loop.ipynb #b886bbbd
-    def name(self) -> str:
-        """A digest of all that decides the weights."""
+    def settings_name(self) -> str:
+        """A digest of all that the caller decided: model, settings, data and functions."""
         silent = dict(log_every=0, checkpoint_every=0, validate_every=0, validation_tokens=0)
         settings = replace(self.config, **silent)
         what = asdict(self.shape), asdict(settings), self.corpus.fingerprint()
         doors = self.build if self.build is not GPT else None, self.objective, self.combine
         return digest((*what, *doors) if any(doors) else what)
 
+    def name(self) -> str:
+        """The name of the run and of its checkpoint: `settings_name`, and a digest of code and libraries."""
+        return f"{self.settings_name()}-{digest(self.origin())}"
+
+    def origin(self) -> dict[str, Any]:
+        """What decides the weights beside settings and data: code by module and definition, torch, device."""
+        if not self._origin:
+            things = type(self), self.build, self.objective, self.combine
+            kind = self.ranks.device.partition(":")[0]
+            device = torch.cuda.get_device_name(self.ranks.device) if kind == "cuda" else kind
+            self._origin = {"code": code_key(*things), "torch": torch.__version__, "device": device}
+        return self._origin
+
+    def passed(self) -> list[dict[str, Any]]:
+        """Where the run has been, this place included: its name there, and what decides the last bits only."""
+        here = {"run": self.name(), "processor": torch.backends.cpu.get_cpu_capability()}
+        here |= {"threads": torch.get_num_threads(), "ranks": self.ranks.world_size}
+        return self.places if self.places[-1:] == [here] else [*self.places, here]
+
     # %% ../../nbs/train/00_loop.ipynb #873d9166
-    def load(self, path: Path) -> None:
-        """Continue from the checkpoint at `path`; raises `GolfError` when it is another run's."""
+    def load(self, path: Path, *, reuse: bool = False) -> None:
+        """Continue from the checkpoint at `path`; raises `GolfError` when it is another run's.
+
+        With `reuse`, one of other code or another torch will do, if its settings and data are the same.
+        """
         data = load_artifact(path)
         meta = read_meta(data)
-        if meta.get("run") != self.name():
-            raise GolfError(f"{path} is a checkpoint of another run: its settings or its data differ")
+        run, own = str(meta.get("run")), self.name()
+        if run != own and not (reuse and run.partition("-")[0] == self.settings_name()):
+            why = "its settings or its data differ"
+            if run.partition("-")[0] == self.settings_name():
+                why = origin_changes(meta.get("origin", {}), self.origin())
+            raise GolfError(f"{path} is a checkpoint of another run: {why}")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "recent": {}, "optim": {}}
         for key, value in decode(data).items():
             part, _, name = key.partition(".")
@@ -353,6 +389,7 @@ class Trainer:
         self._load_optimisers(parts["optim"])
         self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
         self.lowest_scale = meta.get("lowest_scale", 1.0)  # older checkpoints lack it
+        self.places = meta["places"]
         self.stream.load(meta["stream"])
         self.saved_at = self.step
 
@@ -377,11 +414,16 @@ class Trainer:
         c = self.config
         return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
 
-    def run(self, checkpoint: Path | None = None, *, progress: bool = True) -> "Trainer":
-        """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh."""
+    def run(
+        self, checkpoint: Path | None = None, *, progress: bool = True, reuse: bool = False
+    ) -> "Trainer":
+        """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh.
+
+        `reuse`: as in `load`.
+        """
         self.prime()
         if checkpoint is not None and Path(checkpoint).exists():
-            self.load(checkpoint)
+            self.load(checkpoint, reuse=reuse)
         c, hidden = self.config, not (progress and self.ranks.main)
         bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
         while not self.finished():
@@ -461,6 +503,18 @@ def out_of_memory(error: Exception) -> bool:
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "can't allocate memory" in str(error)
 
+# %% ../../nbs/train/00_loop.ipynb #849fe50b
+def origin_changes(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """How the origins of two runs differ, in words; "" if they do not."""
+    if not then.get("code"):
+        return "it does not say which code made it"
+    code = code_changes(then["code"], now["code"])
+    found = [f"code has changed ({code})"] if code else []
+    for name in ("torch", "device", "processor", "threads", "ranks"):
+        if name in now and then.get(name) != now[name]:
+            found.append(f"{name} was {then.get(name)} and is {now[name]}")
+    return "; ".join(found)
+
 # %% ../../nbs/train/00_loop.ipynb #e8318f44
 def validate(model: GPT, corpus: Corpus, tokens: int, *, stride: int | None = None) -> Scores:
     """Scores of `model` on the first `tokens` validation tokens, windows side by side by default."""
@@ -479,7 +533,40 @@ def unsqueezed(model: GPT, corpus: Corpus) -> Plan:
     """Every weight as it was trained: for pages that squeeze the model themselves."""
     return Plan.lossless("zstd")
 
+# %% ../../nbs/train/00_loop.ipynb #ab7f8e81
+def _earlier(folder: Path, settings: str, suffix: str) -> Path | None:
+    "The newest file in `folder` of a run with these settings."
+    found = [p for p in Path(folder).glob(f"{settings}*{suffix}") if p.name[0] != "."]
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
+
+def _tell(
+    trainer: Trainer, path: Path, then: dict[str, Any], now: dict[str, Any], what: str
+) -> None:
+    "Warn, once for all ranks, that a file of the same settings is not taken, and why."
+    why = origin_changes(then, now) or "it was continued on other ranks or threads"
+    why = textwrap.shorten(why, 300, placeholder=" …; `golf why-stale` names all)")
+    if trainer.ranks.main:
+        rule = "training anew; reuse=True takes it"
+        warnings.warn(
+            f"{path.name}: {what} of the same settings is here, but {why}: {rule}", stacklevel=3
+        )
+
+
+def _origin_of(path: Path) -> dict[str, Any]:
+    "What the log beside an artifact, or a checkpoint itself, says about where it came from."
+    try:
+        log = path.with_suffix(".json")
+        about = (
+            read_meta(load_artifact(path))
+            if path.suffix != ".golf"
+            else json.loads(log.read_text())
+        )
+        return about["origin"] | about["places"][-1]
+    except (OSError, ValueError, KeyError, GolfError):
+        return {}
+
+# %% ../../nbs/train/00_loop.ipynb #28860d72
 def fit(
     model: GPTConfig,
     config: TrainConfig,
@@ -489,28 +576,52 @@ def fit(
     squeeze: Squeeze | None = None,
     progress: bool = True,
     embed_tokenizer: bool = False,
+    reuse: bool = False,
     **doors: Any,
 ) -> Path:
     """Path of the artifact of the averaged weights, trained in `folder` unless it is there already.
 
-    Beside it lie the log (`.json`) and, until the run is finished, its checkpoint. `doors` are
-    those of `Trainer`; on several ranks, all call it and rank 0 writes.
+    Beside it lie the log (`.json`) and, until the run is finished, its checkpoint. One of the same
+    settings by other code, torch, threads or ranks is named in a warning and, with `reuse`, taken.
+    `doors` are those of `Trainer`; on several ranks, all call it and rank 0 writes.
     """
     trainer = Trainer(model, config, corpus, **doors)
-    name = digest((trainer.name(), squeeze)) if squeeze else trainer.name()
-    path = Path(folder) / f"{name}.golf"
-    if path.exists():
+    settings, origin = trainer.settings_name(), trainer.origin()
+    how = digest((settings, squeeze, embed_tokenizer)) if squeeze or embed_tokenizer else settings
+    if squeeze:
+        origin = origin | {"code": origin["code"] | code_key(squeeze)}
+    place = lambda: Path(folder) / f"{how}-{digest((origin, trainer.passed()))}.golf"
+    if (path := place()).exists():
         return path
-    checkpoint = path.with_suffix(".checkpoint")
-    trainer.run(checkpoint, progress=progress)
+    now, checkpoint = origin | trainer.passed()[-1], Path(folder) / f"{trainer.name()}.checkpoint"
+    if (other := _earlier(folder, how, ".golf")) and reuse:
+        return other
+    if other and not checkpoint.exists():
+        _tell(trainer, other, _origin_of(other), now, "a model")
+    _take_checkpoint(trainer, checkpoint, now, reuse)
+    trainer.run(checkpoint, progress=progress, reuse=reuse)
     if trainer.ranks.main:
-        finish(trainer, path, squeeze=squeeze, embed_tokenizer=embed_tokenizer)
+        path = place()
+        finish(trainer, path, squeeze=squeeze, embed_tokenizer=embed_tokenizer, origin=origin)
         checkpoint.unlink(missing_ok=True)
     trainer.ranks.barrier()
-    return path
+    return place()
+
+
+def _take_checkpoint(trainer: Trainer, path: Path, now: dict[str, Any], reuse: bool) -> None:
+    "Where there is none at `path`: name one of the same settings by other code, or, to reuse it, move it."
+    other = None if path.exists() else _earlier(path.parent, trainer.settings_name(), ".checkpoint")
+    if other and not reuse:
+        _tell(trainer, other, _origin_of(other), now, "a checkpoint")
+    trainer.ranks.barrier()
+    if other and reuse and trainer.ranks.main:
+        os.replace(other, path)
+    trainer.ranks.barrier()
 
 # %% ../../nbs/train/00_loop.ipynb #10f24a33
-def finish(trainer: Trainer, path: Path, *, squeeze: Squeeze | None, embed_tokenizer: bool) -> None:
+def finish(
+    trainer: Trainer, path: Path, *, squeeze: Squeeze | None, embed_tokenizer: bool, origin: dict
+) -> None:
     """Validate a finished run's weights, last and averaged, and write its log and artifact."""
     corpus, c, model = trainer.corpus, trainer.config, trainer.model
     stages = {"last": validate(model, corpus, c.validation_tokens).bpb}
@@ -527,8 +638,37 @@ def finish(trainer: Trainer, path: Path, *, squeeze: Squeeze | None, embed_token
     about = dict(training=asdict(c), stages=stages, log=trainer.log, speed=trainer.speed())
     about |= dict(seconds=trainer.elapsed, export_seconds=time.perf_counter() - begun)
     about |= dict(ranks=trainer.ranks.world_size, memory=peak_memory(trainer.ranks.device))
-    atomic_write(path.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True))
+    about |= dict(origin=origin, places=trainer.passed())
+    text = json.dumps(about, indent=1, sort_keys=True, default=_function_name)
+    atomic_write(path.with_suffix(".json"), text)
     save_artifact(path, data)
+
+# %% ../../nbs/train/00_loop.ipynb #2229307b
+def _function_name(value: Any) -> str:
+    "A function among the settings, such as a rule for clipping, by name, for the log."
+    inner = value.func if isinstance(value, partial) else value
+    bound = f" {value.keywords}" if isinstance(value, partial) else ""
+    return f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}{bound}"
+
+# %% ../../nbs/train/00_loop.ipynb #2eb43781
+def stale_models(folder: Path) -> pd.DataFrame:
+    """Artifacts in `folder` that other code, or another torch, trained than is here, newest first: file, changed."""
+    rows = []
+    for path in sorted(Path(folder).glob("*.golf"), key=lambda p: -p.stat().st_mtime):
+        then = _origin_of(path)
+        code = {module: _definitions(module) for module in then.get("code", {})}
+        if then and (why := origin_changes(then, {"code": code, "torch": torch.__version__})):
+            rows.append({"file": path.name, "changed": why})
+    return pd.DataFrame(rows, columns=["file", "changed"])
+
+
+def _definitions(module: str) -> dict[str, str]:
+    "The definitions of a module as they are; none where it cannot be loaded."
+    try:
+        importlib.import_module(module)
+        return definitions(module)
+    except Exception:  # a module of the user's that is not here, or does not load
+        return {}
 
 # %% ../../nbs/train/00_loop.ipynb #29336c6c
 def peak_memory(device: str = "cpu") -> int:
