@@ -731,11 +731,6 @@ def _open_folder(folder: Path) -> tuple[dict[str, Any], list[RunLog], int | None
     return claim, logs, script.stat().st_size if script.is_file() else None
 
 # %% ../../nbs/auditor/13_lints.ipynb #2ee9e7ad
-def _read_log(path: Path) -> RunLog:
-    "The log in a file; raises `GolfError` for one that cannot be read or is none by its size."
-    return parse_log(read_limited(path).decode("utf-8", "replace"), path.name)
-
-
 def _as_logs(log: Any) -> list[RunLog]:
     "Logs from a path, a text with lines, a `RunLog`, or several of them."
     if log is None:

@@ -202,7 +202,8 @@ def _due(average: Any, lr_scale: float) -> bool:
 class LAWA(Average):
     """Mean of the last `keep` snapshots, one at each `every`-th `update` below `below` (PR #399).
 
-    `.count` is the number of snapshots held; while it is 0, `average` gives the present weights.
+    `.count` is the number of snapshots held; while it is 0, `average` gives the present weights. With
+    fewer than two the script of PR #473, where LAWA is off, would have exported its EMA instead.
     """
 
     def __init__(

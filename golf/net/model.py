@@ -531,12 +531,11 @@ class GPT(nn.Module):
         """
         c, heads = self.config, (-1, self.config.head_width)
         asking = h[:, run.since :] if run.since else h
-        q, k, own = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
-        v = own
-        if i in c.value_layers:
-            v = own + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
+        q, k, v = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
+        if i in c.value_layers and run.values is not None:
+            v = v + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
         if c.value_residual:
-            v = self.mix_values(i, own, v, run)
+            v = self.mix_values(i, v, run)
         q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
         if run.memory is not None:
             k, v = run.memory.extend(i, k, v)
@@ -720,13 +719,13 @@ class GPT(nn.Module):
         return (6 if training else 2) * (weights + attention)
 
     # %% ../../nbs/net/01_model.ipynb #0fd933cd
-    def mix_values(self, i: int, own: Tensor, v: Tensor, run: "Pass") -> Tensor:
-        """Values [B, T, kd] of layer `i`: `own` as projected, `v` with the value embedding added."""
-        form = self.config.value_residual
+    def mix_values(self, i: int, v: Tensor, run: "Pass") -> Tensor:
+        """Values [B, T, kd] of layer `i` for its own `v`, the value embedding added where it has one."""
         if i == 0:
-            run.first_values = v if form == "faint" else own
+            run.first_values = v
             return v
-        return mix_with_first(v, run.first_values, self.value_mix[i if form == "even" else i - 1])
+        even = self.config.value_residual == "even"
+        return mix_with_first(v, run.first_values, self.value_mix[i if even else i - 1])
 
     # %% ../../nbs/net/01_model.ipynb #33316a6d
     def gate_heads(self, i: int, h: Tensor, y: Tensor, run: "Pass") -> Tensor:

@@ -44,7 +44,8 @@ def newton_schulz(g: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        both = (square @ square).mul_(c).add_(square.mul_(b))  # in place: the same, and no copies
+        x = (both @ x).add_(x.mul_(a))
     return x.mT if tall else x
 
 # %% ../../nbs/net/04_optim.ipynb #d9503b92
@@ -57,7 +58,8 @@ def muon_direction(grad: Tensor, state: dict, group: dict) -> Tensor:
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(g)
     buffer = state["momentum"].mul_(group["momentum"]).add_(g)
-    return newton_schulz(g + group["momentum"] * buffer, group["steps"])
+    ahead = torch.add(g, buffer, alpha=group["momentum"])  # rounded once, as in #473
+    return newton_schulz(ahead, group["steps"])
 
 
 def apply_update(p: Tensor, update: Tensor, group: dict) -> None:

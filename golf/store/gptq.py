@@ -24,10 +24,10 @@ from golf.store.quant import (
     SHARES,
     Quantized,
     dequantize_rows,
+    largest_code,
     quantize_rows,
     row_percentiles,
     row_scale,
-    to_grid,
 )
 
 # %% ../../nbs/store/04_gptq.ipynb #4be8b177
@@ -68,16 +68,21 @@ def round_columns(w: Tensor, scale: Tensor, factor: Tensor, bits: int, block: in
 
     Each column's error goes to the later ones by the rows of `factor` [c, c] (see `inverse_factor`).
     """
-    codes, step = torch.empty_like(w, dtype=torch.int8), scale.to(w.dtype)
+    codes, step, limit = (
+        torch.empty_like(w, dtype=torch.int8),
+        scale.to(w.dtype),
+        largest_code(bits),
+    )
     for begin in range(0, w.shape[1], block):
         end = min(begin + block, w.shape[1])
-        errors = torch.empty_like(w[:, begin:end])
-        for i in range(begin, end):
-            codes[:, i] = to_grid(w[:, i, None], scale, bits)[:, 0]
-            error = (w[:, i] - codes[:, i] * step) / factor[i, i]
-            w[:, i:end] -= error[:, None] * factor[i, i:end]
-            errors[:, i - begin] = error
-        w[:, end:] -= errors @ factor[begin:end, end:]
+        columns = w[:, begin:end].T.contiguous()  # a column's values side by side
+        own, errors, rounded = factor[begin:end, begin:end], *torch.empty(2, *columns.shape).to(w)
+        for i, column in enumerate(columns):
+            rounded[i] = (column / step).round_().clamp_(-limit, limit)
+            errors[i] = (column - rounded[i] * step) / own[i, i]
+            columns[i + 1 :] -= own[i, i + 1 :, None] * errors[i]
+        codes[:, begin:end] = rounded.T
+        w[:, end:] -= errors.T @ factor[begin:end, end:]
     return codes
 
 # %% ../../nbs/store/04_gptq.ipynb #271f4f33

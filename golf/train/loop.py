@@ -210,7 +210,9 @@ class Trainer:
     def update(self, scale: float) -> tuple[float, float]:
         """Learn from the next batch at learning rates times `scale`: its mean loss and gradient norm."""
         limit = self.config.grad_clip or math.inf
-        self.scale, self.phase = scale, self.config.qat.phase(scale) if self.config.qat else "off"
+        qat, before = self.config.qat, self.lowest_scale
+        self.scale, self.lowest_scale = scale, min(scale, before)
+        self.phase = qat.phase(scale, before) if qat else "off"
         loss = self.combined(limit) if self.combine else self.gradients()
         loss = self.ranks.total(loss) / self.ranks.world_size
         if not math.isfinite(loss):
@@ -267,7 +269,7 @@ class Trainer:
 
     def _make_passes(self) -> None:
         "One callable per phase; with `compile`, each is a graph of its own."
-        self.phase, self.scale, qat = "off", 1.0, self.config.qat
+        self.phase, self.scale, self.lowest_scale, qat = "off", 1.0, 1.0, self.config.qat
         transforms = {"off": None}
         if qat:
             transforms |= {phase: qat_transform(qat, phase) for phase in ("hard", "soft")}
@@ -329,6 +331,7 @@ class Trainer:
         """Write a checkpoint to `path`, whole or not at all; every rank must call it, rank 0 writes."""
         meta = dict(step=self.step, elapsed=self.elapsed, stream=self.stream.state(), log=self.log)
         meta |= dict(run=self.name(), origin=self.origin(), places=self.passed())
+        meta["lowest_scale"] = self.lowest_scale
         found = self.tensors()
         self.ranks.agree(digest({k: v for k, v in found.items() if k[:5] == "model"}), "the weights")
         if self.ranks.main:
@@ -387,6 +390,7 @@ class Trainer:
         self.recent.load(parts["recent"])
         self._load_optimisers(parts["optim"])
         self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
+        self.lowest_scale = meta.get("lowest_scale", 1.0)  # older checkpoints lack it
         self.places = meta["places"]
         self.stream.load(meta["stream"])
         self.saved_at = self.step
