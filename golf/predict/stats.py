@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ..base.files import GolfError
 
@@ -37,7 +37,7 @@ class Interval:
     @property
     def detectable(self) -> float:
         "The smallest true effect that a comparison as noisy as this one shows four times in five."
-        return float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * self.error  # about 2.8
+        return float(special.ndtri(0.975) + special.ndtri(0.8)) * self.error  # about 2.8
 
     def __str__(self) -> str:
         return f"{self.mean:+.5f} [{self.low:+.5f}, {self.high:+.5f}], {self.blocks} blocks"
@@ -176,7 +176,7 @@ def ratio_change(early, late, *, level: float = 0.95) -> Interval:
     if error == 0:
         return Interval(mean, mean, mean, sum(sizes), 0.0)
     df = square**2 / sum(e**4 / (n - 1) for e, n in zip(errors, sizes))
-    wide = float(stats.t.ppf((1 + level) / 2, df)) * error
+    wide = float(special.stdtrit(df, (1 + level) / 2)) * error
     return Interval(mean, mean - wide, mean + wide, sum(sizes), error)
 
 # %% ../../nbs/predict/01_stats.ipynb #48a1650f
@@ -203,7 +203,7 @@ def welch(a, b, shift: float = 0.0) -> Welch:
         raise GolfError("welch needs values that vary: both sides are constant or not finite")
     t = (a.mean() - b.mean() + shift) / math.sqrt(va + vb)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    return Welch(float(t), float(df), float(stats.t.cdf(t, df)))
+    return Welch(float(t), float(df), float(special.stdtr(df, t)))
 
 # %% ../../nbs/predict/01_stats.ipynb #411477a6
 def robust_slope(difference, weight=None, *, block: int = 1, level: float = 0.95) -> Interval:
@@ -219,5 +219,7 @@ def robust_slope(difference, weight=None, *, block: int = 1, level: float = 0.95
     if not (bottom > 0).all():
         raise GolfError("a slope needs weight in every block; take longer blocks")
     middle = block_sums(np.arange(len(difference)), block) / block_sums(weight * 0 + 1, block)
+    from scipy import stats  # a fifth of a second, and seldom asked for
+
     found = stats.theilslopes(top / bottom, middle, alpha=level)
     return Interval(float(found.slope), float(found.low_slope), float(found.high_slope), len(top))
