@@ -162,6 +162,7 @@ class Exporters:
             )
         for name in ("settings.ini", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
+        self.before = self.files()
 
     def go(self, after: float | None = None, *, fresh: bool = False) -> str:
         """The digest of the package after two exporters, one or both killed."""
@@ -181,12 +182,13 @@ class Exporters:
         text = b"".join(str(p.relative_to(self.folder)).encode() + p.read_bytes() for p in files)
         return hashlib.sha256(text).hexdigest()
 
+    def files(self) -> set[Path]:
+        """The files of the package, compiled ones apart."""
+        return {p for p in (self.folder / "golf").rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
     def leftovers(self) -> list[Path]:
-        """Files beside the modules that are none."""
-        known = (".py", ".typed", ".pyc", ".json")
-        return [
-            p for p in (self.folder / "golf").rglob("*") if p.is_file() and p.suffix not in known
-        ]
+        """Files that the tree did not have."""
+        return sorted(self.files() - self.before)
 
 
 def torture(kind: Callable, folder: Path, kills: int, luck: random.Random) -> None:
