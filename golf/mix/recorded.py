@@ -67,7 +67,7 @@ class Pass:
     @classmethod
     def load(cls, path: str | Path) -> "Pass":
         """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
-        found: dict[str, Any] = {**read_arrays(path, cls.__dataclass_fields__)}
+        found: dict[str, Any] = {**read_arrays(path, "a recorded pass", cls.__dataclass_fields__)}
         try:
             facts = {
                 name: found[name].item()

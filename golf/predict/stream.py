@@ -352,7 +352,7 @@ class Scores:
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Scores from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
-        found = read_arrays(path)
+        found = read_arrays(path, "a file of scores")
         try:
             text, size = (found.get("bytes"), found["document"]), int(found["chunk_tokens"])
             make = lambda i="": cls(
