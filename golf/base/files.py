@@ -240,10 +240,12 @@ def _checked_array(file: Any, size: int) -> None:
         raise ValueError(f"an array of {shape} {kind} in {size} bytes")
 
 
-def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | Path, what: str, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of these names (or all) in an `.npz` file, which may unfold to 256 MiB or 128 times its size.
 
-    Raises `GolfError` naming a file that is absent, damaged, or lacks one of them.
+    Raises `GolfError` naming a file that is absent, damaged, or lacks one of them, and `what` it should be.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -258,7 +260,7 @@ def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[st
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in members}
     except Exception as error:  # the parsers of zipfile and NumPy raise a dozen kinds
-        raise GolfError(f"{path}: not arrays that were saved ({error})") from None
+        raise GolfError(f"{path} is not {what}: {error}") from None
 
 # %% ../../nbs/base/00_files.ipynb #5159c8a2
 def project_root() -> Path:

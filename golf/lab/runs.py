@@ -479,7 +479,7 @@ def read_record(path: str | Path) -> Record:
 # %% ../../nbs/lab/01_runs.ipynb #62347fe7
 def _cell(value: Any) -> str:
     "A value as a table shows it."
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return str(value)

@@ -457,8 +457,8 @@ def load_arrays(path: str | Path, what: str) -> dict[str, np.ndarray]:
 
     Raises `GolfError` naming a file that is not `what`, is not whole or was changed.
     """
+    found = read_arrays(path, what)
     try:
-        found = read_arrays(path)
         if digest({n: x for n, x in found.items() if n != "digest"}) != str(found["digest"]):
             raise ValueError("its content is not what was saved")
         return found

@@ -370,7 +370,7 @@ def _held(texts: Iterable[str]) -> _Held:
     return _Held(VALIDATION_SHARE) if next(texts, None) is not None else _by_size(sizes)
 
 
-def _cut(text: str, end: float) -> tuple[str, str]:
+def _in_two(text: str, end: float) -> tuple[str, str]:
     "A text in two, the second about this part of it, where a line or a word ends."
     place = int(len(text) * (1 - end))
     near = place + (len(text) - place) // 4
@@ -393,7 +393,7 @@ def text_documents(path: str | Path, *, field: str = "text") -> Iterator[Documen
     for file, place, text in _texts(files, field):
         fraction = _fraction(text)
         if fraction == held.longest:
-            first, last = _cut(text, held.end)
+            first, last = _in_two(text, held.end)
             found = [Document(place, first, "train"), Document(f"{place} (its end)", last, "val")]
         else:
             small = fraction <= held.share or fraction in held.chosen or files[file] == "val"
@@ -419,7 +419,7 @@ def _batches(texts: Iterable[str], size: int = 4_000_000) -> Iterator[list[str]]
         yield batch
 
 # %% ../../nbs/text/02_documents.ipynb #0b4e7569
-def _equal(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def _cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     "The same numbers in the same order, in arrays of `size` entries; the last may be shorter."
     rest = np.zeros(0, np.uint16)
     for part in arrays:
@@ -463,7 +463,7 @@ def tokenize_documents(
         raise GolfError("tokenizer: expected BOS id 1 and at most 65,536 ids")
     with tqdm(desc=split, total=total, unit="B", unit_scale=True, disable=not progress) as bar:
         arrays = _token_arrays(documents, tokenizer, threads, counts, bar)
-        for i, tokens in enumerate(_equal(arrays, shard_tokens)):
+        for i, tokens in enumerate(_cut(arrays, shard_tokens)):
             write_shard(folder / f"{name}_{split}_{i:06d}.bin", tokens)
     if not counts["documents"]:
         raise GolfError(f"{folder}: no {split} documents")
