@@ -22,6 +22,8 @@ from types import ModuleType
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from golf.base.tables import Markup, markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "nbs"
 PARTS = {  # a folder of notebooks and a subpackage each, in the order in which data flows
@@ -93,14 +95,14 @@ def title(path: Path) -> tuple[str, str]:
 
 def chapter_table(folder: str = "") -> str:
     """A Markdown table of all chapters by group, with links to the notebooks in `folder`."""
-    lines = ["| | chapter | |", "|---|---|---|"]
+    rows = []
     for name, paths in chapters().items():
         for path in paths:
             heading, lead = title(path)
             place = folder + path.relative_to(NOTEBOOKS).as_posix()
-            lines.append(f"| {name} | [{heading}]({place}) | {lead} |")
+            rows.append([name, Markup(f"[{heading}]({place})"), Markup(lead)])
             name = ""
-    return "\n".join(lines)
+    return markdown_table(["", "chapter", ""], rows)
 
 
 def reference() -> str:

@@ -9,6 +9,8 @@ import nbformat
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import CHAPTERS, LINK, NOTEBOOKS, ROOT, chapter_table, directives
 
+from golf.base.tables import code_block
+
 NOTE = "<!-- made from nbs/index.ipynb by `make readme` -->"
 
 
@@ -19,7 +21,7 @@ def output(node) -> str:
         if kind in data:
             return "".join(data[kind])
     text = "".join(data.get("text/plain", node.get("text", "")))
-    return f"```text\n{text.rstrip()}\n```" if text.strip() else ""
+    return code_block(text.rstrip(), "text") if text.strip() else ""
 
 
 def cell_text(cell) -> str:
@@ -29,7 +31,7 @@ def cell_text(cell) -> str:
     options, code = directives(cell.source)
     if cell.cell_type != "code" or options.get("include") == "false" or "hide" in options:
         return ""
-    shown = [] if options.get("echo") == "false" or not code else [f"```python\n{code}\n```"]
+    shown = [] if options.get("echo") == "false" or not code else [code_block(code, "python")]
     return "\n\n".join(filter(None, shown + [output(o) for o in cell.outputs]))
 
 

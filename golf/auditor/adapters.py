@@ -419,11 +419,14 @@ def printed_nats(output: str, size: int, pattern: str = VAL_BPB) -> float:
     found = re.findall(pattern, output)
     if not found:
         raise GolfError(f"printed no number that matches {pattern!r}{_ending(output)}")
-    number = float(found[-1])
-    if not math.isfinite(number):
-        raise GolfError(f"printed {found[-1]} bits per byte{_ending(output)}")
     mantissa, _, exponent = found[-1].lower().partition("e")
-    digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    try:
+        number = float(found[-1])
+        digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    except (ValueError, OverflowError):
+        number = digit = math.nan
+    if not math.isfinite(number):
+        raise GolfError(f"printed {found[-1]:.60} bits per byte{_ending(output)}")
     if digit * math.log(2) * size > LIKELY:
         worth = f"its last digit is worth {digit * math.log(2) * size:.1f} nats"
         raise GolfError(f"printed {found[-1]}, too short for {size:,} bytes: {worth}")

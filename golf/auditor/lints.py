@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..base.files import GolfError, closest
+from ..base.files import GolfError, closest, read_limited
+from ..base.tables import escape, markdown_table
 from ..base.task import PARAMETER_GOLF
 
 # %% ../../nbs/auditor/13_lints.ipynb #7ceaf03a
@@ -63,16 +64,17 @@ def printed(number: Any) -> tuple[float, float]:
 
     Raises `GolfError` for what is no finite number.
     """
-    text = str(number).strip().replace(",", "").replace("_", "")
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if isinstance(number, bool) or not math.isfinite(value):
-        raise GolfError(f"expected a finite number, not {number!r}")
-    digits, _, exponent = text.lower().partition("e")
-    places = len(digits.partition(".")[2]) - int(exponent or 0)
-    return value, 0.5 * 10.0**-places
+        text = str(number).strip().replace(",", "").replace("_", "")
+        digits, _, exponent = text.lower().partition("e")
+        value, power = float(text), int(exponent or 0) - len(digits.partition(".")[2])
+        half = 0.5 * 10.0**power
+    except (ValueError, OverflowError):  # such as 0e9999999999, or more digits than Python reads
+        value = half = math.nan
+    if isinstance(number, bool) or not math.isfinite(value + half):
+        shown = "a number of thousands of digits" if isinstance(number, int) else f"{number!r:.60}"
+        raise GolfError(f"expected a finite number, not {shown}")
+    return value, half
 
 
 def ratio_interval(loss: Any, bpb: Any) -> tuple[float, float]:
@@ -144,10 +146,9 @@ class LintReport:
 
     def _repr_markdown_(self) -> str:
         """Title and table in Markdown, for a page or a pull request."""
-        rows = [f"**{self.subject}**: {self.summary()}", "", "| check | verdict | evidence | fault |"]
-        rows += ["|---|---|---|---|"]
-        cells = ([v.replace("|", "\\|") for v in vars(f).values()] for f in self.findings)
-        return "\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells])
+        title = f"**{escape(self.subject)}**: {escape(self.summary())}"
+        rows = [[*vars(finding).values()] for finding in self.findings]
+        return f"{title}\n\n{markdown_table(['check', 'verdict', 'evidence', 'fault'], rows)}"
 
 # %% ../../nbs/auditor/13_lints.ipynb #3ff53e7e
 FACTORS = {
@@ -243,10 +244,10 @@ def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
 def read_claim(path: str | Path) -> dict[str, Any]:
     """A `submission.json`, its numbers kept as printed (text). Raises `GolfError` for no JSON object."""
     try:
-        found = json.loads(Path(path).read_text("utf-8"), parse_float=str)
+        found = json.loads(read_limited(path), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
         hint = "a log alone is lint_submission({}, log)"
-        raise GolfError(f"{path}: expected a JSON file ({error}); {hint}") from None
+        raise GolfError(f"{path}: expected a JSON file ({error!s:.200}); {hint}") from None
     if not isinstance(found, dict):
         raise GolfError(f"{path}: expected a JSON object, not {type(found).__name__}")
     return found
@@ -384,22 +385,25 @@ def check_clock(steps: int, average_ms: Any, total_ms: float) -> Finding:
     return Finding("clock", *("PASS", text) if right else ("FAIL", text))
 
 # %% ../../nbs/auditor/13_lints.ipynb #26657a02
-_SCORE = re.compile(r"^\s*(\S.*?) val_loss:\s*([\d.]+)\s+val_bpb:\s*([\d.]+)(.*)$", re.M)
+_NUMBER = r"(\d{1,15}(?:\.\d{1,20})?)(?!\d|\.\d)"  # what is longer, or has two points, is no number
+_WHOLE = r"(\d{1,15})(?!\d)"
+_SCORE = re.compile(
+    rf"^[ \t]*+(\S.*?) val_loss:[ \t]*+{_NUMBER}[ \t]++val_bpb:[ \t]*+{_NUMBER}", re.M)  # fmt: skip
 _STEP = re.compile(
-    r"^step:(\d+)/\d+ (?:train_loss:([\d.]+)|val_loss:([\d.]+) val_bpb:([\d.]+)) "
-    r"train_time:(\d+)ms step_avg:([\d.]+)ms", re.M)  # fmt: skip
-_SIZE = re.compile(
-    r"^\s*([\w+ ]*(?:[Cc]ode size|model|size|size)[\w+ ()]*): (\d+)(?: bytes)?\s*$", re.M
-)
-_CHUNK = re.compile(r"ttt_chunk \[(\d+)/(\d+)\] bpb=([\d.]+) time=([\d.]+)s")
-_DATE = re.compile(r"^\w{3} (\w{3} +\d+ \d\d:\d\d:\d\d \d{4})\s*$", re.M)
+    rf"^step:{_WHOLE}/\d++ (?:train_loss:{_NUMBER}|val_loss:{_NUMBER} val_bpb:{_NUMBER}) "
+    rf"train_time:{_WHOLE}ms step_avg:{_NUMBER}ms", re.M)  # fmt: skip
+_SIZE = re.compile(rf"^[ \t]*+([\w+ ()]++): {_WHOLE}(?: bytes)?[ \t]*+$", re.M)
+_CHUNK = re.compile(rf"ttt_chunk \[{_WHOLE}/{_WHOLE}\] bpb={_NUMBER} time={_NUMBER}s")
+_DATE = re.compile(r"^\w{3} (\w{3} +\d{1,2} \d\d:\d\d:\d\d \d{4})[ \t]*+$", re.M)
 _FACTS = {
-    "world_size": r"\bworld_size:(\d+)", "seed": r"\bseed:(\d+)", "parameters": r"\bmodel_params:(\d+)",
-    "val_tokens": r"(?:val_tokens:\s*|val_loader:shards .*?tokens:)(\d+)",
-    "mtp_weight": r"\bmtp_loss_weight:([\d.]+)", "mtp_params": r"\bmtp_params:(\d+)",
-    "mtp_export": r"(export_excluding_mtp_params):\d+", "swa_start": r"\bswa:start step:(\d+)",
-    "evaluation_s": r"\btotal_eval_time:\s*([\d.]+)\s*s", "process": r"(?m)(?:\bpid[: ]+|^\|\s+0\s+N/A\s+N/A\s+)(\d+)",
-    "hardware": r"NVIDIA (H100)", "stopping_ms": r"stopping_early: wallclock_cap train_time:(\d+)ms",
+    "world_size": rf"\bworld_size:{_WHOLE}", "seed": rf"\bseed:{_WHOLE}",
+    "parameters": rf"\bmodel_params:{_WHOLE}",
+    "val_tokens": rf"(?:val_tokens:[ \t]*+|val_loader:shards .{{0,400}}?tokens:){_WHOLE}",
+    "mtp_weight": rf"\bmtp_loss_weight:{_NUMBER}", "mtp_params": rf"\bmtp_params:{_WHOLE}",
+    "mtp_export": r"(export_excluding_mtp_params):\d", "swa_start": rf"\bswa:start step:{_WHOLE}",
+    "evaluation_s": rf"\btotal_eval_time:[ \t]*+{_NUMBER}[ \t]*+s",
+    "process": rf"(?m)(?:\bpid[: ]++|^\|[ \t]++0[ \t]++N/A[ \t]++N/A[ \t]++){_WHOLE}",
+    "hardware": r"NVIDIA (H100)", "stopping_ms": rf"stopping_early: wallclock_cap train_time:{_WHOLE}ms",
 }  # fmt: skip
 STEP_COLUMNS = ["step", "train_loss", "val_loss", "val_bpb", "train_ms", "step_avg_ms"]
 
@@ -439,19 +443,25 @@ def _fact(text: str, pattern: str) -> Any:
     matches = re.findall(pattern, text)
     if not matches:
         return None
-    return float(matches[-1]) if re.fullmatch(r"[\d.]+", matches[-1]) else matches[-1]
+    return float(matches[-1]) if matches[-1][0].isdigit() else matches[-1]
+
+
+def _date(text: str) -> datetime | None:
+    "The first launch time in a log; None without one, or for one that cannot be."
+    try:
+        return datetime.strptime(" ".join(_DATE.findall(text)[0].split()), "%b %d %H:%M:%S %Y")
+    except (IndexError, ValueError):  # such as Feb 31 25:61:61
+        return None
 
 # %% ../../nbs/auditor/13_lints.ipynb #d24a6bfe
 def parse_log(text: str, name: str = "log") -> RunLog:
     """The `RunLog` in a log's text; lines that are not known are passed over."""
-    stages = [(stage, *pair) for stage, *pair, _ in _SCORE.findall(text) if "step:" not in stage]
+    stages = [found for found in _SCORE.findall(text) if "step:" not in found[0]]
     steps = pd.DataFrame(_STEP.findall(text), columns=STEP_COLUMNS).replace("", None)
     running = pd.DataFrame(_CHUNK.findall(text), columns=["chunk", "chunks", "bpb", "seconds"])
     facts = {key: _fact(text, pattern) for key, pattern in _FACTS.items()}
-    if dates := _DATE.findall(text):
-        facts["start"] = datetime.strptime(" ".join(dates[0].split()), "%b %d %H:%M:%S %Y")
-    if times := re.findall(r"eval_time:(\d+)ms", text):
-        facts.setdefault("evaluation_s", None)
+    facts["start"] = _date(text)
+    if times := re.findall(rf"eval_time:{_WHOLE}ms", text):
         facts["evaluation_s"] = facts["evaluation_s"] or max(map(int, times)) / 1000
     if sp := re.search(r"fineweb10B_(sp\d+|byte260)\b", text):
         facts["vocabulary"] = sp[1] if sp[1] in VOCABULARIES else None
@@ -485,7 +495,7 @@ def check_lines(log: RunLog, vocabulary: str | None) -> list[Finding]:
 # %% ../../nbs/auditor/13_lints.ipynb #b2b2da0f
 def check_curve(log: RunLog) -> list[Finding]:
     """The clock at every line, and whether step and time grow together."""
-    rows = log.steps[log.steps.step_avg_ms.notna()]
+    rows = log.steps[log.steps.step_avg_ms.notna() & log.steps.train_ms.notna()]
     rows = rows[rows.step.astype(int) > 0]
     if rows.empty:
         return [Finding("clock", "NOT RUN", "no training curve")]
@@ -587,12 +597,13 @@ def check_stops(logs: Sequence[RunLog]) -> Finding:
     """Whether loops that ended at a time limit ended at the same one, within three steps."""
     check, times, averages = "time limit of the seeds", [], []
     for log in logs:
-        if "stopping_ms" in log.facts and len(log.steps):
+        said = log.steps.step_avg_ms.dropna()
+        if "stopping_ms" in log.facts and len(said):
             times.append(log.facts["stopping_ms"])
-            averages.append(float(log.steps.step_avg_ms.iloc[-1]))
+            averages.append(float(said.iloc[-1]))
     if len(times) < 2:
         return Finding(check, "NOT RUN", "needs two logs that stopped at a time limit")
-    spread, step = max(times) - min(times), float(np.mean(averages))
+    spread, step = max(times) - min(times), max(float(np.mean(averages)), 1e-9)
     text = f"stopped at {', '.join(f'{t / 1000:.3f}' for t in times)} s: {spread / step:.1f} steps apart"
     return Finding(check, "PASS" if spread <= 3 * step else "FAIL", text)
 
@@ -705,13 +716,18 @@ def _open_folder(folder: Path) -> tuple[dict[str, Any], list[RunLog], int | None
     claims = [folder / "submission.json", *sorted(folder.glob("submission*.json"))]
     claim = next((read_claim(path) for path in claims if path.is_file()), {})
     paths = sorted({*folder.glob("*.log"), *folder.glob("logs/*"), *folder.glob("train*.txt")})
-    logs = [parse_log(p.read_text("utf-8", "replace"), p.name) for p in paths if p.is_file()]
+    logs = [_read_log(path) for path in paths if path.is_file()]
     script = folder / "train_gpt.py"
     if not claim and not logs:
         raise GolfError(f"{folder}: expected a submission.json or logs in this folder")
     return claim, logs, script.stat().st_size if script.is_file() else None
 
 # %% ../../nbs/auditor/13_lints.ipynb #2ee9e7ad
+def _read_log(path: Path) -> RunLog:
+    "The log in a file; raises `GolfError` for one that cannot be read or is none by its size."
+    return parse_log(read_limited(path).decode("utf-8", "replace"), path.name)
+
+
 def _as_logs(log: Any) -> list[RunLog]:
     "Logs from a path, a text with lines, a `RunLog`, or several of them."
     if log is None:
@@ -719,10 +735,7 @@ def _as_logs(log: Any) -> list[RunLog]:
     if isinstance(log, RunLog):
         return [log]
     if isinstance(log, Path) or (isinstance(log, str) and "\n" not in log):
-        try:
-            return [parse_log(Path(log).read_text("utf-8", "replace"), Path(log).name)]
-        except OSError as error:
-            raise GolfError(f"{log}: expected a log file; {error.strerror}") from None
+        return [_read_log(Path(log))]
     if isinstance(log, str):
         return [parse_log(log)]
     return [found for one in log for found in _as_logs(one)]
@@ -765,7 +778,11 @@ TABLES = ("results.csv", "train_curves.csv", "ttt_curves.csv")
 def _fill(log: RunLog, results: pd.DataFrame, steps: pd.DataFrame, running: pd.DataFrame) -> RunLog:
     "Put one run's rows of the three tables into its log."
     stages = results[results.val_bpb.notna()]
-    log.scores = [tuple(row) for row in stages[["stage", results.columns[3], "val_bpb"]].values]
+    rows = stages[["stage", results.columns[3], "val_bpb"]].values
+    log.scores = [(str(stage), loss, bpb) for stage, loss, bpb in rows]
+    given = [*(v for row in log.scores for v in row[1:]), *steps[STEP_COLUMNS[1:]].values.ravel()]
+    [printed(v) for v in given if not pd.isna(v)]  # raises for what is no number
+    np.array([int(step) for step in steps.step], dtype=np.int64)  # raises for what is no step
     rest = results[results.val_bpb.isna()]
     pairs = [(f"{stage.replace('_', ' ')}", int(size)) for stage, size in
              zip(rest.stage.str.removesuffix("_bytes"), rest[results.columns[3]])]  # fmt: skip
@@ -775,7 +792,7 @@ def _fill(log: RunLog, results: pd.DataFrame, steps: pd.DataFrame, running: pd.D
     log.running = running.rename(columns=columns)[["chunk", "chunks", "bpb", "seconds"]].astype(
         float
     )
-    if len(steps) and int(steps.step.iloc[-1]) % 100:
+    if len(steps) and int(steps.step.iloc[-1]) % 100 and pd.notna(steps.train_ms.iloc[-1]):
         log.facts["stopping_ms"] = float(steps.train_ms.iloc[-1])
     return log
 
@@ -795,8 +812,10 @@ def read_tables(folder: str | Path, *, vocabulary: str = "sp1024") -> dict[str, 
             rows = [frame[(frame.pr == pr) & (frame.seed == seed)] for frame in frames]
             log = RunLog(f"seed {seed}", facts={"seed": float(seed), "vocabulary": vocabulary})
             logs.setdefault(f"#{pr}", []).append(_fill(log, *rows))
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, IndexError) as error:
         raise GolfError(f"{folder}: a table lacks a column ({error})") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GolfError(f"{folder}: a table holds what is no number ({error!s:.200})") from None
     return logs
 
 

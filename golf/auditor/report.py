@@ -8,6 +8,7 @@ __all__ = ['PASS', 'FAIL', 'UNSURE', 'NOT_RUN', 'LEVELS', 'RATES', 'LIMITS', 'LE
 
 # %% ../../nbs/auditor/01_report.ipynb #dbd713d6
 import dataclasses
+import html
 import json
 import math
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import code_block, escape, markdown_table
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
 #| export
@@ -157,16 +159,15 @@ class AuditReport:
     def markdown(self) -> str:
         """The report as Markdown, for a pull request."""
         table, power = self.table(ran=True).reset_index(), self.power().reset_index(names="test")
-        lines = [f"**{_escape(self.headline())}**", ""]
+        lines = [f"**{escape(self.headline())}**", ""]
         for frame, told in ((table, LEGEND), (power.round(3), CHANCES)):
-            cells = [[str(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
-            if cells:
-                lines += ["| " + " | ".join(map(str, row)) + " |" for row in
-                          [frame.columns, ["---"] * len(frame.columns), *cells]] + ["", told, ""]  # fmt: skip
-        lines += [f"Not run: {self.left_out()}.", ""] if self.left_out() and not self.error else []
+            if len(frame):
+                lines += [markdown_table([*frame.columns], frame.values.tolist()), "", told, ""]
+        left_out = escape(self.left_out())
+        lines += [f"Not run: {left_out}.", ""] if left_out and not self.error else []
         facts = {"seed": self.seed} | self.facts
-        lines.append(", ".join(f"{k} {v}" for k, v in facts.items()))
-        lines += ["", LIMITS] if not self.error else ["", "```", self.error, "```"]
+        lines.append(escape(", ".join(f"{k} {v}" for k, v in facts.items())))
+        lines += ["", LIMITS if not self.error else code_block(self.error)]
         return "\n".join(lines)
 
     # %% ../../nbs/auditor/01_report.ipynb #962de048
@@ -176,12 +177,13 @@ class AuditReport:
 
         table, power = self.table(ran=True), self.power()
         styled = table.style.map(paint, subset=["verdict"]).set_uuid("audit")
-        parts = [f"<p><b>{_escape(self.headline())}</b></p>"]
+        styled = styled.format(escape="html").format_index(escape="html")
+        parts = [f"<p><b>{html.escape(self.headline())}</b></p>"]
         parts += [f"{styled.to_html()}<p>{LEGEND}</p>"] if len(table) else []
         parts += (
             [f"{power.to_html(float_format='{:.3f}'.format)}<p>{CHANCES}</p>"] if len(power) else []
         )
-        parts += [f"<p>Not run: {_escape(self.left_out())}.</p>"] if self.left_out() else []
+        parts += [f"<p>Not run: {html.escape(self.left_out())}.</p>"] if self.left_out() else []
         return "".join(parts)
 
     def __repr__(self) -> str:
@@ -255,11 +257,6 @@ LEGEND = """Worst, tolerance and noise are in nats; for b1 and a b3 without rows
 one; for R the nats gained on all drawn tokens together; for f to i what the note tells."""
 CHANCES = """Chance that the positions looked at include one where a cheat acts that is at work at this
 share of all positions: an upper bound on finding it."""
-
-# %% ../../nbs/auditor/01_report.ipynb #962de048
-def _escape(text: str) -> str:
-    "Text as HTML shows it."
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
 def _worded(value: Any, back: bool = False) -> Any:

@@ -46,6 +46,8 @@ def parse_parameters(source: str, where: str = "parameters cell") -> list[Parame
         body, comments = ast.parse(source).body, _comments(source)
     except SyntaxError as error:
         raise GolfError(f"{where}: line {error.lineno} is not Python: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise GolfError(f"{where}: not Python that can be read ({error!s:.100})") from None
     found = []
     for node in body:
         targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
@@ -53,7 +55,7 @@ def parse_parameters(source: str, where: str = "parameters cell") -> list[Parame
             if isinstance(node, ast.AugAssign) or len(targets) > 1:
                 raise ValueError
             value = Parameter(targets[0].id, ast.literal_eval(node.value))
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, RecursionError, MemoryError):
             text = ast.unparse(node).splitlines()[0]
             message = f"line {node.lineno} must be `name = literal`, found `{text}`"
             raise GolfError(f"{where}: {message}") from None
@@ -68,12 +70,12 @@ def notebook_parameters(path: str | Path) -> list[Parameter]:
     """
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+        sources = ["".join(cell["source"]) for cell in tagged]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GolfError(f"{path}: not a readable notebook ({error})") from None
-    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(tagged) > 1:
         raise GolfError(f"{path}: {len(tagged)} cells are tagged `parameters`, expected one")
-    sources = ["".join(cell["source"]) for cell in tagged]
     return [p for source in sources for p in parse_parameters(source, f"{path}, parameters cell")]
 
 
@@ -241,7 +243,7 @@ def _yaml(text: str | bytes, where: str) -> dict[str, Any]:
     Loader.yaml_implicit_resolvers = {k: [r for r in v if r[0] != dates] for k, v in rules}
     try:
         return dict((yaml.load(text, Loader=Loader) or {}).items())
-    except (yaml.YAMLError, AttributeError):
+    except (yaml.YAMLError, AttributeError, ValueError, TypeError, RecursionError):
         raise GolfError(f"{where}: expected YAML of the form `name: value`") from None
 
 # %% ../../nbs/lab/00_engine.ipynb #ef5c8aa6
@@ -262,7 +264,7 @@ def overrides(command: dict[str, Any]) -> dict[str, Any]:
         except OSError as error:
             raise GolfError(f"-f {path}: {error.strerror}") from None
     for text in command["parameters_yaml"]:
-        values |= _yaml(text, f"-y {text!r}")
+        values |= _yaml(text, f"-y {text!r:.60}")
     values |= {name: _typed(value) for name, value in command["parameters"]}
     return values | dict(command["parameters_raw"])
 

@@ -45,6 +45,7 @@ _STYLE = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
     "savefig.dpi": 144,
+    "text.parse_math": False,  # a label with dollar signs is a label
     "svg.hashsalt": "golf",
     "svg.fonttype": "path",
 }

@@ -33,6 +33,7 @@ import torch
 from ..base.cache import locked
 from ..base.digests import CodeSize, code_digest, digest, digest_file
 from ..base.files import GolfError, atomic_write, closest, project_root
+from ..base.tables import markdown_table
 from ..base.task import Budget, budget_table
 from .engine import run_key
 from ..predict.stats import Interval, block_sums, paired_bootstrap, robust_slope
@@ -402,19 +403,18 @@ def read_record(path: str | Path) -> Record:
 # %% ../../nbs/lab/01_runs.ipynb #62347fe7
 def _cell(value: Any) -> str:
     "A value as a table shows it."
-    if value is None or pd.isna(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return str(value).replace("|", "\\|")
+        return str(value)
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _markdown(columns: list[str], rows: list[list[Any]]) -> str:
-    "A Markdown table."
-    lines = [columns, ["---"] * len(columns), *([_cell(v) for v in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    "A Markdown table of values as `_cell` shows them."
+    return markdown_table(columns, [[*map(_cell, row)] for row in rows])
 
 # %% ../../nbs/lab/01_runs.ipynb #b8eb7871
 def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
 from ..base.digests import digest
-from ..base.files import GolfError, closest
+from ..base.files import GolfError, checked_fields, closest
+from ..base.tables import markdown_table
 
 # %% ../../nbs/net/01_model.ipynb #433f0a01
 @dataclass(frozen=True)
@@ -74,16 +75,30 @@ class GPTConfig(Trunk):
     # %% ../../nbs/net/01_model.ipynb #fc5bccb5
     def check(self) -> None:
         """Raise `GolfError` naming the first field that cannot be; called when the object is made."""
-        for name in ("value_layers", "xsa_layers", "sources"):  # JSON knows only lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, value in checked_fields(GPTConfig, vars(self), "GPTConfig").items():
+            object.__setattr__(self, name, value)
         for rules in (self._sizes, self._trunk_rules, self._switch_rules):
             for name, holds, wanted in rules():
                 if not holds:
                     raise GolfError(f"GPTConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
 
     def _sizes(self) -> list:
-        names = ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "context")
-        return [(name, getattr(self, name) > 0, "positive") for name in names]
+        names = (
+            "vocab_size",
+            "layers",
+            "width",
+            "heads",
+            "kv_heads",
+            "mlp_width",
+            "context",
+            "rope_base",
+        )
+        rules = [(name, getattr(self, name) > 0, "positive") for name in names]
+        rules += [
+            (name, getattr(self, name) <= 1024, "at most 1,024") for name in ("layers", "mtp_heads")
+        ]
+        numbers = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
+        return rules + [(k, abs(v) <= 1 << 24, "within ±16,777,216") for k, v in numbers.items()]
 
     # %% ../../nbs/net/01_model.ipynb #b77092ae
     def _trunk_rules(self) -> list:
@@ -165,12 +180,12 @@ class GPTConfig(Trunk):
     # %% ../../nbs/net/01_model.ipynb #3000f9b5
     def _repr_markdown_(self) -> str:
         usual, trunk = asdict(GPTConfig()), {field.name for field in fields(Trunk)}
-        cells = [
-            f"| {k} | {v} | {'' if usual[k] == v else usual[k]} |"
+        rows = [
+            [k, v, "" if usual[k] == v else usual[k]]
             for k, v in asdict(self).items()
             if k in trunk or usual[k] != v  # a switch is shown where it is on
         ]
-        return "\n".join(["| field | value | default, where it differs |", "|---|---|---|", *cells])
+        return markdown_table(["field", "value", "default, where it differs"], rows)
 
 
 def last_layers(k: int, n: int) -> tuple[int, ...]:
@@ -769,15 +784,11 @@ class GPT(nn.Module):
     # %% ../../nbs/net/01_model.ipynb #3000f9b5
     def _repr_markdown_(self) -> str:
         c, table = self.config, self.table()
-        lines = [
-            f"| {r.parameter} | {r['shape']} | {r.tensors} | {r['values']:,} |"
-            for _, r in table.iterrows()
-        ]
+        rows = [[r.parameter, r["shape"], r.tensors, f"{r['values']:,}"] for _, r in table.iterrows()]
         flops = f"{self.flops_per_token(training=False) / 1e6:,.1f} MFLOP a token forward"
         title = f"**GPT** {c.layers} × {c.width}, context {c.context}: {self.parameter_count():,} values, {flops}"
-        return "\n".join(
-            [title, "", "| parameter | shape | tensors | values |", "|---|---|---:|---:|", *lines]
-        )
+        table = markdown_table(["parameter", "shape", "tensors", "values"], rows, right=2)
+        return f"{title}\n\n{table}"
 
 # %% ../../nbs/net/01_model.ipynb #c16c6d28
 class Smear(nn.Module):
@@ -819,13 +830,15 @@ def config_from(settings: dict[str, Any]) -> GPTConfig:
 
     Old artifacts say `xsa_last=k` for the last k layers. Raises `GolfError` for an unknown field.
     """
-    known, settings = {field.name for field in fields(GPTConfig)}, dict(settings)
+    if not isinstance(settings, dict):
+        raise GolfError(f"a model's settings are a dictionary, not {settings!r:.60}")
+    settings = dict(settings)
     if "xsa_last" in settings and "xsa_layers" not in settings:
+        last = {"layers": settings.pop("xsa_last")}
+        checked_fields(GPTConfig, last, "xsa_last, as")
         layers = settings.get("layers", GPTConfig.layers)
-        settings["xsa_layers"] = last_layers(settings.pop("xsa_last"), layers)
-    for name in sorted(settings.keys() - known):
-        raise GolfError(f"GPTConfig has no field {name!r}{closest(name, known)}")
-    return GPTConfig(**settings)
+        settings["xsa_layers"] = last_layers(last["layers"], layers)
+    return GPTConfig(**checked_fields(GPTConfig, settings, "GPTConfig"))
 
 # %% ../../nbs/net/01_model.ipynb #affaac04
 def star_relu(z: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DOORS', 'HOMES', 'Adapts', 'Adaptation', 'Recipe', 'changed', 'door_name', 'default_squeeze', 'lab', 'home', 'recipe',
-           'recipes', 'function_name', 'shown', 'flat', 'settings', 'markdown', 'Table', 'Differences', 'differences',
-           'Wart', 'Warts', 'warts', 'parameter_count', 'overview']
+           'recipes', 'function_name', 'shown', 'flat', 'settings', 'Table', 'Differences', 'differences', 'Wart',
+           'Warts', 'warts', 'parameter_count', 'overview']
 
 # %% ../../nbs/published/00_recipes.ipynb #3da72443
 import importlib
@@ -19,6 +19,7 @@ import torch
 
 from ..adapt.ttt import TTT, Gradients, TTTOptions
 from ..base.files import GolfError, closest
+from ..base.tables import Markup, code, markdown_table
 from ..net.model import GPT, GPTConfig, preset
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
@@ -235,13 +236,6 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return flat("", recipe)
 
 # %% ../../nbs/published/00_recipes.ipynb #4ba18655
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
-
-
 @dataclass(frozen=True)
 class Table:
     """Rows under a head; reads as Markdown, values as `shown`."""
@@ -250,7 +244,7 @@ class Table:
     rows: tuple[tuple, ...]
 
     def _repr_markdown_(self) -> str:
-        return markdown(self.head, [[shown(cell) for cell in row] for row in self.rows])
+        return markdown_table(self.head, [[shown(cell) for cell in row] for row in self.rows])
 
 # %% ../../nbs/published/00_recipes.ipynb #3f93056d
 @dataclass(frozen=True)
@@ -261,8 +255,8 @@ class Differences:
     rows: dict[str, list]
 
     def _repr_markdown_(self) -> str:
-        rows = [[f"`{name}`", *map(shown, values)] for name, values in self.rows.items()]
-        return markdown(["setting", *self.names], rows)
+        rows = [[code(name), *map(shown, values)] for name, values in self.rows.items()]
+        return markdown_table(["setting", *self.names], rows)
 
 # %% ../../nbs/published/00_recipes.ipynb #f6715088
 def differences(names: Sequence[str] = (), /, **recipes: Recipe) -> Differences:
@@ -306,7 +300,8 @@ class Warts:
 
     def _repr_markdown_(self) -> str:
         head = ["wart", "said", "ran", "evidence", "effect"]
-        return markdown(head, [[w.name, w.said, w.ran, w.evidence, w.effect] for w in self.rows])
+        rows = [[w.name, w.said, w.ran, w.evidence, w.effect] for w in self.rows]
+        return markdown_table(head, [[*map(Markup, row)] for row in rows])
 
 
 def warts(name: str) -> Warts:

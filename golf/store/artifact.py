@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'MATRICES', 'TABLES', 'Choice', 'DTYPES', 'KINDS', 'PARTS', 'Integers', 'Treatment', 'Plan', 'default_plan',
-           'tensor_bytes', 'encode', 'decode', 'quantized_tensors', 'read_meta', 'extras', 'SizeReport', 'size_report',
-           'save_artifact', 'load_artifact', 'compare_compressors']
+           'tensor_bytes', 'encode', 'decode', 'quantized_tensors', 'read_meta', 'tensor_shapes', 'extras',
+           'SizeReport', 'size_report', 'save_artifact', 'load_artifact', 'compare_compressors']
 
 # %% ../../nbs/store/03_artifact.ipynb #fa20b877
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,23 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import markdown_table
 from ..base.task import PARAMETER_GOLF
 from .coder import entropy
 from .quant import Quantized, dequantize_rows, largest_code, quantize_rows
 
 # %% ../../nbs/store/03_artifact.ipynb #c06cee7e
-from .container import COMPRESSORS, Section, _expand, _layout, _open, _store, pack
+from golf.store.container import (
+    COMPRESSORS,
+    Section,
+    _check_room,
+    _expand,
+    _layout,
+    _open,
+    _read,
+    _store,
+    pack,
+)  # fmt: skip
 
 # %% ../../nbs/store/03_artifact.ipynb #a7aaba0d
 @dataclass(frozen=True)
@@ -282,7 +294,10 @@ def encode(
     sections = _join(pieces, plan.compressor)
     for name, data in (extra or {}).items():
         sections.append(Section(f"extra/{name}", bytes(data), plan.compressor, "extra"))
-    return pack({"tensors": tensors, "meta": meta or {}}, sections)
+    packed = pack({"tensors": tensors, "meta": meta or {}}, sections)
+    sizes = {section.name: len(section.data) for section in sections if section.part != "extra"}
+    _check_sizes(tensors, sizes, len(packed), "the artifact")  # what is written can be read
+    return packed
 
 # %% ../../nbs/store/03_artifact.ipynb #50f37d40
 def _entry(name: str, tensor: Tensor, kind: str, treatment: Treatment) -> dict:
@@ -348,28 +363,42 @@ def _tensor_table(header: dict, name: str) -> list[dict]:
         raise GolfError(f"{name} is a container, but not of tensors")
     return [_check_entry(entry, name) for entry in header["tensors"]]
 
+# %% ../../nbs/store/03_artifact.ipynb #ab110004
+def _needed(entry: dict) -> Counter[str]:
+    "Bytes that a tensor takes from each section."
+    values, places, codes = math.prod(entry["shape"]), _entry_places(entry), KINDS[entry["kind"]]
+    width = 1 if codes else 2 if entry["kind"] == "fp16" else DTYPES[entry["dtype"]].itemsize
+    found = Counter()
+    for place in places:
+        found[place] += values * width // len(places)
+    if codes:
+        found["scales"] += 2 * math.prod(entry["shape"][:-1])
+    return found
+
+
+def _check_sizes(table: list[dict], sizes: dict[str, int], stored: int, name: str) -> None:
+    "Raise `GolfError` unless sections of these `sizes` hold the tensors of the table and no more."
+    needed = sum(map(_needed, table), Counter())
+    for place in needed.keys() | sizes.keys():
+        more = needed[place] - sizes.get(place, 0)
+        if more > 0:
+            raise GolfError(f"{name}: section {place!r} is too short; expected {more} more bytes")
+        if more < 0:
+            raise GolfError(f"{name}: section {place!r} has {-more} bytes too many")
+    values = [math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize for entry in table]
+    _check_room(sum(values) + sum(sizes.values()), stored, name)
+
 # %% ../../nbs/store/03_artifact.ipynb #098d6099
 class _Reader:
-    "Takes bytes from named sections in order, and can tell whether everything was taken."
+    "Takes bytes from named sections in order; `_check_sizes` says that there are as many as needed."
 
     def __init__(self, sections: list[Section], name: str):
         self.left, self.name = {s.name: memoryview(s.data) for s in sections}, name
 
     def take(self, place: str, dtype: torch.dtype, shape: list[int]) -> Tensor:
-        count = math.prod(shape) * dtype.itemsize
-        held = self.left.get(place, b"")
-        if count > len(held):
-            raise GolfError(
-                f"{self.name}: section {place!r} is too short; expected {count} more bytes"
-            )
-        if place in self.left:
-            self.left[place] = held[count:]
+        count, held = math.prod(shape) * dtype.itemsize, self.left.get(place, memoryview(b""))
+        self.left[place] = held[count:]
         return _tensor_from(held[:count], dtype, shape)
-
-    def finish(self) -> None:
-        for place, held in self.left.items():
-            if len(held):
-                raise GolfError(f"{self.name}: section {place!r} has {len(held)} bytes too many")
 
 # %% ../../nbs/store/03_artifact.ipynb #55e0c5a4
 def _take(entry: dict, dtype: torch.dtype, reader: _Reader) -> Tensor:
@@ -417,9 +446,7 @@ def decode(data: bytes, *, name: str = "the artifact") -> dict[str, Tensor]:
     Raises `GolfError` for anything that `encode` did not write; `name` is used in the message.
     """
     table, reader = _reading(data, name)
-    state = {entry["name"]: _decode_tensor(entry, reader) for entry in table}
-    reader.finish()
-    return state
+    return {entry["name"]: _decode_tensor(entry, reader) for entry in table}
 
 # %% ../../nbs/store/03_artifact.ipynb #88503668
 def _reading(data: bytes, name: str) -> tuple[list[dict], _Reader]:
@@ -428,7 +455,9 @@ def _reading(data: bytes, name: str) -> tuple[list[dict], _Reader]:
     table = _tensor_table(header, name)
     if len({entry["name"] for entry in table}) != len(table):
         raise GolfError(f"{name} has two tensors with the same name")
-    found = [_expand(*section, name) for section in sections if section[0]["part"] != "extra"]
+    sections = [section for section in sections if section[0]["part"] != "extra"]
+    _check_sizes(table, {record["name"]: record["size"] for record, _ in sections}, len(data), name)
+    found = [_expand(*section, name) for section in sections]
     return table, _Reader(found, name)
 
 
@@ -448,10 +477,18 @@ def read_meta(data: bytes, *, name: str = "the artifact") -> dict:
     return header["meta"]
 
 
+def tensor_shapes(data: bytes, *, name: str = "the artifact") -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of an artifact by name; nothing is decompressed."""
+    header, _ = _open(data, name)
+    return {entry["name"]: tuple(entry["shape"]) for entry in _tensor_table(header, name)}
+
+
 def extras(data: bytes, *, name: str = "the artifact") -> dict[str, bytes]:
     """The `extra` bytes an artifact was encoded with, by name; weights are not decompressed."""
     _, sections = _open(data, name)
-    found = [_expand(*section, name) for section in sections if section[0]["part"] == "extra"]
+    sections = [section for section in sections if section[0]["part"] == "extra"]
+    _check_room(sum(record["size"] for record, _ in sections), len(data), name)
+    found = [_expand(*section, name) for section in sections]
     return {section.name.removeprefix("extra/"): section.data for section in found}
 
 # %% ../../nbs/store/03_artifact.ipynb #60362647
@@ -486,8 +523,7 @@ class SizeReport:
     def _repr_markdown_(self) -> str:
         """The table in Markdown."""
         texts = self._text()
-        lines = [list(texts), ["---"] + ["---:"] * (len(texts.columns) - 1), *texts.values.tolist()]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown_table([*texts], texts.values.tolist(), right=len(texts.columns) - 1)
 
 # %% ../../nbs/store/03_artifact.ipynb #259e4a95
 def _count_values(header: dict, sections: list, name: str) -> dict[str, tuple[int, int]]:
@@ -558,7 +594,7 @@ def load_artifact(path: str | Path) -> bytes:
     Raises `GolfError` naming the file when it is missing, foreign, truncated, altered or newer.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _read(Path(path))
     except OSError as error:
         raise GolfError(f"{path}: expected an artifact file; {error.strerror}") from None
     _open(data, str(path))

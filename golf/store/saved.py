@@ -17,7 +17,15 @@ import torch
 from ..base.digests import digest
 from ..base.files import GolfError
 from ..net.model import GPT, GPTConfig, config_from, preset
-from .artifact import Plan, decode, default_plan, encode, load_artifact, read_meta
+from golf.store.artifact import (
+    Plan,
+    decode,
+    default_plan,
+    encode,
+    load_artifact,
+    read_meta,
+    tensor_shapes,
+)  # fmt: skip
 
 # %% ../../nbs/store/05_saved.ipynb #72f5a8cc
 def export_model(
@@ -43,6 +51,19 @@ def export_model(
     return encode(state, plan or default_plan(state, small=16_384), meta=about, extra=extra)
 
 # %% ../../nbs/store/05_saved.ipynb #6b5bcef7
+def _check_shapes(config: GPTConfig, shapes: dict, build: Callable[..., GPT]) -> None:
+    "Raise `GolfError` unless tensors of these shapes are those of the model; allocates none."
+    with torch.device("meta"):
+        expected = {k: tuple(t.shape) for k, t in build(config).state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        wanted, found = expected.get(name), shapes.get(name)
+        if wanted != found:
+            raise GolfError(
+                f"this artifact's model settings do not fit its tensors: {name!r} is {found or 'absent'}, "
+                f"and by the settings {wanted or 'absent'}"
+            )
+
+
 def load_model(
     data: bytes, *, build: Callable[..., GPT] = GPT, compute_dtype: torch.dtype = torch.float32
 ) -> GPT:
@@ -53,7 +74,9 @@ def load_model(
     meta = read_meta(data)
     if "model" not in meta:
         raise GolfError("this artifact holds no model: its meta has no 'model' configuration")
-    model = build(config_from(meta["model"]), compute_dtype=compute_dtype)
+    config = config_from(meta["model"])
+    _check_shapes(config, tensor_shapes(data), build)
+    model = build(config, compute_dtype=compute_dtype)
     model.load_state_dict({k: v.float() for k, v in decode(data).items()})
     return model.eval()
 

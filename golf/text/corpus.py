@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..base.cache import cache_dir
 from ..base.digests import digest, digest_file
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import markdown_table
 
 # %% ../../nbs/text/03_corpus.ipynb #c06e00fe
 from golf.text.documents import (
@@ -44,7 +45,6 @@ from .shards import _check_limit, _digest_tokens, open_tokens, read_tokens
 from golf.text.tokenizers import (
     ByteTable,
     Tokenizer,
-    _table,
     is_lossless,
     load_tokenizer,
     train_tokenizer,
@@ -199,7 +199,8 @@ class Corpus:
         found = self.fingerprint()
         rows = {"vocabulary": f"{self.vocab_size:,} ids", "train": f"{len(self.train):,} tokens"}
         rows["validation"] = f"{len(self.val):,} tokens, {found['val_bytes']:,} bytes"
-        return _table(f"corpus {self.name}", rows | {"bytes per token": f"{self.bytes_per_token:.4f}"})
+        rows["bytes per token"] = f"{self.bytes_per_token:.4f}"
+        return markdown_table([f"corpus {self.name}", ""], [*rows.items()])
 
 # %% ../../nbs/text/03_corpus.ipynb #41e29c5a
 _RECIPE = 1  # raise when the way from text to tokens changes

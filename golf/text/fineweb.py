@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..base.digests import digest_file
 from ..base.files import GolfError, atomic_write, closest
+from ..base.tables import escape, markdown_table
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
 from .shards import BOS, _blocks, _check_ids, _token_count, shard_paths
@@ -364,9 +365,8 @@ class DataReport:
 
     def _repr_markdown_(self) -> str:
         train, val = self.train.rows(), self.val.rows()
-        table = ["| | train | val |", "|---|---|---|"]
-        table += [f"| {name} | {train[name]} | {val[name]} |" for name in train]
-        return "\n".join(table + [f"\ndamaged: {line}" for line in self.damaged])
+        table = markdown_table(["", "train", "val"], [[k, train[k], val[k]] for k in train])
+        return "\n\n".join([table, *(f"damaged: {escape(line)}" for line in self.damaged)])
 
 # %% ../../nbs/text/05_fineweb.ipynb #ef92b397
 def _sound(path: Path, vocab_size: int | None, recorded: dict[str, Any]) -> int:

@@ -20,10 +20,8 @@ import numpy as np
 import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from golf.base.files import (
-    GolfError,
-    atomic_write,
-)
+from ..base.files import GolfError, atomic_write
+from ..base.tables import Markup, code, markdown_table
 
 # %% ../../nbs/text/01_tokenizers.ipynb #c000000e
 from .shards import BOS
@@ -88,17 +86,13 @@ class Tokenizer(SentencePieceProcessor):
 
     def _repr_markdown_(self) -> str:
         pieces = [self.id_to_piece(i) for i in range(260, len(self))]
-        longest = " ".join(f"`{p!r}`" for p in sorted(pieces, key=len, reverse=True)[:4])
+        longest = map(code, map(repr, sorted(pieces, key=len, reverse=True)[:4]))
         rows = {"ids": f"{len(self):,}", "decode(encode(x)) == x": is_lossless(self)}
         rows |= {"pieces with a leading ▁": sum(p.startswith("▁") for p in pieces)}
-        return _table("tokenizer", rows | {"longest pieces": longest})
+        rows |= {"longest pieces": Markup(" ".join(longest))}
+        return markdown_table(["tokenizer", ""], [*rows.items()])
 
 # %% ../../nbs/text/01_tokenizers.ipynb #752c9f82
-def _table(title: str, rows: dict[str, Any]) -> str:
-    "A two-column Markdown table."
-    return "\n".join([f"| {title} | |", "|---|---|", *[f"| {k} | {v} |" for k, v in rows.items()]])
-
-
 def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
     """The SentencePiece model stored at `path`.
 
@@ -222,7 +216,8 @@ class ByteTable:
     def _repr_markdown_(self) -> str:
         rows = {"ids": f"{len(self):,}", "boundaries": int(self.boundary.sum())}
         rows |= {"ids with an optional leading space": int(self.lead.sum())}
-        return _table("byte table", rows | {"longest": f"{int(self.bytes.max())} bytes"})
+        rows |= {"longest": f"{int(self.bytes.max())} bytes"}
+        return markdown_table(["byte table", ""], [*rows.items()])
 
 # %% ../../nbs/text/01_tokenizers.ipynb #efa0a046
 def _piece_bytes(tokenizer: SentencePieceProcessor, i: int, keeps_space: bool) -> tuple:
