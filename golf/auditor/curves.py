@@ -95,12 +95,13 @@ def check_clock(run: Sequence[Step]) -> Finding:
     sure = k is not None and later.sum() >= max(5, 3 * (~right).sum())
     return Finding("clock", "FAIL" if sure else "UNSURE", text)
 
-# %% ../../nbs/auditor/12f_curves.ipynb #b9c559e2
+# %% ../../nbs/auditor/12f_curves.ipynb #fa4e1710
 def _offset(gaps: np.ndarray) -> float:
     "The time before the first step that most lines agree on; 0 where that is as good."
-    candidates = [0.0, *np.unique(gaps[:, 0]).tolist()]
-    agree = [int(((gaps[:, 0] <= c) & (c <= gaps[:, 1])).sum()) for c in candidates[:400]]
-    best = candidates[int(np.argmax(agree))]
+    low, high = np.sort(gaps[:, 0]), np.sort(gaps[:, 1])
+    candidates = np.array([0.0, *low])
+    agree = np.searchsorted(low, candidates, "right") - np.searchsorted(high, candidates, "left")
+    best = float(candidates[int(np.argmax(agree))])
     kept = gaps[(gaps[:, 0] <= best) & (best <= gaps[:, 1])]
     return float((kept[:, 0].max() + kept[:, 1].min()) / 2) if best else 0.0
 

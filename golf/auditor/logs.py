@@ -71,7 +71,7 @@ def runs_of(steps: list[Step]) -> list[list[Step]]:
         runs[-1].append(step)
     return runs
 
-# %% ../../nbs/auditor/12d_logs.ipynb #d3b82e21
+# %% ../../nbs/auditor/12d_logs.ipynb #98813ef6
 class Size(NamedTuple):
     """A printed size: `part` is code, model or total; `kind` the rest of its name; `stored` if packed."""
 
@@ -82,7 +82,7 @@ class Size(NamedTuple):
 
 
 _SIZE = re.compile(
-    rf"^[ \t]*+([A-Za-z][^:\n=]{{2,100}})[:=][ \t]*+{_WHOLE}[ \t]*+(?:(bytes|B)\b|$)", re.M)  # fmt: skip
+    rf"^[ \t]*+([A-Za-z][^:\n=]{{2,100}})[:=][ \t]*+{_WHOLE}[ \t]*+(?:(bytes|B)\b|(?=\n))", re.M)  # fmt: skip
 _PACKED = re.compile(r"zlib|zstd|lzma|brotli|lrzip|xz|gz|bz2|\bans\b|huff|pack|compress|quant|int\d|"
                      r"ternary|fp8|nf4|mixed|final|blob|rans", re.I)  # fmt: skip
 _RAW = re.compile(r"raw|fp32|float32|uncompressed|before|pre[- _]|payload|unpacked|torch", re.I)
@@ -99,7 +99,7 @@ def size_of(name: str, size: int) -> Size | None:
     stored = part == "code" or bool(_PACKED.search(kind or said)) and not _RAW.search(said)
     return Size(part, kind, size, stored)
 
-# %% ../../nbs/auditor/12d_logs.ipynb #70c95ed0
+# %% ../../nbs/auditor/12d_logs.ipynb #89e52388
 class Score(NamedTuple):
     """A line with a loss and bits per byte, as printed; `seconds` of its evaluation if it says so."""
 
@@ -112,7 +112,8 @@ class Score(NamedTuple):
 _SCORE = re.compile(
     rf"^[ \t]*+(?:(\S.*?)[ \t:,|])?val_loss[:=][ \t]*+{_NUMBER},?[ \t|]++val_bpb[:=][ \t]*+{_NUMBER}"
     rf"(?:[ \t,]++eval_time[:=][ \t]*+{_WHOLE}ms)?", re.M)  # fmt: skip
-_BPB = re.compile(rf"(?:bpb|bits.per.byte)[^\n\d]{{0,24}}{_NUMBER}|{_NUMBER}[ \t]?bpb\b", re.I)
+_BPB = re.compile(rf"(?:bpb|bits.per.byte)[^\n\d]{{0,24}}{_NUMBER}", re.I)
+_BEFORE = re.compile(rf"{_NUMBER}[ \t]?$")
 _CHUNK = re.compile(rf"ttt_chunk \[{_WHOLE}/{_WHOLE}\] bpb={_NUMBER} time={_NUMBER}s")
 _DATE = re.compile(r"^\w{3} (\w{3} +\d{1,2} \d\d:\d\d:\d\d \d{4})[ \t]*+$", re.M)
 _NAMED = re.compile(r"fineweb10B_(sp\d{1,6}|byte260)(\w{0,80})")
@@ -201,16 +202,18 @@ def _date(text: str) -> datetime | None:
     except (IndexError, ValueError):  # such as Feb 31 25:61:61
         return None
 
-# %% ../../nbs/auditor/12d_logs.ipynb #72325f9c
+# %% ../../nbs/auditor/12d_logs.ipynb #caff25c2
 def parse_log(text: str, name: str = "log") -> RunLog:
     """The `RunLog` in a log's text; lines that are not known are passed over."""
     text = without_source(text.removeprefix("\ufeff").replace("\r", "\n"))
     steps = [step for row in _STEP.findall(text) if (step := _step(*row))]
     head = text[: found.start()] if (found := _STEP.search(text)) else text
-    facts = {key: _fact(pattern.findall(text)) for key, pattern in _FACTS.items()}
+    low = text.lower()
+    facts = {key: _fact(pattern.findall(text)) if _hinted(key, low) else None for key, pattern in _FACTS.items()}
     facts["start"], facts["vocabulary"] = _date(text), _vocabulary(text, facts["val_tokens"])
     facts["half_ms"] = max((half for _, half in steps), default=None)
-    facts["warmup"] = next((w for w in _WARM.findall(text) if "val" in w.lower()), None)
+    facts["warmup"] = _warmup(text) if "warm" in low else None
+    facts["whole"] = text[-1:] == "\n" or None  # a log that was cut ends within a line
     facts["said_seed"] = facts["seed"]  # in the text; a file's name is a weaker witness
     if facts["seed"] is None and (named := re.search(r"seed[_-]?(\d{1,9})", name)):
         facts["seed"] = float(named[1])
@@ -218,10 +221,32 @@ def parse_log(text: str, name: str = "log") -> RunLog:
     scores = [Score(stage, loss, bpb, int(ms.replace(",", "")) / 1000 if ms else None)
               for stage, loss, bpb, ms in _SCORE.findall(text) if not _is_step(stage)]  # fmt: skip
     running = [tuple(float(v.replace(",", "")) for v in row) for row in _CHUNK.findall(text)]
-    return RunLog(name, scores, [b for row in _BPB.findall(text) if 0.2 < (b := float(row[0] or row[1])) < 20],
+    return RunLog(name, scores, _bpbs(text, low),
                   [size for size in sizes if size], [step for step, _ in steps], running,
                   {k: v for k, v in facts.items() if v is not None},
                   dict(_SETTING.findall(head[-100_000:])))  # fmt: skip
+
+
+def _bpbs(text: str, low: str) -> list[float]:
+    "Every number that stands after the letters bpb, or right before them."
+    found = _BPB.findall(text)
+    for match in re.finditer("bpb", low):
+        if low[max(match.start() - 2, 0) : match.start()].strip()[-1:].isdigit():
+            found += _BEFORE.findall(low[max(match.start() - 30, 0) : match.start()])
+    return [b for b in map(float, found) if 0.2 < b < 20]
+
+
+def _hinted(key: str, low: str) -> bool:
+    "Whether a word of a fact is in the lower-case text: a look that costs a tenth of its expression."
+    words = {"parameters": "model_params", "val_tokens": "val_", "mtp_weight": "mtp_", "mtp_params": "mtp_",
+             "mtp_export": "mtp_", "swa_start": "swa:", "evaluation_s": "eval_time", "hardware": "nvidia",
+             "stopping_ms": "stopping_", "train_files": "fineweb_val_"}  # fmt: skip
+    return key == "process" and ("pid" in low or "n/a" in low) or words.get(key, key) in low
+
+
+def _warmup(text: str) -> str | None:
+    "The first line about a warm-up that speaks of validation."
+    return next((line for line in _WARM.findall(text) if "val" in line.lower()), None)
 
 
 def _is_step(stage: str) -> bool:
