@@ -41,7 +41,7 @@ def check_sum(parts: Sequence[Part]) -> Finding:
     text = f"{c:,} + {m:,} = {c + m:,}; total {t:,}"
     return Finding(check, "UNSURE" if gap else "PASS", text, COUNTED if gap else "")
 
-# %% ../../nbs/auditor/12h_budgets.ipynb #b4548783
+# %% ../../nbs/auditor/12h_budgets.ipynb #87c1a0fc
 def check_cap(parts: Sequence[Part], *, cap: int = CAP, track: str = "", own: bool = False) -> Finding:
     """Whether the least total of a log, or the largest that a claim calls its `own`, is below `cap`."""
     totals = [size for part, _, size in parts if part == "total"]
@@ -53,8 +53,8 @@ def check_cap(parts: Sequence[Part], *, cap: int = CAP, track: str = "", own: bo
     text = f"{total:,} bytes, {abs(cap - total):,} {'below' if total <= cap else 'over'} {cap:,}"
     if total <= cap:
         return Finding("cap", "PASS", text)
-    sure = bool(totals) if own else bool(models) and min(models) > cap
-    return Finding("cap", "FAIL" if sure and track != "other" else "UNSURE", text, COUNTED)
+    sure = bool(totals) and (own or bool(models) and min(models) > cap)
+    return Finding("cap", "FAIL" if sure and track != "other" else "UNSURE", text, COUNTED, "size")
 
 
 def check_shipped(code: Sequence[int], shipped: int | None) -> Finding:
@@ -65,7 +65,7 @@ def check_shipped(code: Sequence[int], shipped: int | None) -> Finding:
     right = shipped <= max(code)
     return Finding("code as shipped", "PASS" if right else "UNSURE", text, "" if right else COUNTED)
 
-# %% ../../nbs/auditor/12h_budgets.ipynb #6163da49
+# %% ../../nbs/auditor/12h_budgets.ipynb #beded951
 LATE, HICCUP = 0.5, 1.0  # seconds past the limit: of the last step, and of a slow one
 
 
@@ -89,5 +89,5 @@ def check_times(train: float | None, evaluation: float | None, *, reference: boo
             found.append(Finding(check, "PASS", text))
             continue
         sure = strict and seconds > limit + HICCUP
-        found.append(Finding(check, "FAIL" if sure else "UNSURE", text, fault))
+        found.append(Finding(check, "FAIL" if sure else "UNSURE", text, fault, check.split()[0]))
     return found

@@ -26,7 +26,7 @@ from golf.auditor.denominators import (
 from .findings import VERDICTS, Finding
 from .logs import RunLog, Step, runs_of
 
-# %% ../../nbs/auditor/12f_curves.ipynb #be6087ae
+# %% ../../nbs/auditor/12f_curves.ipynb #25f2b3bf
 def _worst(findings: Sequence[Finding]) -> Finding:
     "The worst finding of a list (of several the last), with how many share its verdict."
     worst = max(reversed(findings), key=lambda f: VERDICTS.index(f.verdict))
@@ -37,16 +37,14 @@ def _worst(findings: Sequence[Finding]) -> Finding:
     return Finding(worst.check, verdict, text, worst.fault, worst.cause)
 
 
-def check_lines(log: RunLog, vocabulary: str | None) -> list[Finding]:
+def check_lines(log: RunLog, vocabulary: str | None, *, sure: bool = True) -> list[Finding]:
     """`check_ratio` of all score lines, and of all validation lines of the training curve."""
-    tokens = log.facts.get("val_tokens")
-    whole = vocabulary is not None and whole_text(int(tokens or 0)) == vocabulary
     curve = [(s.val_loss, s.val_bpb) for s in log.steps if s.val_loss and s.val_bpb]
     pairs = {"exact scores": [(s.loss, s.bpb) for s in log.scores], "validation curve": curve}
     found = []
     for check, lines in pairs.items():
         if lines:
-            rows = [check_ratio(*line, vocabulary=vocabulary, whole=whole, check=check) for line in lines]
+            rows = [check_ratio(*line, vocabulary=vocabulary, sure=sure, check=check) for line in lines]
             found.append(_worst(rows))
         else:
             found.append(Finding(check, "NOT RUN", "no such line"))

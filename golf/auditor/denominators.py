@@ -129,12 +129,12 @@ def _constant(low: float, high: float) -> float | None:
     nearest = round((low + high) / 2, 1)
     return nearest if low <= nearest <= high and high - low < 1e-5 and nearest != 1 else None
 
-# %% ../../nbs/auditor/12c_denominators.ipynb #9c15ccc1
-def check_ratio(loss: Any, bpb: Any, *, vocabulary: str | None = None, whole: bool = False,
+# %% ../../nbs/auditor/12c_denominators.ipynb #96d32e68
+def check_ratio(loss: Any, bpb: Any, *, vocabulary: str | None = None, sure: bool = True,
                 check: str = "loss over bpb") -> Finding:  # fmt: skip
     """Whether loss and bits per byte, as printed, fit the constant of a vocabulary.
 
-    FAIL only for a known `vocabulary`; `whole`: a count of targets says that all its text was scored.
+    FAIL only for a known `vocabulary`, and not if it is known by the name of a folder alone (`sure`).
     """
     try:
         low, high = ratio_interval(loss, bpb)
@@ -147,11 +147,11 @@ def check_ratio(loss: Any, bpb: Any, *, vocabulary: str | None = None, whole: bo
         return Finding(check, "UNSURE", f"{text}; too few digits")
     if gap <= WITHIN:
         return Finding(check, "PASS", text)
-    verdict, fault, why = _misfit(low, high, vocabulary, whole)
+    verdict, fault, why = _misfit(low, high, vocabulary if sure else None, vocabulary)
     return Finding(check, verdict, f"{text}; {why or f'off by {gap:.1e}'}", fault, "bytes")
 
-# %% ../../nbs/auditor/12c_denominators.ipynb #cd44e03d
-def _misfit(low: float, high: float, vocabulary: str | None, whole: bool) -> tuple[str, str, str]:
+# %% ../../nbs/auditor/12c_denominators.ipynb #ffbf67d4
+def _misfit(low: float, high: float, sure: str | None, vocabulary: str | None) -> tuple[str, str, str]:
     "Verdict, fault and explanation of a quotient that is not its vocabulary's."
     other, gap = nearest_ratio(low, high)
     if gap <= WITHIN:
@@ -160,12 +160,12 @@ def _misfit(low: float, high: float, vocabulary: str | None, whole: bool) -> tup
         return "UNSURE", "", "no known tokenizer, or a part of the text"
     share = (low + high) / 2 / VOCABULARIES[vocabulary].ratio
     fault, constant = fitting_factor(share), _constant(low, high)
-    if fault == FACTORS[1.1671]:
+    if sure and fault == FACTORS[1.1671]:
         return "FAIL", fault, f"{share:.4f} of its bytes"
-    if constant is not None:
+    if sure and constant is not None:
         return "FAIL", "V26: constant bytes per token", f"exactly {constant} bytes per token"
-    if whole and abs(share - 1) > IMPOSSIBLE:
-        return "FAIL", fault, f"{share:.4f} of the bytes of the whole text"
+    if sure and abs(share - 1) > IMPOSSIBLE:
+        return "FAIL", fault, f"{share:.4f} of its bytes, which no part of the text has"
     return "UNSURE", fault, f"{share:.4f} of its bytes" if fault else ""
 
 # %% ../../nbs/auditor/12c_denominators.ipynb #9805410b

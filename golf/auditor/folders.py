@@ -45,7 +45,7 @@ def _logs(folder: Path) -> list[Path]:
     paths = [p for p in folder.rglob("*") if p.suffix.lower() in LOG_NAMES and p.is_file()]
     return sorted(p for p in paths if not hidden(p) and "requirements" not in p.name)
 
-# %% ../../nbs/auditor/12i_folders.ipynb #978dcda0
+# %% ../../nbs/auditor/12i_folders.ipynb #d07c85ce
 def open_folder(folder: str | Path) -> Submission:
     """The `Submission` in a folder.
 
@@ -59,11 +59,12 @@ def open_folder(folder: str | Path) -> Submission:
         except GolfError as error:
             found.refused.append(_refused(path, folder, error))
     for path in _logs(folder)[:MOST_FILES]:
-        name, room = path.relative_to(folder).as_posix(), room - path.stat().st_size
+        name, size = path.relative_to(folder).as_posix(), path.stat().st_size
         try:
-            if room < 0:
-                raise GolfError(f"{path}: more than {MOST_BYTES:,} bytes of logs in one folder")
+            if size > room:
+                raise GolfError(f"{path}: {size:,} bytes are too many; {MOST_BYTES:,} of a folder are read")
             if log := read_log(path):
+                room -= size
                 found.logs.append(log)
                 log.name = name
                 found.read.append(name)

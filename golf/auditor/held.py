@@ -7,8 +7,9 @@ __all__ = ['SPREAD', 'SLIP', 'SHIFT_NATS', 'ROWS', 'Held', 'wanted_logs', 'finis
            'check_bytes_held', 'check_times_held', 'check_means', 'check_evidence', 'Gain', 'welch', 'p_values',
            'check_p', 'seeds_bpb', 'ratio_of']
 
-# %% ../../nbs/auditor/12g_held.ipynb #6c6212d9
+# %% ../../nbs/auditor/12g_held.ipynb #e323a1e9
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
     above = claimed - half > max(lines)
     return Held("above" if above else "none", f"claimed {bpb}, between the lines of the logs; no line or mean is that")
 
-# %% ../../nbs/auditor/12g_held.ipynb #88b30592
+# %% ../../nbs/auditor/12g_held.ipynb #538f61db
 SPREAD = 0.005  # bits per byte between seeds, where a claim does not say how many it has
 
 
@@ -93,6 +94,8 @@ def check_score(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
     held, wanted = find_score(bpb, logs), wanted_logs(claim)
     done = len(finished(logs))
     text = f"{held.text} ({done} finished logs for {wanted} seeds)"
+    if held.how == "below" and _elsewhere([bpb, *_seed_scores(claim).values()], logs):
+        return Finding(check, "UNSURE", f"{text}; each has such a number under another name")
     if held.how == "below":
         fault, declared = "V31: a score that its logs do not hold", bool(seed_rows(claim) or seeds_of(claim))
         gap = min(b for log in logs for b in log.bpbs) - printed(bpb)[0]
@@ -109,7 +112,23 @@ def _best_of(bpb: Any, logs: Sequence[RunLog]) -> bool:
     spans = [sorted(v for v, _ in values) for values in _stages(logs).values() if len(values) > 1]
     return any(abs(span[0] - value) <= half + 1e-9 and span[-1] - span[0] > 2 * half for span in spans)
 
-# %% ../../nbs/auditor/12g_held.ipynb #58cd733c
+# %% ../../nbs/auditor/12g_held.ipynb #1fc75538
+_DECIMAL = re.compile(r"(?<![\d.])\d\.\d{4,12}(?![\d.])")
+
+
+def _seed_scores(claim: Mapping[str, Any]) -> dict[str, Any]:
+    "The claimed score of each seed, placeholders left out."
+    given = {seed: field_of(row, *BPB) for seed, row in seed_rows(claim).items()}
+    return {seed: v for seed, v in given.items() if v is not None and printed(v)[0] > 0}
+
+
+def _elsewhere(claimed: Sequence[Any], logs: Sequence[RunLog]) -> bool:
+    "Whether every log has a number near one of the claimed, and below all that it calls bits per byte."
+    least = min(printed(v)[0] for v in claimed) - SPREAD
+    return bool(logs) and all(
+        any(least <= float(n) < min(log.bpbs, default=0.0) for n in _DECIMAL.findall(log.text)) for log in logs)  # fmt: skip
+
+# %% ../../nbs/auditor/12g_held.ipynb #f7fac7c2
 def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
     """Whether each seed's claimed score is held by the log that names this seed."""
     check, logs = "seeds against logs", distinct(logs)
@@ -118,12 +137,11 @@ def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
         if "seed" in log.facts and log.bpbs:
             by_seed.setdefault(f"{log.facts['seed']:.0f}", []).append(log)
     below, missing, good, done = [], [], 0, {id(log) for log in finished(logs)}
-    given = {s: field_of(row, *BPB) for s, row in seed_rows(claim).items()}
-    rows = {s: v for s, v in given.items() if v is not None and printed(v)[0] > 0}
+    rows = _seed_scores(claim)
     for seed, bpb in rows.items():
         mine = by_seed.get(seed, [])
         held = find_score(bpb, mine) if mine else Held("none", f"no log names seed {seed}")
-        if held.how == "below" and done.issuperset(map(id, mine)):
+        if held.how == "below" and done.issuperset(map(id, mine)) and not _elsewhere([bpb], mine):
             below.append(f"seed {seed}: {held.text}")
         elif held.how in ("line", "mean"):
             good += 1
@@ -135,14 +153,14 @@ def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
     verdict = "FAIL" if below else "UNSURE" if missing else "PASS"
     return Finding(check, verdict, text, "V31: a score that its logs do not hold" if below else "", "held")
 
-# %% ../../nbs/auditor/12g_held.ipynb #76b073f5
+# %% ../../nbs/auditor/12g_held.ipynb #606dfd31
 def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
     """Whether the claimed total is one of the logs' totals, or their mean."""
     check, logs = "bytes against log", distinct(logs)
     said = [s.bytes for s in sizes_of(claim) if s.part == "total" and "seed" not in s.field]
     printed_ = [s for log in logs for s in log.sizes]
     totals = [s.bytes for s in printed_ if s.part == "total"]
-    models = [s.bytes for s in printed_ if s.part == "model"]
+    models = [s.bytes for s in printed_ if s.part == "model" and s.stored]
     if not said or not totals + models:
         return Finding(check, "NOT RUN", "needs a claimed total and the sizes of a log")
     codes = [s.bytes for s in printed_ if s.part == "code"] + [s.bytes for s in sizes_of(claim) if s.part == "code"]
@@ -153,14 +171,14 @@ def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Findin
         return Finding(check, "PASS", f"{value:,} bytes are a total of the logs")
     least = min(models or totals)
     text = f"claimed {value:,}; totals of the logs {', '.join(f'{t:,}' for t in sorted(set(totals))[:4])}"
-    complete = len(logs) >= wanted_logs(claim) and all(any(s.part == "model" for s in log.sizes) for log in logs)
+    complete = len(logs) >= wanted_logs(claim) and all(any(s.part == "model" and s.stored for s in log.sizes) for log in logs)
     if complete and value < least - 1e6 * (value % 1000 == 0):
         text = f"claimed {value:,}; the smallest model of {len(logs)} logs has {least:,}"
-        return Finding(check, "FAIL", text, "V28: over the cap, or another file counted")
-    return Finding(check, "UNSURE", text)
+        return Finding(check, "FAIL", text, "V28: over the cap, or another file counted", "size")
+    return Finding(check, "UNSURE", text, "", "size")
 
-# %% ../../nbs/auditor/12g_held.ipynb #6882398a
-def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> list[Finding]:
+# %% ../../nbs/auditor/12g_held.ipynb #65b29699
+def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog], track: str = "") -> list[Finding]:
     """Whether claimed steps, training seconds and evaluation seconds are those of the logs."""
     logs = distinct(logs)
     ends = [log.last_run[-1].step for log in logs if log.last_run]
@@ -173,7 +191,8 @@ def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> list[F
         ("training time against log", _claimed(claim, TRAIN_SECONDS), trained),
         ("evaluation time against log", _claimed(claim, EVAL_SECONDS), scored),
     )
-    return [_near(check, said, found, len(logs) >= wanted_logs(claim)) for check, said, found in rows]
+    strict = track == "ten minutes" and len(logs) >= wanted_logs(claim)
+    return [_near(check, said, found, strict) for check, said, found in rows]
 
 
 def _claimed(claim: Mapping[str, Any], names: tuple[str, ...]) -> list[float]:
@@ -186,7 +205,7 @@ def _claimed(claim: Mapping[str, Any], names: tuple[str, ...]) -> list[float]:
     return found
 
 
-def _near(check: str, said: list[float], found: list[float], complete: bool) -> Finding:
+def _near(check: str, said: Sequence[float], found: Sequence[float], strict: bool) -> Finding:
     "Each claimed number within a hundredth of one that was printed, or of their mean."
     if not said or not found:
         return Finding(check, "NOT RUN", "needs the number in the claim and in a log")
@@ -195,10 +214,11 @@ def _near(check: str, said: list[float], found: list[float], complete: bool) -> 
     if not off:
         return Finding(check, "PASS", f"{said[0]:,.1f} claimed; {', '.join(f'{f:,.1f}' for f in found[:4])} printed")
     text = f"{off[0]:,.1f} claimed; the logs have {min(found):,.1f} to {max(found):,.1f}"
-    impossible = complete and "training" in check and max(off) < 0.9 * min(found)
-    return Finding(check, "FAIL" if impossible else "UNSURE", text, "V30: training past its time" if impossible else "")
+    impossible = strict and "training" in check and 60 < max(off) < 0.9 * min(found)
+    fault = "V30: training past its time" if impossible else ""
+    return Finding(check, "FAIL" if impossible else "UNSURE", text, fault, "training" if impossible else "")
 
-# %% ../../nbs/auditor/12g_held.ipynb #bcebc773
+# %% ../../nbs/auditor/12g_held.ipynb #d250db9d
 SLIP = 2e-5  # bits per byte that a mean of rounded numbers may be off
 
 
@@ -224,7 +244,7 @@ def check_means(claim: Mapping[str, Any]) -> Finding:
         verdict = "UNSURE"
     true = sum(values.values()) / len(values)
     text = f"{len(parts)} seeds average {true:.6f}, claimed {mean}; {why}"
-    return Finding(check, verdict, text, "V31: headline differs from its seeds" if verdict == "FAIL" else "")
+    return Finding(check, verdict, text, *(("V31: headline differs from its seeds", "held") if verdict == "FAIL" else ()))
 
 # %% ../../nbs/auditor/12g_held.ipynb #199da404
 def _slack(half: float, parts: list[tuple[float, float]]) -> float:
@@ -297,7 +317,7 @@ def check_evidence(claim: Mapping[str, Any], logs: Sequence[RunLog], track: str)
         return [Finding(check, "NOT RUN", "needs a claim") for check, _, _ in rows]
     return [Finding(check, "PASS" if right else "UNSURE", text) for check, right, text in rows]
 
-# %% ../../nbs/auditor/12g_held.ipynb #f9bdc8bd
+# %% ../../nbs/auditor/12g_held.ipynb #822c3342
 SHIFT_NATS = 0.005
 ROWS = {  # bits per byte of the seeds, from the logs of the pull requests
     "#2135": (1.05662016, 1.05610947, 1.05679341),
@@ -325,11 +345,11 @@ def welch(mine: Sequence[float], other: Sequence[float], *, shift: float) -> Gai
 
     if min(len(mine), len(other)) < 2:
         raise GolfError(f"Welch's test needs two seeds a side, not {len(mine)} and {len(other)}")
-    p = [float(ttest_ind(np.add(mine, by), other, equal_var=False, alternative="less").pvalue)
+    p = [float(ttest_ind(np.add(mine, by), other, equal_var=False, alternative="less")[1])
          for by in (0.0, shift)]  # fmt: skip
     return Gain(float(np.mean(other) - np.mean(mine)), p[0], p[1], shift)
 
-# %% ../../nbs/auditor/12g_held.ipynb #1042aed3
+# %% ../../nbs/auditor/12g_held.ipynb #2a499c3a
 _BASE = ("baseline", "previous", "prior", "sota", "comparison", "reference", "base")
 
 
@@ -354,9 +374,9 @@ def p_values(mine: Sequence[float], base: Sequence[float], shift: float) -> list
     for by in (0.0, shift):
         for side in ("less", "two-sided"):
             if len(base) > 1:
-                found += [float(ttest_ind(np.add(mine, by), base, equal_var=same, alternative=side).pvalue) for same in (False, True)]
+                found += [float(ttest_ind(np.add(mine, by), base, equal_var=same, alternative=side)[1]) for same in (False, True)]
             else:
-                found.append(float(ttest_1samp(np.add(mine, by), base[0], alternative=side).pvalue))
+                found.append(float(ttest_1samp(np.add(mine, by), base[0], alternative=side)[1]))
     return found
 
 

@@ -99,7 +99,7 @@ def size_of(name: str, size: int) -> Size | None:
     stored = part == "code" or bool(_PACKED.search(kind or said)) and not _RAW.search(said)
     return Size(part, kind, size, stored)
 
-# %% ../../nbs/auditor/12d_logs.ipynb #89e52388
+# %% ../../nbs/auditor/12d_logs.ipynb #020e02db
 class Score(NamedTuple):
     """A line with a loss and bits per byte, as printed; `seconds` of its evaluation if it says so."""
 
@@ -112,8 +112,8 @@ class Score(NamedTuple):
 _SCORE = re.compile(
     rf"^[ \t]*+(?:(\S.*?)[ \t:,|])?val_loss[:=][ \t]*+{_NUMBER},?[ \t|]++val_bpb[:=][ \t]*+{_NUMBER}"
     rf"(?:[ \t,]++eval_time[:=][ \t]*+{_WHOLE}ms)?", re.M)  # fmt: skip
-_BPB = re.compile(rf"(?:bpb|bits.per.byte)[^\n\d]{{0,24}}{_NUMBER}", re.I)
-_BEFORE = re.compile(rf"{_NUMBER}[ \t]?$")
+_BPB = re.compile(rf"(?:bpb|bits(?:/|.per.)byte)[^\n\d]{{0,24}}{_NUMBER}", re.I)
+_BEFORE = re.compile(rf"{_NUMBER}[ (]{{0,3}}$")
 _CHUNK = re.compile(rf"ttt_chunk \[{_WHOLE}/{_WHOLE}\] bpb={_NUMBER} time={_NUMBER}s")
 _DATE = re.compile(r"^\w{3} (\w{3} +\d{1,2} \d\d:\d\d:\d\d \d{4})[ \t]*+$", re.M)
 _NAMED = re.compile(r"fineweb10B_(sp\d{1,6}|byte260)(\w{0,80})")
@@ -136,7 +136,7 @@ _FACTS = {key: re.compile(pattern) for key, pattern in {
     "train_files": r"\btrain_(?:files|pattern|loader)\S{0,9}[ \t]*+(\S{0,300}fineweb_val_)",
 }.items()}  # fmt: skip
 
-# %% ../../nbs/auditor/12d_logs.ipynb #80104be5
+# %% ../../nbs/auditor/12d_logs.ipynb #d966dbc8
 @dataclass
 class RunLog:
     """What a log says: score lines, every bits per byte, sizes, the training curve, running means of
@@ -148,9 +148,10 @@ class RunLog:
     bpbs: list[float] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    running: list[tuple[float, float, float, float]] = field(default_factory=list)
+    running: list[tuple[float, ...]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    text: str = field(default="", repr=False)  # without source code
 
     @property
     def last_run(self) -> list[Step]:
@@ -202,7 +203,7 @@ def _date(text: str) -> datetime | None:
     except (IndexError, ValueError):  # such as Feb 31 25:61:61
         return None
 
-# %% ../../nbs/auditor/12d_logs.ipynb #caff25c2
+# %% ../../nbs/auditor/12d_logs.ipynb #0970bfb3
 def parse_log(text: str, name: str = "log") -> RunLog:
     """The `RunLog` in a log's text; lines that are not known are passed over."""
     text = without_source(text.removeprefix("\ufeff").replace("\r", "\n"))
@@ -224,14 +225,14 @@ def parse_log(text: str, name: str = "log") -> RunLog:
     return RunLog(name, scores, _bpbs(text, low),
                   [size for size in sizes if size], [step for step, _ in steps], running,
                   {k: v for k, v in facts.items() if v is not None},
-                  dict(_SETTING.findall(head[-100_000:])))  # fmt: skip
+                  dict(_SETTING.findall(head[-100_000:])), text)  # fmt: skip
 
 
 def _bpbs(text: str, low: str) -> list[float]:
     "Every number that stands after the letters bpb, or right before them."
     found = _BPB.findall(text)
     for match in re.finditer("bpb", low):
-        if low[max(match.start() - 2, 0) : match.start()].strip()[-1:].isdigit():
+        if low[max(match.start() - 3, 0) : match.start()].rstrip(" (")[-1:].isdigit():
             found += _BEFORE.findall(low[max(match.start() - 30, 0) : match.start()])
     return [b for b in map(float, found) if 0.2 < b < 20]
 
