@@ -267,5 +267,12 @@ def test_better_than_a_row_with_the_shift_and_without(tmp_path):
     assert found.verdict == "PASS" and "for any gain" in found.evidence and "nats" in found.evidence
     assert compare_with(claim, claim).verdict == "UNSURE"
     assert compare_with("#1019", {}).verdict == "NOT RUN"
+    alike = {
+        "seed_results": {"1": 1.11, "2": 1.11},
+        "p_value": 0.01,
+        "baseline": {"a": 1.12, "b": 1.12},
+    }
+    assert compare_with(alike, alike).verdict == "NOT RUN"  # no spread on either side
+    assert row_of(lint_submission(alike), "p-value").verdict == "NOT RUN"
     with pytest.raises(GolfError):
         compare_with(str(tmp_path / "nothing"), claim)

@@ -66,7 +66,7 @@ def check_text(log: RunLog) -> list[Finding]:
         return [*found, check_bytes(log.scores[-1].loss, log.scores[-1].bpb, tokens)]
     return [*found, Finding("implied bytes", "NOT RUN", "no score line")]
 
-# %% ../../nbs/auditor/12f_curves.ipynb #c600970b
+# %% ../../nbs/auditor/12f_curves.ipynb #b41bdd5b
 def clock_gap(step: Step) -> tuple[float, float]:
     """The least and the largest time in milliseconds by which a line's clock may run ahead of its steps."""
     average, half = printed(step.step_avg_ms)
@@ -87,7 +87,7 @@ def check_clock(run: Sequence[Step]) -> Finding:
         return Finding("clock", "PASS", f"steps times average are the time at {len(lines)} lines{ahead}")
     k = _first_between(right)
     line = lines[k if k is not None else int(np.argmin(right))]
-    said = f"{line.step:,} steps of {line.step_avg_ms} ms are {line.step * float(line.step_avg_ms):,.0f} ms"
+    said = f"{line.step:,} steps of {line.step_avg_ms} ms are {line.step * printed(line.step_avg_ms)[0]:,.0f} ms"
     later = right & (np.array([s.step for s in lines]) > 20)  # early lines tell little
     text = f"{said}; {line.train_ms:,.0f} printed, while {later.sum()} of {len(lines)} lines agree"
     sure = k is not None and later.sum() >= max(5, 3 * (~right).sum())

@@ -6,7 +6,7 @@
 __all__ = ['HEAD', 'TABLES', 'tokenizer_of', 'lint_log', 'lint_logs', 'check_claim_ratio', 'check_prior', 'lint_claim',
            'lint_submission', 'compare_with', 'lint_folders', 'page_of', 'read_tables', 'lint_tables']
 
-# %% ../../nbs/auditor/13_lints.ipynb #004f7dd8
+# %% ../../nbs/auditor/13_lints.ipynb #81647555
 import csv
 import io
 import json
@@ -56,6 +56,7 @@ from .folders import Submission, open_folder, submissions_in
 from golf.auditor.held import (
     ROWS,
     SHIFT_NATS,
+    better,
     check_bytes_held,
     check_evidence,
     check_means,
@@ -65,7 +66,6 @@ from golf.auditor.held import (
     check_times_held,
     ratio_of,
     seeds_bpb,
-    welch,
 )
 from .logs import RunLog, Score, Step, parse_log, read_log, runs_of, size_of
 from ..base.files import GolfError, atomic_write
@@ -231,7 +231,7 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
     rows += [] if against is None else [compare_with(against, claim, logs)]
     return LintReport(subject, one_cause(rows), given.read, given.missing)
 
-# %% ../../nbs/auditor/13_lints.ipynb #b192cd67
+# %% ../../nbs/auditor/13_lints.ipynb #5e465bcf
 def compare_with(other: Any, claim: Mapping[str, Any], logs: Sequence[RunLog] = ()) -> Finding:
     """Welch's test of a submission's seeds against another's: a row of `ROWS`, a folder, a claim, or numbers."""
     if isinstance(other, str) and other in ROWS:
@@ -244,10 +244,14 @@ def compare_with(other: Any, claim: Mapping[str, Any], logs: Sequence[RunLog] = 
     mine, check = seeds_bpb(claim, logs), f"better than {name}"
     if min(len(mine), len(base)) < 2:
         return Finding(check, "NOT RUN", f"needs two seeds a side, not {len(mine)} and {len(base)}")
-    found = welch(mine, base, shift=SHIFT_NATS / ratio_of(claim))
-    text = (f"{found.gain:+.5f} BPB; Welch p = {found.p:.2g} for any gain, {found.p_shifted:.2g} for"
-            f" {found.shift:.5f} BPB ({SHIFT_NATS} nats a token)")  # fmt: skip
-    return Finding(check, "PASS" if found.p < 0.01 else "UNSURE", text)
+    ratio = ratio_of(claim)
+    try:
+        gain, p, p_shifted = better(mine, base, ratio)
+    except GolfError as error:
+        return Finding(check, "NOT RUN", str(error))
+    text = (f"{gain:+.5f} BPB; Welch p = {p:.2g} for any gain, {p_shifted:.2g} for"
+            f" {SHIFT_NATS / ratio:.5f} BPB ({SHIFT_NATS} nats a token)")  # fmt: skip
+    return Finding(check, "PASS" if p < 0.01 else "UNSURE", text)
 
 # %% ../../nbs/auditor/13_lints.ipynb #6ef099d0
 HEAD: tuple[str, ...] = ("folder", "verdict", "checks_made", "checks", "val_bpb", "failed", "open", "first_evidence", "stamp", "seconds")
