@@ -239,6 +239,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'golf.auditor.claims._pairs': ('auditor/claims.html#_pairs', 'golf/auditor/claims.py'),
                                      'golf.auditor.claims._row': ('auditor/claims.html#_row', 'golf/auditor/claims.py'),
                                      'golf.auditor.claims._size': ('auditor/claims.html#_size', 'golf/auditor/claims.py'),
+                                     'golf.auditor.claims.count_of_seeds': ('auditor/claims.html#count_of_seeds', 'golf/auditor/claims.py'),
                                      'golf.auditor.claims.field_of': ('auditor/claims.html#field_of', 'golf/auditor/claims.py'),
                                      'golf.auditor.claims.fields': ('auditor/claims.html#fields', 'golf/auditor/claims.py'),
                                      'golf.auditor.claims.number': ('auditor/claims.html#number', 'golf/auditor/claims.py'),

@@ -83,6 +83,24 @@ KINDS = {
 }  # fmt: skip
 
 
+KINDS |= {
+    "a log of a longer experiment lies beside the submission's": (
+        "training time", "UNSURE", {"val_bpb": 1.131212, "track": "10min_16mb", "hardware": "8xH100"},
+        [f"step:9/9 train_loss:2.0 train_time:{t}ms step_avg:85.00ms\nfinal val_loss:1.91000000 val_bpb:1.13121200\n" for t in (599_000, 2_400_000)]),
+    "seeds were evaluated into logs of their own": (
+        "seeds against logs", "PASS", {"val_bpb": 1.101, "seed_results": {"42": 1.101}},
+        ["seed:42\nroundtrip val_loss:1.91000000 val_bpb:1.13121200\n", "ttt val_loss:1.85901000 val_bpb:1.10100000\n"]),
+    "the second run in a file was cut after its model": (
+        "sum of the sizes", "PASS", None,
+        ["Code size: 100 bytes\nSerialized model int6+zlib: 9000 bytes\nTotal submission size int6+zlib: 9100 bytes\nSerialized model int6+zlib: 9900 bytes\nTotal subm"]),
+    "only the number of seeds is given, and one log": (
+        "claim against log", "UNSURE", {"val_bpb": 1.05, "seeds": 3}, ["final val_loss:1.91000000 val_bpb:1.13121200\n"]),
+    "the evaluation was fast, all evaluations together were not": (
+        "evaluation time", "UNSURE", {"val_bpb": 1.131212, "track": "10min_16mb", "hardware": "8xH100"},
+        ["final val_loss:1.91000000 val_bpb:1.13121200 eval_time:500000ms\ntotal_eval_time:700.0s\n"]),
+}  # fmt: skip
+
+
 def row_of(report, check):
     """The finding of a check, whichever of claim and log it is of."""
     rows = {f.check.removeprefix("log: ").removeprefix("claim: "): f for f in report.findings}

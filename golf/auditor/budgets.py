@@ -13,7 +13,7 @@ from .findings import Finding
 from .logs import Size
 from ..base.task import PARAMETER_GOLF
 
-# %% ../../nbs/auditor/12h_budgets.ipynb #f21a34d1
+# %% ../../nbs/auditor/12h_budgets.ipynb #774d428b
 CAP, SECONDS = PARAMETER_GOLF.cap, PARAMETER_GOLF.train_seconds
 COUNTED = "V28: over the cap, or another file counted"
 Part = tuple[str, str, int]  # code, model or total; the rest of the name; bytes
@@ -29,10 +29,10 @@ def check_sum(parts: Sequence[Part]) -> Finding:
     """Whether some code and some model add up to some total."""
     check = "sum of the sizes"
     code, model, total = ([p for p in parts if p[0] == name] for name in ("code", "model", "total"))
-    for _, kind, size in model:
-        same = [t for _, k, t in total if k == kind and kind]
-        if same and max(same) < size:
-            text = f"a total of {max(same):,} bytes holds a model of {size:,}, both named {kind}"
+    for kind in {k for _, k, _ in model if k}:
+        models, totals = ([size for _, k, size in named if k == kind] for named in (model, total))
+        if len(models) == len(totals) and any(t < m for t, m in zip(totals, models)):
+            text = f"a total of {min(totals):,} bytes holds a model of {max(models):,}, both named {kind}"
             return Finding(check, "FAIL", text, COUNTED)
     if not (code and model and total):
         return Finding(check, "NOT RUN", "needs code, model and total bytes")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'LOSS', 'BPB', 'BPB_STD', 'VAL_TOKENS', 'SEEDS', 'TOTAL', 'CODE', 'MODEL', 'TRAIN_SECONDS', 'EVAL_SECONDS',
-           'STEPS', 'read_claim', 'number', 'fields', 'field_of', 'seed_rows', 'seeds_of', 'Claimed', 'sizes_of',
-           'seconds_of', 'track_of', 'on_reference']
+           'STEPS', 'read_claim', 'number', 'fields', 'field_of', 'seed_rows', 'count_of_seeds', 'seeds_of', 'Claimed',
+           'sizes_of', 'seconds_of', 'track_of', 'on_reference']
 
 # %% ../../nbs/auditor/12e_claims.ipynb #0471b756
 import json
@@ -36,7 +36,7 @@ def read_claim(path: str | Path) -> dict[str, Any]:
         raise GolfError(f"{path}: expected a JSON object, not {type(found).__name__}")
     return found
 
-# %% ../../nbs/auditor/12e_claims.ipynb #13def8c7
+# %% ../../nbs/auditor/12e_claims.ipynb #f3540937
 def number(value: Any) -> Any:
     """`value` where it is a finite number (also as text), else None."""
     try:
@@ -51,7 +51,11 @@ GROUPS = re.compile(r"metric|result|summar|score|mean|final|size|artifact|tim|ev
 
 def fields(claim: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a claim by name: its own, then those of groups such as "metrics" in it."""
-    found = {}
+    found: dict[str, Any] = {}
+    for name, value in claim.items():  # {"val_bpb": {"mean": 1.05, "std": 0.001}}
+        if isinstance(value, Mapping) and number(value.get("mean")) is not None:
+            found |= {str(name): value["mean"]}
+            found |= {f"{name}_std": value["std"]} if number(value.get("std")) is not None else {}
     groups = [v for k, v in claim.items() if GROUPS.search(str(k)) and isinstance(v, Mapping)]
     for group in (*reversed(groups), claim):
         found |= {str(k): v for k, v in group.items() if number(v) is not None}
@@ -70,7 +74,7 @@ BPB = ("val_bpb", "bpb", "mean_val_bpb", "val_bpb_mean", "mean_bpb", "bpb_mean",
 BPB_STD = ("val_bpb_std", "std_val_bpb", "bpb_std", "std_bpb", "val_bpb_stdev", "std", "stdev")
 VAL_TOKENS = ("val_tokens", "scored_tokens", "token_count")
 
-# %% ../../nbs/auditor/12e_claims.ipynb #6b2a6a7a
+# %% ../../nbs/auditor/12e_claims.ipynb #e9cd1461
 SEEDS = ("seed_results", "per_seed", "per_seed_results", "results_per_seed", "results_by_seed",
          "seed_metrics", "seeds", "runs", "results", "val_bpb_seeds", "seed_val_bpbs", "val_bpbs",
          "per_seed_val_bpb", "val_bpb_per_seed", "val_bpb_by_seed", "seed_bpbs", "seed_scores")  # fmt: skip
@@ -109,6 +113,13 @@ def seed_rows(claim: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
                 return rows
     own = {k: v for k, v in claim.items() if "seed" in str(k).lower()}
     return {seed: row for seed, value in _pairs(own, []) if (row := _row(value))}
+
+
+def count_of_seeds(claim: Mapping[str, Any]) -> int:
+    """How many seeds a claim is of: results, a list, or a number; 0 where it does not say."""
+    said = [claim.get(name) for name in ("seeds", "num_seeds", "n_seeds", "seed_count", "n")]
+    counts = [n for n in said if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 20]
+    return max(len(seed_rows(claim)), len(seeds_of(claim)), *counts, 0)
 
 
 def seeds_of(claim: Mapping[str, Any]) -> list[str]:

@@ -26,14 +26,14 @@ from golf.auditor.denominators import (
 from .findings import VERDICTS, Finding
 from .logs import RunLog, Step, runs_of
 
-# %% ../../nbs/auditor/12f_curves.ipynb #25f2b3bf
+# %% ../../nbs/auditor/12f_curves.ipynb #96a6e243
 def _worst(findings: Sequence[Finding]) -> Finding:
     "The worst finding of a list (of several the last), with how many share its verdict."
     worst = max(reversed(findings), key=lambda f: VERDICTS.index(f.verdict))
     mixed = worst.verdict == "FAIL" and any(f.verdict == "PASS" for f in findings)
     verdict = "UNSURE" if mixed else worst.verdict
     count = sum(f.verdict == worst.verdict for f in findings)
-    text = f"{verdict} {count} of {len(findings)} lines: {worst.evidence}"
+    text = f"{count} of {len(findings)} lines: {worst.evidence}"
     return Finding(worst.check, verdict, text, worst.fault, worst.cause)
 
 

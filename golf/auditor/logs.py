@@ -136,7 +136,7 @@ _FACTS = {key: re.compile(pattern) for key, pattern in {
     "train_files": r"\btrain_(?:files|pattern|loader)\S{0,9}[ \t]*+(\S{0,300}fineweb_val_)",
 }.items()}  # fmt: skip
 
-# %% ../../nbs/auditor/12d_logs.ipynb #d966dbc8
+# %% ../../nbs/auditor/12d_logs.ipynb #25ae9319
 @dataclass
 class RunLog:
     """What a log says: score lines, every bits per byte, sizes, the training curve, running means of
@@ -166,10 +166,10 @@ class RunLog:
 
     @property
     def eval_seconds(self) -> float | None:
-        """Seconds of the evaluation that counts: the total, else of the last score line, else of the adaptation."""
+        """Seconds of the evaluation that counts: of the last score line, else the total, else of the adaptation."""
         told = [score.seconds for score in self.scores if score.seconds is not None]
         adapted = max((row[3] for row in self.running), default=None)
-        return self.facts.get("evaluation_s", told[-1] if told else adapted)
+        return told[-1] if told else self.facts.get("evaluation_s", adapted)
 
     def __bool__(self) -> bool:
         """Whether anything in the text was a line of a log."""

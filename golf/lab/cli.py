@@ -283,7 +283,7 @@ def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
     else:
         words = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "none"
         typer.echo(
-            f"{len(found)} submissions: {words}; no code was run; {table}, {table.with_suffix('.md')}"
+            f"{words}, of {len(found)} in all; no code was run; {table}, {table.with_suffix('.md')}"
         )
     return "FAIL" in counts
 
