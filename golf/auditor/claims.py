@@ -36,14 +36,14 @@ def read_claim(path: str | Path) -> dict[str, Any]:
         raise GolfError(f"{path}: expected a JSON object, not {type(found).__name__}")
     return found
 
-# %% ../../nbs/auditor/12e_claims.ipynb #f3540937
+# %% ../../nbs/auditor/12e_claims.ipynb #f27b30b4
 def number(value: Any) -> Any:
-    """`value` where it is a finite number (also as text), else None."""
+    """`value` where it is a number (also as text) that a submission can have, below 10^15, else None."""
     try:
-        printed(value)
+        size = abs(printed(value)[0])
     except GolfError:
         return None
-    return value
+    return value if size < 1e15 and (size == 0 or size > 1e-30) else None
 
 
 GROUPS = re.compile(r"metric|result|summar|score|mean|final|size|artifact|tim|eval|train|stat|model", re.I)

@@ -41,7 +41,7 @@ VOCABULARIES = {
     "byte260": Vocabulary(260, 0.99967, (151_130_112,)),
 }
 
-# %% ../../nbs/auditor/12c_denominators.ipynb #e7cfa806
+# %% ../../nbs/auditor/12c_denominators.ipynb #921f7d86
 def printed(number: Any) -> tuple[float, float]:
     """Value of a number as printed, and half a unit of its last digit.
 
@@ -63,11 +63,11 @@ def printed(number: Any) -> tuple[float, float]:
 def ratio_interval(loss: Any, bpb: Any) -> tuple[float, float]:
     """The smallest and largest quotient that two printed numbers can stand for."""
     (top, up), (bottom, down) = printed(loss), printed(bpb)
-    if bottom <= down or top <= up:
-        raise GolfError(f"loss and bits per byte must be above zero, not {loss} and {bpb}")
+    if bottom <= down or top <= up or max(top, bottom) > 1e6:
+        raise GolfError(f"loss and bits per byte must be above zero, not {loss!s:.40} and {bpb!s:.40}")
     return (top - up) / (bottom + down), (top + up) / (bottom - down)
 
-# %% ../../nbs/auditor/12c_denominators.ipynb #9e29cbe6
+# %% ../../nbs/auditor/12c_denominators.ipynb #948a4a2b
 TOTALS = {
     9_662_464: "V24: a part of the validation set",
     36_562_944: "V25: validation set cut in another way",
@@ -77,11 +77,11 @@ PART = "V24: a part of the validation set"
 TAIL = 8192  # targets that the cut of the tail may cost
 
 
-def whole_text(tokens: int | None) -> str | None:
-    """The vocabulary whose whole validation text has this many targets, up to the tail; None if none."""
+def whole_text(tokens: int | None, tail: int = TAIL) -> str | None:
+    """The vocabulary whose whole validation text has this many targets, up to the `tail`; None if none."""
     if tokens is None:
         return None
-    near = lambda v: min(abs(tokens - count) for count in v.tokens) <= TAIL
+    near = lambda v: min(abs(tokens - count) for count in v.tokens) <= tail
     return next((name for name, v in VOCABULARIES.items() if near(v)), None)
 
 
@@ -168,7 +168,7 @@ def _misfit(low: float, high: float, sure: str | None, vocabulary: str | None) -
         return "FAIL", fault, f"{share:.4f} of its bytes, which no part of the text has"
     return "UNSURE", fault, f"{share:.4f} of its bytes" if fault else ""
 
-# %% ../../nbs/auditor/12c_denominators.ipynb #9805410b
+# %% ../../nbs/auditor/12c_denominators.ipynb #07a9904d
 def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
     """Whether loss, bits per byte and the number of scored tokens imply the whole validation text."""
     check = "implied bytes"
@@ -184,5 +184,5 @@ def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
     if tokens in OLDER:
         return Finding(check, "UNSURE", f"{text}: {OLDER[tokens]}")
     fault = TOTALS.get(tokens) or fitting_factor(share) or (PART if share < 0.99 else "")
-    sure = whole_text(tokens) and (fault == FACTORS[1.1671] or abs(share - 1) > IMPOSSIBLE)
+    sure = whole_text(tokens, tail=0) and (fault == FACTORS[1.1671] or abs(share - 1) > IMPOSSIBLE)
     return Finding(check, "FAIL" if sure else "UNSURE", text, fault, "bytes")

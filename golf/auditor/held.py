@@ -181,7 +181,7 @@ def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Findin
         return Finding(check, "FAIL", text, "V28: over the cap, or another file counted", "size")
     return Finding(check, "UNSURE", text, "", "size")
 
-# %% ../../nbs/auditor/12g_held.ipynb #65b29699
+# %% ../../nbs/auditor/12g_held.ipynb #5641ebf7
 def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog], track: str = "") -> list[Finding]:
     """Whether claimed steps, training seconds and evaluation seconds are those of the logs."""
     logs = distinct(logs)
@@ -214,7 +214,7 @@ def _near(check: str, said: Sequence[float], found: Sequence[float], strict: boo
     if not said or not found:
         return Finding(check, "NOT RUN", "needs the number in the claim and in a log")
     known = np.array([*found, float(np.mean(found))])
-    off = [value for value in said if np.min(np.abs(known / value - 1) if value else known) > 0.01]
+    off = [value for value in said if np.min(np.abs(known - value)) > 0.01 * abs(value)]
     if not off:
         return Finding(check, "PASS", f"{said[0]:,.1f} claimed; {', '.join(f'{f:,.1f}' for f in found[:4])} printed")
     text = f"{off[0]:,.1f} claimed; the logs have {min(found):,.1f} to {max(found):,.1f}"

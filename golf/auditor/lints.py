@@ -71,13 +71,20 @@ from .logs import RunLog, Score, Step, parse_log, read_log, runs_of, size_of
 from ..base.files import GolfError, atomic_write
 from ..base.tables import markdown_table
 
-# %% ../../nbs/auditor/13_lints.ipynb #6d9eb004
+# %% ../../nbs/auditor/13_lints.ipynb #67b51693
 def tokenizer_of(logs: Sequence[RunLog], caller: str | None = None, guess: str | None = None) -> tuple[str | None, bool]:
     """The vocabulary of some logs, and whether it is certain: by the number of targets or by the caller."""
-    counted = [name for log in logs if (name := whole_text(int(log.facts.get("val_tokens", 0))))]
+    counted = [name for log in logs if (name := _counted(log))]
     named = [name for log in logs if (name := log.facts.get("vocabulary"))]
     sure = next(iter(counted), None) or caller
     return sure or next(iter(named), guess), sure is not None
+
+
+def _counted(log: RunLog) -> str | None:
+    "The vocabulary that a number of targets proves: a known one, or windows cut from data of its name."
+    tokens, name = int(log.facts.get("val_tokens", 0)), log.facts.get("data_name")
+    near = whole_text(tokens) if tokens % 256 == 0 else None
+    return whole_text(tokens, tail=0) or (near if near == name else None)
 
 
 def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
@@ -167,12 +174,12 @@ def check_prior(claim: Mapping[str, Any]) -> Finding:
     text = f"{bpb}; the last record is 1.0565, and no claim below 1.00 is known to have held"
     return Finding("size of the claim", "PASS" if printed(bpb)[0] >= 1 else "UNSURE", text)
 
-# %% ../../nbs/auditor/13_lints.ipynb #8ef578e7
+# %% ../../nbs/auditor/13_lints.ipynb #7ec014ba
 def lint_claim(claim: Mapping[str, Any], vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
                shipped: int | None = None, track: str = "") -> list[Finding]:  # fmt: skip
     """All findings about a `submission.json`; `shipped`: bytes of the script beside it."""
     tokens = field_of(claim, *VAL_TOKENS)
-    counted = whole_text(None if tokens is None else round(printed(tokens)[0]))
+    counted = whole_text(None if tokens is None else round(printed(tokens)[0]), tail=0)
     vocabulary, sure = counted or vocabulary_of(vocabulary), sure or counted is not None
     sizes = sizes_of(claim)
     parts: list[Part] = [(s.part, s.field, s.bytes) for s in sizes]

@@ -175,11 +175,9 @@ class RunLog:
         """Whether anything in the text was a line of a log."""
         return bool(self.scores or self.steps or self.sizes or self.running or self.bpbs)
 
-# %% ../../nbs/auditor/12d_logs.ipynb #741fbc20
-def _vocabulary(text: str, tokens: float | None) -> str | None:
-    "The tokenizer that a log names: by the number of targets, else by the name of its data."
-    if name := whole_text(None if tokens is None else int(tokens)):
-        return name
+# %% ../../nbs/auditor/12d_logs.ipynb #79f1c690
+def _data_name(text: str) -> str | None:
+    "The tokenizer that the name of a log's data names."
     found = None
     for match in _NAMED.finditer(text):
         near = text[max(match.start() - 80, 0) : match.end() + 20]
@@ -203,7 +201,7 @@ def _date(text: str) -> datetime | None:
     except (IndexError, ValueError):  # such as Feb 31 25:61:61
         return None
 
-# %% ../../nbs/auditor/12d_logs.ipynb #0970bfb3
+# %% ../../nbs/auditor/12d_logs.ipynb #707c6684
 def parse_log(text: str, name: str = "log") -> RunLog:
     """The `RunLog` in a log's text; lines that are not known are passed over."""
     text = without_source(text.removeprefix("\ufeff").replace("\r", "\n"))
@@ -211,7 +209,9 @@ def parse_log(text: str, name: str = "log") -> RunLog:
     head = text[: found.start()] if (found := _STEP.search(text)) else text
     low = text.lower()
     facts = {key: _fact(pattern.findall(text)) if _hinted(key, low) else None for key, pattern in _FACTS.items()}
-    facts["start"], facts["vocabulary"] = _date(text), _vocabulary(text, facts["val_tokens"])
+    facts["start"], facts["data_name"] = _date(text), _data_name(text)
+    counted = whole_text(None if facts["val_tokens"] is None else int(facts["val_tokens"]))
+    facts["vocabulary"] = counted or facts["data_name"]
     facts["half_ms"] = max((half for _, half in steps), default=None)
     facts["warmup"] = _warmup(text) if "warm" in low else None
     facts["whole"] = text[-1:] == "\n" or None  # a log that was cut ends within a line
