@@ -42,21 +42,27 @@ def check_sum(parts: Sequence[Part]) -> Finding:
     return Finding(check, "UNSURE" if gap else "PASS", text, COUNTED if gap else "")
 
 # %% ../../nbs/auditor/12h_budgets.ipynb #87c1a0fc
-def check_cap(parts: Sequence[Part], *, cap: int = CAP, track: str = "", own: bool = False) -> Finding:
+def check_cap(
+    parts: Sequence[Part], *, cap: int = CAP, track: str = "", own: bool = False
+) -> Finding:
     """Whether the least total of a log, or the largest that a claim calls its `own`, is below `cap`."""
     totals = [size for part, _, size in parts if part == "total"]
     models = [size for part, _, size in parts if part == "model"]
     codes = [size for part, _, size in parts if part == "code"]
     if not totals and not models:
         return Finding("cap", "NOT RUN", "needs a number of bytes")
-    total = max(totals) if own and totals else min(totals or [m + max(codes, default=0) for m in models])
+    total = (
+        max(totals)
+        if own and totals
+        else min(totals or [m + max(codes, default=0) for m in models])
+    )
     text = f"{total:,} bytes, {abs(cap - total):,} {'below' if total <= cap else 'over'} {cap:,}"
     if total <= cap:
         return Finding("cap", "PASS", text)
     sure = bool(totals) and (own or bool(models) and min(models) > cap)
     return Finding("cap", "FAIL" if sure and track != "other" else "UNSURE", text, COUNTED, "size")
 
-
+# %% ../../nbs/auditor/12h_budgets.ipynb #8e54216d
 def check_shipped(code: Sequence[int], shipped: int | None) -> Finding:
     """Whether the code that was counted is as large as the script that lies there."""
     if shipped is None or not code:

@@ -46,9 +46,11 @@ def number(value: Any) -> Any:
     return value if size < 1e15 and (size == 0 or size > 1e-30) else None
 
 
-GROUPS = re.compile(r"metric|result|summar|score|mean|final|size|artifact|tim|eval|train|stat|model", re.I)
+GROUPS = re.compile(
+    r"metric|result|summar|score|mean|final|size|artifact|tim|eval|train|stat|model", re.I
+)
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #c8c17b8b
 def fields(claim: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a claim by name: its own, then those of groups such as "metrics" in it."""
     found: dict[str, Any] = {}
@@ -88,7 +90,7 @@ def _row(value: Any) -> Mapping[str, Any] | None:
     plausible = number(value) is not None and 0.2 < printed(value)[0] < 20 and "." in str(value)
     return {"val_bpb": value} if plausible else None
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #cd513ee9
 def _pairs(found: Any, names: list[str]) -> Iterator[tuple[str, Any]]:
     "Seed and result of each entry of a mapping or a list."
     if isinstance(found, Mapping):
@@ -101,14 +103,19 @@ def _pairs(found: Any, names: list[str]) -> Iterator[tuple[str, Any]]:
             named = names[k] if len(names) == len(found) else f"#{k + 1}"
             yield str(own if own is not None else named), value
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #880c7186
 def seed_rows(claim: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Results by seed, where the claim has them in a form that can be read."""
     names = seeds_of(claim)
-    places = [claim, *(v for k, v in claim.items() if GROUPS.search(str(k)) and isinstance(v, Mapping))]
+    places = [
+        claim,
+        *(v for k, v in claim.items() if GROUPS.search(str(k)) and isinstance(v, Mapping)),
+    ]
     for place in places:
         for key in SEEDS:
-            rows = {seed: row for seed, value in _pairs(place.get(key), names) if (row := _row(value))}
+            rows = {
+                seed: row for seed, value in _pairs(place.get(key), names) if (row := _row(value))
+            }
             if rows:
                 return rows
     own = {k: v for k, v in claim.items() if "seed" in str(k).lower()}
@@ -121,18 +128,24 @@ def count_of_seeds(claim: Mapping[str, Any]) -> int:
     counts = [n for n in said if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 20]
     return max(len(seed_rows(claim)), len(seeds_of(claim)), *counts, 0)
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #68711cf8
 def seeds_of(claim: Mapping[str, Any]) -> list[str]:
     """The seeds that a claim lists by themselves, as text."""
     found = claim.get("seeds")
-    if isinstance(found, list) and all(isinstance(s, (int, str)) and len(str(s)) < 20 for s in found):
+    if isinstance(found, list) and all(
+        isinstance(s, (int, str)) and len(str(s)) < 20 for s in found
+    ):
         return [match[1] if (match := _SEED_KEY.fullmatch(str(s))) else str(s) for s in found]
     return []
 
 # %% ../../nbs/auditor/12e_claims.ipynb #a7f76c3d
-TOTAL = re.compile(r"(?:bytes|size|artifact|submission|total|max|mean|compressed|final|mb|mib|_)+", re.I)
+TOTAL = re.compile(
+    r"(?:bytes|size|artifact|submission|total|max|mean|compressed|final|mb|mib|_)+", re.I
+)
 CODE = re.compile(r"\w*code\w*(?:bytes|size)\w*|bytes_code\w*|code_bytes\w*", re.I)
-MODEL = re.compile(r"\w*(?:model|weights|blob)\w*(?:bytes|_mi?b)\w*|bytes_(?:model|weights|blob)\w*", re.I)
+MODEL = re.compile(
+    r"\w*(?:model|weights|blob)\w*(?:bytes|_mi?b)\w*|bytes_(?:model|weights|blob)\w*", re.I
+)
 _NOT_STORED = re.compile(r"raw|uncompressed|fp32|limit|cap\b|budget|headroom|margin|param", re.I)
 
 
@@ -143,7 +156,7 @@ class Claimed(NamedTuple):
     field: str
     bytes: int
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #7fbc5f1d
 def sizes_of(claim: Mapping[str, Any]) -> list[Claimed]:
     """The sizes a claim gives: its own, and the totals of its seeds."""
     found = [size for name, value in fields(claim).items() if (size := _size(name, value))]
@@ -155,7 +168,9 @@ def sizes_of(claim: Mapping[str, Any]) -> list[Claimed]:
 
 def _size(name: str, value: Any) -> Claimed | None:
     "A size under this name, or None."
-    if _NOT_STORED.search(name) or not re.search(r"bytes|size|artifact|(?:^|_)mi?b(?:$|_)", name, re.I):
+    if _NOT_STORED.search(name) or not re.search(
+        r"bytes|size|artifact|(?:^|_)mi?b(?:$|_)", name, re.I
+    ):
         return None
     parts = ("code", CODE), ("model", MODEL), ("total", TOTAL)
     part = next((part for part, pattern in parts if pattern.fullmatch(name)), None)
@@ -180,9 +195,9 @@ def seconds_of(claim: Mapping[str, Any], names: tuple[str, ...]) -> float | None
                 found.append(printed(value)[0] / (1000 if name.endswith("_ms") else 1))
     return max(found, default=None)
 
-
+# %% ../../nbs/auditor/12e_claims.ipynb #778286c0
 def track_of(claim: Mapping[str, Any], folder: str = "") -> str:
-    """"ten minutes", "other", or "" where neither the claim nor the path of its folder tells."""
+    """ "ten minutes", "other", or "" where neither the claim nor the path of its folder tells."""
     text = f"{claim.get('track') or claim.get('category') or ''} {folder}".lower()
     if re.search(r"non.?record|unlimited|notable|research|smoke", text):
         return "other"

@@ -44,7 +44,9 @@ def check_lines(log: RunLog, vocabulary: str | None, *, sure: bool = True) -> li
     found = []
     for check, lines in pairs.items():
         if lines:
-            rows = [check_ratio(*line, vocabulary=vocabulary, sure=sure, check=check) for line in lines]
+            rows = [
+                check_ratio(*line, vocabulary=vocabulary, sure=sure, check=check) for line in lines
+            ]
             found.append(_worst(rows))
         else:
             found.append(Finding(check, "NOT RUN", "no such line"))
@@ -73,7 +75,7 @@ def clock_gap(step: Step) -> tuple[float, float]:
     gap = float(step.train_ms or 0) - step.step * average
     return gap - step.step * half - 1, gap + step.step * half + 1
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #5c7d7c26
 def check_clock(run: Sequence[Step]) -> Finding:
     """Whether steps times their printed average are the time, at all lines of one run."""
     lines = [s for s in run if s.step > 0 and s.step_avg_ms and s.train_ms is not None]
@@ -84,7 +86,9 @@ def check_clock(run: Sequence[Step]) -> Finding:
     right = (gaps[:, 0] <= offset) & (offset <= gaps[:, 1])
     ahead = f", and {offset:,.0f} ms before the first" if offset else ""
     if right.all():
-        return Finding("clock", "PASS", f"steps times average are the time at {len(lines)} lines{ahead}")
+        return Finding(
+            "clock", "PASS", f"steps times average are the time at {len(lines)} lines{ahead}"
+        )
     k = _first_between(right)
     line = lines[k if k is not None else int(np.argmin(right))]
     said = f"{line.step:,} steps of {line.step_avg_ms} ms are {line.step * printed(line.step_avg_ms)[0]:,.0f} ms"
@@ -111,15 +115,22 @@ def _first_between(right: np.ndarray) -> int | None:
     inside = broken[(broken > kept[0]) & (broken < kept[-1])] if len(kept) else broken[:0]
     return int(inside[0]) if len(inside) else None
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #89ff673c
 def check_order(log: RunLog) -> Finding:
     """Whether time grows with the steps in one run; several runs in one file are a question."""
     runs = [[s for s in run if s.train_ms is not None] for run in runs_of(log.steps)]
     count, slack = sum(map(len, runs)), 2 * log.facts.get("half_ms", 0.5)
     if not count:
         return Finding("order of the steps", "NOT RUN", "no step with a time")
-    falls = sum(b.train_ms < a.train_ms - slack for run in runs for a, b in zip(run, run[1:]) if b.step > a.step)
-    text = f"{count} lines with a time" + (f", of {len(runs)} runs in one file" if len(runs) > 1 else "")
+    falls = sum(
+        b.train_ms < a.train_ms - slack
+        for run in runs
+        for a, b in zip(run, run[1:])
+        if b.step > a.step
+    )
+    text = f"{count} lines with a time" + (
+        f", of {len(runs)} runs in one file" if len(runs) > 1 else ""
+    )
     text += f"; time falls at {falls} of them" if falls else ""
     return Finding("order of the steps", "UNSURE" if falls or len(runs) > 1 else "PASS", text)
 
@@ -133,7 +144,7 @@ def check_start(log: RunLog, vocabulary: str | None) -> Finding:
     text = f"{loss:.4f} before training; ln {ids:,} = {math.log(ids):.4f}"
     return Finding("first loss", "PASS" if abs(loss - math.log(ids)) < 0.1 else "UNSURE", text)
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #151cec01
 def check_switches(log: RunLog, vocabulary: str | None, *, swa_every: int = 50) -> list[Finding]:
     """Whether what the log says of its extra heads and its weight average fits its other lines."""
     facts, found = log.facts, []
@@ -168,7 +179,9 @@ def check_running(log: RunLog) -> Finding:
 def check_data(log: RunLog) -> list[Finding]:
     """What a log says about training on, or warming up with, validation tokens."""
     check, shards = "training text", log.facts.get("train_shards")
-    apart = Finding(check, "NOT RUN", "no log can show that the texts are apart; see golf data check")
+    apart = Finding(
+        check, "NOT RUN", "no log can show that the texts are apart; see golf data check"
+    )
     if "train_files" in log.facts:
         text = f"training reads {log.facts['train_files']}…"
         apart = Finding(check, "UNSURE", text, "V16: training on the validation text")
@@ -177,9 +190,17 @@ def check_data(log: RunLog) -> list[Finding]:
         apart = Finding(check, "NOT RUN", text)
     check, said = "warm-up", log.facts.get("warmup")
     if said is None:
-        return [apart, Finding(check, "NOT RUN", "the log speaks of no warm-up on validation tokens")]
-    clean = any(word in said.lower() for word in ("random", "synthetic", "no val", "not val", "dummy"))
-    return [apart, Finding(check, "PASS" if clean else "UNSURE", f"the log says: {said.strip():.120}")]
+        return [
+            apart,
+            Finding(check, "NOT RUN", "the log speaks of no warm-up on validation tokens"),
+        ]
+    clean = any(
+        word in said.lower() for word in ("random", "synthetic", "no val", "not val", "dummy")
+    )
+    return [
+        apart,
+        Finding(check, "PASS" if clean else "UNSURE", f"the log says: {said.strip():.120}"),
+    ]
 
 # %% ../../nbs/auditor/12f_curves.ipynb #67fb69f4
 PASSAGE_ENDS = (1, *range(101, 1802, 100), 1891)  # chunks of 32,768 tokens
@@ -199,7 +220,7 @@ def passages(log: RunLog) -> np.ndarray | None:
     ends = np.array(PASSAGE_ENDS, dtype=float)
     return np.diff([mean[end] * end for end in PASSAGE_ENDS]) / np.diff(ends)
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #f911437d
 def check_passages(log: RunLog) -> Finding:
     """Whether changes from passage to passage follow those of the text, known from genuine logs."""
     check, found = "hard passages", passages(log)
@@ -220,7 +241,9 @@ def check_seed_passages(logs: Sequence[RunLog]) -> Finding:
     table = np.array(found)
     table -= np.median(table, axis=1, keepdims=True)
     spread = np.ptp(table, axis=0)
-    text = f"up to {spread.max():.3f} BPB apart in one passage, {np.median(spread):.3f} in the usual"
+    text = (
+        f"up to {spread.max():.3f} BPB apart in one passage, {np.median(spread):.3f} in the usual"
+    )
     return Finding(check, "PASS" if spread.max() < 0.04 else "UNSURE", text)
 
 
@@ -232,7 +255,7 @@ def _step_ms(log: RunLog) -> float | None:
     last = timed[-1]
     return float(last.step_avg_ms or (last.train_ms or 0) / last.step)
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #5c147b79
 def check_stops(logs: Sequence[RunLog]) -> Finding:
     """Whether loops that ended at a time limit ended at the same one, within three steps."""
     check = "time limit of the seeds"
@@ -256,7 +279,9 @@ def _duration(log: RunLog) -> float:
 def check_launches(logs: Sequence[RunLog]) -> Finding:
     """Whether runs overlap; if their process numbers are close they may have shared a machine."""
     check = "launch times"
-    timed = sorted((log for log in logs if "start" in log.facts), key=lambda log: log.facts["start"])
+    timed = sorted(
+        (log for log in logs if "start" in log.facts), key=lambda log: log.facts["start"]
+    )
     if len(timed) < 2:
         return Finding(check, "NOT RUN", "needs the launch times of two logs")
     text = ""
@@ -267,7 +292,10 @@ def check_launches(logs: Sequence[RunLog]) -> Finding:
             numbers = [log.facts.get("process", math.inf) for log in (before, after)]
             near = math.inf not in numbers and abs(np.subtract(*numbers)) < 10_000
             text += "; process numbers are close: one machine, or two alike?" if near else ""
-    return Finding(check, *(("UNSURE", text) if text else ("PASS", "no run begins before another can have ended")))
+    return Finding(
+        check,
+        *(("UNSURE", text) if text else ("PASS", "no run begins before another can have ended")),
+    )
 
 # %% ../../nbs/auditor/12f_curves.ipynb #0cca14a9
 def fingerprint(log: RunLog) -> tuple[Any, ...]:
@@ -283,7 +311,7 @@ def distinct(logs: Sequence[RunLog]) -> list[RunLog]:
         kept.setdefault(fingerprint(log), log)
     return list(kept.values())
 
-
+# %% ../../nbs/auditor/12f_curves.ipynb #03c58882
 def check_distinct(logs: Sequence[RunLog]) -> Finding:
     """Whether logs of several seeds are of several runs."""
     check, kept, clocks = "distinct logs", distinct(logs), {}
@@ -298,7 +326,9 @@ def check_distinct(logs: Sequence[RunLog]) -> Finding:
     if len(logs) < 2:
         return Finding(check, "NOT RUN", "needs two logs")
     copies = len(logs) - len(kept)
-    text = f"{len(kept)} runs in {len(logs)} logs" + (f", {copies} copies left out" if copies else "")
+    text = f"{len(kept)} runs in {len(logs)} logs" + (
+        f", {copies} copies left out" if copies else ""
+    )
     return Finding(check, "UNSURE" if copies else "PASS", text)
 
 # %% ../../nbs/auditor/12f_curves.ipynb #31f12a64
@@ -318,5 +348,9 @@ def check_configuration(logs: Sequence[RunLog]) -> Finding:
     differ = sorted(k for k in shared if len({table[k] for table in tables}) > 1)
     if not differ:
         return Finding(check, "PASS", f"{len(shared)} settings are the same in {len(logs)} logs")
-    said = "; ".join(f"{k}: {', '.join(str(table[k]) for table in tables)}"[:80] for k in differ[:4])
-    return Finding(check, "UNSURE", f"{len(differ)} of {len(shared)} settings differ: {said}", "V31")
+    said = "; ".join(
+        f"{k}: {', '.join(str(table[k]) for table in tables)}"[:80] for k in differ[:4]
+    )
+    return Finding(
+        check, "UNSURE", f"{len(differ)} of {len(shared)} settings differ: {said}", "V31"
+    )

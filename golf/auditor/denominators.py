@@ -64,7 +64,9 @@ def ratio_interval(loss: Any, bpb: Any) -> tuple[float, float]:
     """The smallest and largest quotient that two printed numbers can stand for."""
     (top, up), (bottom, down) = printed(loss), printed(bpb)
     if bottom <= down or top <= up or max(top, bottom) > 1e6:
-        raise GolfError(f"loss and bits per byte must be above zero, not {loss!s:.40} and {bpb!s:.40}")
+        raise GolfError(
+            f"loss and bits per byte must be above zero, not {loss!s:.40} and {bpb!s:.40}"
+        )
     return (top - up) / (bottom + down), (top + up) / (bottom - down)
 
 # %% ../../nbs/auditor/12c_denominators.ipynb #948a4a2b
@@ -84,7 +86,7 @@ def whole_text(tokens: int | None, tail: int = TAIL) -> str | None:
     near = lambda v: min(abs(tokens - count) for count in v.tokens) <= tail
     return next((name for name, v in VOCABULARIES.items() if near(v)), None)
 
-
+# %% ../../nbs/auditor/12c_denominators.ipynb #046becf3
 def vocabulary_of(name: str | None = None, tokens: int | None = None) -> str | None:
     """The known vocabulary of this name or this number of scored tokens, or None.
 
@@ -151,7 +153,9 @@ def check_ratio(loss: Any, bpb: Any, *, vocabulary: str | None = None, sure: boo
     return Finding(check, verdict, f"{text}; {why or f'off by {gap:.1e}'}", fault, "bytes")
 
 # %% ../../nbs/auditor/12c_denominators.ipynb #ffbf67d4
-def _misfit(low: float, high: float, sure: str | None, vocabulary: str | None) -> tuple[str, str, str]:
+def _misfit(
+    low: float, high: float, sure: str | None, vocabulary: str | None
+) -> tuple[str, str, str]:
     "Verdict, fault and explanation of a quotient that is not its vocabulary's."
     other, gap = nearest_ratio(low, high)
     if gap <= WITHIN:
@@ -177,7 +181,9 @@ def check_bytes(loss: Any, bpb: Any, tokens: int) -> Finding:
     except GolfError:
         return Finding(check, "NOT RUN", "needs a loss and bits per byte above zero")
     share = (low + high) / 2 / CANONICAL_BYTES
-    text = f"{tokens:,} tokens imply {(low + high) / 2:,.0f} bytes, {share:.4f} of {CANONICAL_BYTES:,}"
+    text = (
+        f"{tokens:,} tokens imply {(low + high) / 2:,.0f} bytes, {share:.4f} of {CANONICAL_BYTES:,}"
+    )
     slack = WITHIN * CANONICAL_BYTES
     if low - slack <= CANONICAL_BYTES <= high + slack:
         return Finding(check, "PASS" if high < 1.005 * low else "UNSURE", text)

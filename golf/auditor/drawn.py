@@ -33,7 +33,7 @@ class Run:
     model: int
     eval_s: float
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #681c3cfa
 @dataclass
 class Drawn:
     """A submission: the truth, and what was written down of it. `notes` name what was drawn."""
@@ -54,14 +54,19 @@ class Drawn:
 
 # %% ../../nbs/auditor/13b_drawn.ipynb #42b7a9ac
 STAGES = (
-    ("DIAGNOSTIC post_ema", "final_int6_roundtrip_exact", "final_int6_sliding_window_exact", "legal_ttt_exact"),
+    (
+        "DIAGNOSTIC post_ema",
+        "final_int6_roundtrip_exact",
+        "final_int6_sliding_window_exact",
+        "legal_ttt_exact",
+    ),
     ("diagnostic pre-quantization post-ema", "diagnostic quantized", "quantized_ttt_phased"),
     ("final_int8_zlib_roundtrip", "final_int8_zlib_roundtrip_exact"),
     ("pre-quantization post-ema", "quantized", "quantized_sliding_window"),
 )
 SEEDS_LIKED = (42, 1337, 2025, 314, 999, 0, 7, 1, 2, 3, 2024, 1234)
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #5c16dccb
 def draw_runs(rng: np.random.Generator, track: str) -> list[Run]:
     """Runs of one to five seeds of one method."""
     count, base = int(rng.choice([1, 1, 3, 3, 3, 3, 4, 5])), rng.uniform(1.04, 1.3)
@@ -86,24 +91,38 @@ def write_steps(run: Run, style: dict[str, Any], rng: np.random.Generator) -> li
     every = max(every, run.steps // 60)
     marks = [*range(1, 11), *range(every, run.steps, every), run.steps]
     for step in sorted({m for m in marks if m <= run.steps}):
-        lines.append(_step_line(step, run, style, loss=2 + 4 / (1 + step / 50) + rng.normal(0, 0.05)))
+        lines.append(
+            _step_line(step, run, style, loss=2 + 4 / (1 + step / 50) + rng.normal(0, 0.05))
+        )
     last = next(iter(run.stages.values())) + rng.uniform(0, 0.003)
     lines.append(_step_line(run.steps, run, style, val=last))
     time = run.steps * run.step_ms + style["offset"]
     if style["stops"]:
         gap = "" if style["kind"] != "april" else " "
-        lines.append(f"stopping_early: wallclock_cap train_time:{gap}{time:.0f}ms step:{gap}{run.steps}/20000")
+        lines.append(
+            f"stopping_early: wallclock_cap train_time:{gap}{time:.0f}ms step:{gap}{run.steps}/20000"
+        )
     return lines
 
-
-def _step_line(step: int, run: Run, style: dict[str, Any], loss: float = 0.0, val: float = 0.0) -> str:
+# %% ../../nbs/auditor/13b_drawn.ipynb #6e8bb8c5
+def _step_line(
+    step: int, run: Run, style: dict[str, Any], loss: float = 0.0, val: float = 0.0
+) -> str:
     "One line of the curve."
     time = step * run.step_ms + style["offset"]
-    average = run.step_ms if style["kind"] != "window" else run.step_ms * (1 + 0.03 * math.sin(step))
-    said = f"train_loss:{loss:.4f}" if loss else f"val_loss:{val * style['ratio']:.4f} val_bpb:{val:.4f}"
+    average = (
+        run.step_ms if style["kind"] != "window" else run.step_ms * (1 + 0.03 * math.sin(step))
+    )
+    said = (
+        f"train_loss:{loss:.4f}"
+        if loss
+        else f"val_loss:{val * style['ratio']:.4f} val_bpb:{val:.4f}"
+    )
     if style["kind"] == "april":
         said = said.replace(":", ": ")
-        return f"{step}/20000 {said}" + (f" train_time: {time / 6e4:.1f}m tok/s: 8341171" if loss else "")
+        return f"{step}/20000 {said}" + (
+            f" train_time: {time / 6e4:.1f}m tok/s: 8341171" if loss else ""
+        )
     return f"step:{step}/20000 {said} train_time:{time:.0f}ms step_avg:{average if step else 0.01:.2f}ms"
 
 # %% ../../nbs/auditor/13b_drawn.ipynb #a699c839
@@ -117,13 +136,21 @@ def write_sizes(run: Run, code: int, style: dict[str, Any]) -> list[str]:
     packer, lines = style["packer"], []
     if style["raw"]:
         raw = run.model * 6
-        lines += [f"Serialized model: {raw} bytes", f"Code size: {code} bytes", f"Total submission size: {raw + code} bytes"]
-    tail = f" (payload:{run.model + 900_000} raw_torch:{run.model * 6} payload_ratio:3.70x)" if style["payload"] else ""
+        lines += [
+            f"Serialized model: {raw} bytes",
+            f"Code size: {code} bytes",
+            f"Total submission size: {raw + code} bytes",
+        ]
+    tail = (
+        f" (payload:{run.model + 900_000} raw_torch:{run.model * 6} payload_ratio:3.70x)"
+        if style["payload"]
+        else ""
+    )
     lines.append(f"Serialized model {packer}: {run.model} bytes{tail}")
     lines += [] if style["raw"] else [f"Code size: {code} bytes"]
     return [*lines, f"Total submission size {packer}: {run.model + code} bytes"]
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #e61127cd
 def write_log(run: Run, code: int, style: dict[str, Any], rng: np.random.Generator) -> str:
     """A run's log."""
     data, tokens = style["data"], style["tokens"]
@@ -131,10 +158,17 @@ def write_log(run: Run, code: int, style: dict[str, Any], rng: np.random.Generat
     if style["dump"]:
         lines += ["import os, torch", 'path = os.environ.get("DATA_PATH", "./data/datasets/fineweb10B_sp1024")',
                   "print('val_loss:2.0 val_bpb:0.9')", "=" * 100]  # fmt: skip
-    lines += [f"seed: {run.seed}" if style["kind"] == "april" else f"seed:{run.seed}", "matrix_lr: 0.02"]
+    lines += [
+        f"seed: {run.seed}" if style["kind"] == "april" else f"seed:{run.seed}",
+        "matrix_lr: 0.02",
+    ]
     lines += [f"world_size:{style['world']}", *(["NVIDIA H100 80GB HBM3"] if style["h100"] else [])]
     if tokens:
-        lines.append(f"val_tokens: {tokens}" if style["kind"] == "april" else f"val_loader:shards pattern={data} tokens:{tokens}")
+        lines.append(
+            f"val_tokens: {tokens}"
+            if style["kind"] == "april"
+            else f"val_loader:shards pattern={data} tokens:{tokens}"
+        )
     if style["aborted"]:
         short = replace(run, steps=max(run.steps // 9, 20), step_ms=run.step_ms * 1.9)
         lines += write_steps(short, style | {"stops": False}, rng)
@@ -143,12 +177,21 @@ def write_log(run: Run, code: int, style: dict[str, Any], rng: np.random.Generat
     for stage, bpb in stages if style["last"] == "" else stages[:-1]:
         digits = 4 if "DIAG" in stage else style["digits"]
         jitter = style["ratio"] * (1 + rng.uniform(-6e-5, 6e-5))
-        lines.append(f"{stage} val_loss:{bpb * jitter:.{digits}f} val_bpb:{bpb:.{digits}f} eval_time:{run.eval_s * 1e3:.0f}ms")
+        lines.append(
+            f"{stage} val_loss:{bpb * jitter:.{digits}f} val_bpb:{bpb:.{digits}f} eval_time:{run.eval_s * 1e3:.0f}ms"
+        )
     stage, bpb = stages[-1]
     if style["quick"]:  # a part of the text, to see that nothing broke
         low, part = bpb - rng.uniform(-0.05, 0.05), style["ratio"] * rng.uniform(0.97, 1.03)
         lines.append(f"quick_check val_loss:{low * part:.8f} val_bpb:{low:.8f} eval_time:900ms")
-    return "\n".join([*lines, style["last"].format(bpb=bpb, stage=stage), f"total_eval_time:{run.eval_s:.1f}s", ""])
+    return "\n".join(
+        [
+            *lines,
+            style["last"].format(bpb=bpb, stage=stage),
+            f"total_eval_time:{run.eval_s:.1f}s",
+            "",
+        ]
+    )
 
 # %% ../../nbs/auditor/13b_drawn.ipynb #7a8ca83e
 def _number(value: float, style: dict[str, Any]) -> float:
@@ -156,24 +199,37 @@ def _number(value: float, style: dict[str, Any]) -> float:
     digits = style["claim_digits"]
     return math.floor(value * 10**digits) / 10**digits if style["cuts"] else round(value, digits)
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #11ce677f
 def write_claim(drawn: Drawn, rng: np.random.Generator) -> dict[str, Any]:
     """A claim on drawn runs: names, shapes and roundings as `style` and chance have them."""
     runs, style = drawn.runs, drawn.style
     final = [list(run.stages.values())[-1] for run in runs]
     mean = float(np.mean(final))
-    claim: dict[str, Any] = {"author": "x", str(rng.choice(["val_bpb", "val_bpb", "mean_val_bpb"])): _number(mean, style)}
+    claim: dict[str, Any] = {
+        "author": "x",
+        str(rng.choice(["val_bpb", "val_bpb", "mean_val_bpb"])): _number(mean, style),
+    }
     if rng.random() < 0.7:
         claim["val_loss"] = _number(mean * drawn.ratio * (1 + rng.uniform(-1e-4, 1e-4)), style)
     totals = [run.model + drawn.code for run in runs]
-    name = str(rng.choice(["bytes_total", "bytes_total", "artifact_size_bytes", "total_bytes", "artifact_bytes"]))
+    name = str(
+        rng.choice(
+            ["bytes_total", "bytes_total", "artifact_size_bytes", "total_bytes", "artifact_bytes"]
+        )
+    )
     claim[name] = int(rng.choice([max(totals), totals[0], round(float(np.mean(totals)))]))
     if rng.random() < 0.5:
-        claim["bytes_code"] = drawn.code if rng.random() < 0.7 else drawn.code // 4  # counted as shipped, packed
+        claim["bytes_code"] = (
+            drawn.code if rng.random() < 0.7 else drawn.code // 4
+        )  # counted as shipped, packed
     if len(runs) > 1 and rng.random() < 0.5:
-        claim["val_bpb_std"] = round(float(np.std(final, ddof=int(rng.integers(2)))), int(rng.choice([4, 5, 8])))
+        claim["val_bpb_std"] = round(
+            float(np.std(final, ddof=int(rng.integers(2)))), int(rng.choice([4, 5, 8]))
+        )
     if rng.random() < 0.6:
-        claim["track"] = "10min_16mb" if style["track"] == "10min" else "non-record-unlimited-compute-16mb"
+        claim["track"] = (
+            "10min_16mb" if style["track"] == "10min" else "non-record-unlimited-compute-16mb"
+        )
     if rng.random() < 0.4:
         claim["hardware"] = "8xH100 80GB SXM" if style["world"] == 8 else "1xRTX 4090"
     return claim | _seed_fields(drawn, final, rng)
@@ -183,10 +239,16 @@ def _seed_fields(drawn: Drawn, final: list[float], rng: np.random.Generator) -> 
     "The results of the seeds in one of the shapes that real claims have."
     runs, style = drawn.runs, drawn.style
     names, values = [str(run.seed) for run in runs], [_number(v, style) for v in final]
-    rows = [{"val_bpb": v, "steps": run.steps, "artifact_bytes": run.model + drawn.code} for v, run in zip(values, runs)]
+    rows = [
+        {"val_bpb": v, "steps": run.steps, "artifact_bytes": run.model + drawn.code}
+        for v, run in zip(values, runs)
+    ]
     if rng.random() < 0.3:
         for row, run in zip(rows, runs):
-            row |= {"train_time_s": round(run.steps * run.step_ms / 1e3 + style["offset"] / 1e3, 1), "eval_time_s": round(run.eval_s)}
+            row |= {
+                "train_time_s": round(run.steps * run.step_ms / 1e3 + style["offset"] / 1e3, 1),
+                "eval_time_s": round(run.eval_s),
+            }
     seeds = [run.seed for run in runs]
     shapes: list[dict[str, Any]] = [
         {}, {"seeds": seeds},
@@ -208,35 +270,76 @@ def draw_style(rng: np.random.Generator) -> dict[str, Any]:
     own = name == "own"
     ids, ratio = (int(rng.integers(300, 20_000)), rng.uniform(0.69, 3.2)) if own else (
         VOCABULARIES[name].ids, VOCABULARIES[name].ratio)  # fmt: skip
-    tokens = int(rng.integers(30_000_000, 70_000_000)) if own else int(rng.choice(VOCABULARIES[name].tokens)) - int(rng.choice([0, 0, 1, 1024, 4096]))
-    part, data = chance(0.1), f"./data/datasets/fineweb10B_{'sp1024' if own or name == 'caseops' else name}/fineweb_val_*.bin"
+    tokens = (
+        int(rng.integers(30_000_000, 70_000_000))
+        if own
+        else int(rng.choice(VOCABULARIES[name].tokens)) - int(rng.choice([0, 0, 1, 1024, 4096]))
+    )
+    part, data = (
+        chance(0.1),
+        f"./data/datasets/fineweb10B_{'sp1024' if own or name == 'caseops' else name}/fineweb_val_*.bin",
+    )
     if part:
         tokens, ratio = int(rng.integers(20_000, 12_000_000)), ratio * rng.uniform(0.97, 1.03)
-    style = {"name": name, "ids": ids, "ratio": ratio * (1 + rng.uniform(-1.2e-4, 1.2e-4)), "tokens": tokens if chance(0.85) or part or own else 0}
-    style |= {"data": data, "kind": str(rng.choice(["march", "march", "april", "window"])), "every": int(rng.choice([100, 200, 500, 1000]))}
-    style |= {"offset": 0.0 if chance(0.8) else rng.uniform(500, 40_000), "stops": chance(0.8), "packer": str(rng.choice(PACKERS))}
-    style |= {"raw": chance(0.7), "payload": chance(0.3), "dump": chance(0.3), "aborted": chance(0.08), "world": int(rng.choice([8, 8, 8, 1]))}
-    style |= {"h100": chance(0.5), "digits": int(rng.choice([8, 8, 8, 4, 6])), "claim_digits": int(rng.choice([4, 5, 6, 8, 8])), "cuts": chance(0.15)}
+    style = {
+        "name": name,
+        "ids": ids,
+        "ratio": ratio * (1 + rng.uniform(-1.2e-4, 1.2e-4)),
+        "tokens": tokens if chance(0.85) or part or own else 0,
+    }
+    style |= {
+        "data": data,
+        "kind": str(rng.choice(["march", "march", "april", "window"])),
+        "every": int(rng.choice([100, 200, 500, 1000])),
+    }
+    style |= {
+        "offset": 0.0 if chance(0.8) else rng.uniform(500, 40_000),
+        "stops": chance(0.8),
+        "packer": str(rng.choice(PACKERS)),
+    }
+    style |= {
+        "raw": chance(0.7),
+        "payload": chance(0.3),
+        "dump": chance(0.3),
+        "aborted": chance(0.08),
+        "world": int(rng.choice([8, 8, 8, 1])),
+    }
+    style |= {
+        "h100": chance(0.5),
+        "digits": int(rng.choice([8, 8, 8, 4, 6])),
+        "claim_digits": int(rng.choice([4, 5, 6, 8, 8])),
+        "cuts": chance(0.15),
+    }
     style |= {"quick": chance(0.1), "last": str(rng.choice(LAST)) if chance(0.15) else ""}
     return style | {"track": "10min" if chance(0.7) and not part and not own else "other"}
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #45860bc3
 def draw_submission(rng: np.random.Generator) -> Drawn:
     """An honest submission, drawn as real ones are made."""
     style = draw_style(rng)
     runs = draw_runs(rng, style["track"])
     if style["track"] == "10min":  # the clock before the first step counts as well
-        runs = [replace(run, steps=run.steps - math.ceil(style["offset"] / run.step_ms)) for run in runs]
+        runs = [
+            replace(run, steps=run.steps - math.ceil(style["offset"] / run.step_ms)) for run in runs
+        ]
     drawn = Drawn(runs, code=int(rng.integers(30_000, 160_000)), ratio=style["ratio"], style=style)
     drawn.logs = [write_log(run, drawn.code, style, rng) for run in drawn.runs]
-    drawn.names = [f"train_seed{run.seed}.log" if rng.random() < 0.7 else f"run{k}.txt" for k, run in enumerate(drawn.runs)]
+    drawn.names = [
+        f"train_seed{run.seed}.log" if rng.random() < 0.7 else f"run{k}.txt"
+        for k, run in enumerate(drawn.runs)
+    ]
     drawn.claim = write_claim(drawn, rng)
     return _untidy(drawn, rng)
 
 # %% ../../nbs/auditor/13b_drawn.ipynb #6adf9f25
 def _untidy(drawn: Drawn, rng: np.random.Generator) -> Drawn:
     "What happens to honest folders: a log missing, copied or cut; a placeholder."
-    event = str(rng.choice(["", "missing", "copy", "cut", "placeholder", "bom"], p=[0.75, 0.07, 0.05, 0.05, 0.03, 0.05]))
+    event = str(
+        rng.choice(
+            ["", "missing", "copy", "cut", "placeholder", "bom"],
+            p=[0.75, 0.07, 0.05, 0.05, 0.03, 0.05],
+        )
+    )
     drawn.notes.append(event)
     if event == "missing":
         keep = int(rng.integers(len(drawn.logs) + 1))
@@ -257,8 +360,13 @@ def lint_honest(count: int, seed: int = 0) -> pd.DataFrame:
     rows = []
     for k in range(count):
         drawn = draw_submission(np.random.default_rng([seed, k]))
-        rows += [(k, f.check, f.evidence, drawn.style["name"], drawn.notes) for f in drawn.report().failed]
-    return pd.DataFrame(rows, columns=pd.Index(["drawn", "check", "evidence", "tokenizer", "notes"]))
+        rows += [
+            (k, f.check, f.evidence, drawn.style["name"], drawn.notes)
+            for f in drawn.report().failed
+        ]
+    return pd.DataFrame(
+        rows, columns=pd.Index(["drawn", "check", "evidence", "tokenizer", "notes"])
+    )
 
 # %% ../../nbs/auditor/13b_drawn.ipynb #4f913291
 def complete(rng: np.random.Generator) -> Drawn:
@@ -267,7 +375,18 @@ def complete(rng: np.random.Generator) -> Drawn:
         style = draw_style(rng)
         if style["name"] != "own" and style["track"] == "10min" and style["kind"] == "march":
             break
-    style |= {"aborted": False, "digits": 8, "claim_digits": 8, "cuts": False, "world": 8, "h100": True, "quick": False, "last": "", "offset": 0.0, "stops": True}
+    style |= {
+        "aborted": False,
+        "digits": 8,
+        "claim_digits": 8,
+        "cuts": False,
+        "world": 8,
+        "h100": True,
+        "quick": False,
+        "last": "",
+        "offset": 0.0,
+        "stops": True,
+    }
     style["tokens"] = VOCABULARIES[style["name"]].tokens[0]
     runs = draw_runs(rng, "10min")
     while len(runs) != 3:
@@ -306,7 +425,7 @@ def _best(drawn: Drawn, rng: np.random.Generator) -> None:
     drawn.claim["val_bpb"] = min(row["val_bpb"] for row in drawn.claim["seed_results"].values())
     drawn.claim["val_loss"] = round(drawn.claim["val_bpb"] * drawn.ratio, 8)
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #01dc0746
 def _deviation(drawn: Drawn, rng: np.random.Generator) -> None:
     "A deviation of a twentieth to a half of the true one."
     drawn.claim["val_bpb_std"] = round(drawn.claim["val_bpb_std"] * rng.uniform(0.05, 0.5), 8)
@@ -336,12 +455,14 @@ def _edited_clock(drawn: Drawn, rng: np.random.Generator) -> None:
     lines[k] = f"{head}train_time:{int(time) - by}ms{tail}"
     drawn.logs[1] = "\n".join(lines)
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #ab23bc91
 def _copied_seed(drawn: Drawn, rng: np.random.Generator) -> None:
     "The log of one seed under another's number, its scores changed."
     text, old, new = drawn.logs[0], drawn.runs[0], drawn.runs[1]
     a, b = list(old.stages.values())[-1], list(new.stages.values())[-1]
-    text = text.replace(f"seed:{old.seed}\n", f"seed:{new.seed}\n").replace(f"{a * drawn.ratio:.8f}", f"{b * drawn.ratio:.8f}")
+    text = text.replace(f"seed:{old.seed}\n", f"seed:{new.seed}\n").replace(
+        f"{a * drawn.ratio:.8f}", f"{b * drawn.ratio:.8f}"
+    )
     drawn.logs[1] = text.replace(f"{a:.8f}", f"{b:.8f}")
 
 
@@ -371,7 +492,7 @@ def _tokenizer(drawn: Drawn, rng: np.random.Generator) -> None:
     "The byte counts of another tokenizer."
     _scale_bytes(drawn, 1.0413, rng)
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #045f070f
 def _seed_list(drawn: Drawn, rng: np.random.Generator) -> None:
     "A seed that no log has."
     seeds = drawn.claim["seeds"]
@@ -407,13 +528,17 @@ def lint_planted(count: int, seed: int = 0, kinds: Iterable[str] = PLANTS) -> pd
             report, open_ = _planted(kind, [seed, k])
             found += bool(report.failed)
             asked += bool(open_) and not report.failed
-            for check in {f.check.removeprefix("log: ").removeprefix("claim: ") for f in report.failed}:
+            for check in {
+                f.check.removeprefix("log: ").removeprefix("claim: ") for f in report.failed
+            }:
                 causes[check] = causes.get(check, 0) + 1
-        told = ", ".join(f"{check} ({n})" for check, n in sorted(causes.items(), key=lambda c: -c[1])[:3])
+        told = ", ".join(
+            f"{check} ({n})" for check, n in sorted(causes.items(), key=lambda c: -c[1])[:3]
+        )
         rows.append((kind, found, asked, count - found - asked, told))
     return pd.DataFrame(rows, columns=pd.Index(["planted", "found", "asked", "missed", "by"]))
 
-
+# %% ../../nbs/auditor/13b_drawn.ipynb #45991efa
 def _planted(kind: str, seed: list[int]) -> tuple[LintReport, set[str]]:
     "The report on a planted contradiction, and the rows that are open because of it."
     rng = np.random.default_rng(seed)

@@ -38,7 +38,7 @@ def _claims(folder: Path) -> list[Path]:
     found = sorted(p for p in folder.glob("submission*.json") if p.is_file())
     return sorted(found, key=lambda path: path.name != "submission.json")
 
-
+# %% ../../nbs/auditor/12i_folders.ipynb #f79fe3c3
 def _logs(folder: Path) -> list[Path]:
     "Files that may be logs, in the folder and below it, hidden ones left out."
     hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -62,7 +62,9 @@ def open_folder(folder: str | Path) -> Submission:
         name, size = path.relative_to(folder).as_posix(), path.stat().st_size
         try:
             if size > room:
-                raise GolfError(f"{path}: {size:,} bytes are too many; {MOST_BYTES:,} of a folder are read")
+                raise GolfError(
+                    f"{path}: {size:,} bytes are too many; {MOST_BYTES:,} of a folder are read"
+                )
             if log := read_log(path):
                 room -= size
                 found.logs.append(log)
@@ -79,7 +81,7 @@ def open_folder(folder: str | Path) -> Submission:
         raise GolfError(f"{folder}: expected a submission*.json or logs in this folder; {why}")
     return found
 
-
+# %% ../../nbs/auditor/12i_folders.ipynb #43fa0e8d
 def _refused(path: Path, folder: Path, error: GolfError) -> Finding:
     "A row about a file that could not be read."
     said = str(error).replace(str(path), path.name).replace(str(folder), folder.name)
@@ -111,6 +113,8 @@ def submissions_in(tree: str | Path) -> Iterator[Path]:
             claimed.append(folder)
             yield folder
         elif not any(parent in claimed for parent in folder.parents) and any(
-            p.suffix.lower() in LOG_NAMES and "requirements" not in p.name for p in folder.iterdir() if p.is_file()
+            p.suffix.lower() in LOG_NAMES and "requirements" not in p.name
+            for p in folder.iterdir()
+            if p.is_file()
         ):
             yield folder

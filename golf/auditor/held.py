@@ -56,16 +56,20 @@ def wanted_logs(claim: Mapping[str, Any]) -> int:
 def finished(logs: Sequence[RunLog]) -> list[RunLog]:
     """The logs that were not cut: they end with a line, and have every stage that another has."""
     stages = {s.stage for log in logs for s in log.scores}
-    return [log for log in logs if log.scores and "whole" in log.facts and stages <= {s.stage for s in log.scores}]
+    return [
+        log
+        for log in logs
+        if log.scores and "whole" in log.facts and stages <= {s.stage for s in log.scores}
+    ]
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #deade231
 def _stages(logs: Sequence[RunLog]) -> dict[str, list[tuple[float, float]]]:
     "Last value and its rounding of each stage that all logs print."
     tables = [{s.stage: printed(s.bpb) for s in log.scores} for log in logs]
     shared = set.intersection(*map(set, tables)) if tables else set()
     return {stage: [table[stage] for table in tables] for stage in sorted(shared)}
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #b3fac237
 def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
     """Where a claimed score stands among the lines of the logs and the means of their stages."""
     (claimed, half), lines = printed(bpb), [b for log in logs for b in log.bpbs]
@@ -73,7 +77,9 @@ def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
     for stage, values in _stages(logs).items():
         mean = sum(v for v, _ in values) / len(values)
         if len(values) > 1 and abs(mean - claimed) <= half + max(h for _, h in values) + 1e-9:
-            return Held("mean", f"{bpb} is the mean of {stage or 'the score lines'} in {len(values)} logs")
+            return Held(
+                "mean", f"{bpb} is the mean of {stage or 'the score lines'} in {len(values)} logs"
+            )
     for name, score in scores:
         value, unit = printed(score.bpb)
         if abs(value - claimed) <= max(half, unit) + 1e-12:
@@ -83,7 +89,10 @@ def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
     if claimed + half < min(lines) - 1e-4:
         return Held("below", f"claimed {bpb}; no line of {len(logs)} logs is below {min(lines)}")
     above = claimed - half > max(lines)
-    return Held("above" if above else "none", f"claimed {bpb}, between the lines of the logs; no line or mean is that")
+    return Held(
+        "above" if above else "none",
+        f"claimed {bpb}, between the lines of the logs; no line or mean is that",
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #c024df6e
 SPREAD = 0.005  # bits per byte between seeds, where a claim does not say how many it has
@@ -120,15 +129,19 @@ def check_score(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
         sure = done == len(logs) >= wanted and (declared or gap > SPREAD)
         return Finding(check, "FAIL" if sure else "UNSURE", text, fault, "held")
     if held.how == "line" and done > 1 and _best_of(bpb, logs):
-        return Finding(check, "UNSURE", f"{text}: the best log, not the mean", "V31: the best of its seeds")
+        return Finding(
+            check, "UNSURE", f"{text}: the best log, not the mean", "V31: the best of its seeds"
+        )
     return Finding(check, "PASS" if held.how in ("line", "mean") else "UNSURE", text)
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #a9827dfa
 def _best_of(bpb: Any, logs: Sequence[RunLog]) -> bool:
     "Whether a score is the least of a stage that several logs print with different values."
     value, half = printed(bpb)
     spans = [sorted(v for v, _ in values) for values in _stages(logs).values() if len(values) > 1]
-    return any(abs(span[0] - value) <= half + 1e-9 and span[-1] - span[0] > 2 * half for span in spans)
+    return any(
+        abs(span[0] - value) <= half + 1e-9 and span[-1] - span[0] > 2 * half for span in spans
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #63822262
 def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
@@ -144,7 +157,10 @@ def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
         mine = by_seed.get(seed, [])
         held = find_score(bpb, mine) if mine else Held("none", f"no log names seed {seed}")
         if held.how == "below":  # evaluated apart from training, into a log that names no seed?
-            held = next((h for log in logs if log.bpbs and (h := find_score(bpb, [log])).how == "line"), held)
+            held = next(
+                (h for log in logs if log.bpbs and (h := find_score(bpb, [log])).how == "line"),
+                held,
+            )
         if held.how == "below" and done.issuperset(map(id, mine)) and not _elsewhere([bpb], mine):
             below.append(f"seed {seed}: {held.text}")
         elif held.how in ("line", "mean"):
@@ -153,9 +169,13 @@ def check_seeds(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
             missing.append(f"seed {seed}: {held.text}")
     if not rows or not by_seed:
         return Finding(check, "NOT RUN", "needs results by seed and logs that name their seeds")
-    text = f"{good} of {len(rows)} seeds are lines of their logs" + "".join(f"; {t}" for t in (below + missing)[:2])
+    text = f"{good} of {len(rows)} seeds are lines of their logs" + "".join(
+        f"; {t}" for t in (below + missing)[:2]
+    )
     verdict = "FAIL" if below else "UNSURE" if missing else "PASS"
-    return Finding(check, verdict, text, "V31: a score that its logs do not hold" if below else "", "held")
+    return Finding(
+        check, verdict, text, "V31: a score that its logs do not hold" if below else "", "held"
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #606dfd31
 def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
@@ -167,7 +187,9 @@ def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Findin
     models = [s.bytes for s in printed_ if s.part == "model" and s.stored]
     if not said or not totals + models:
         return Finding(check, "NOT RUN", "needs a claimed total and the sizes of a log")
-    codes = [s.bytes for s in printed_ if s.part == "code"] + [s.bytes for s in sizes_of(claim) if s.part == "code"]
+    codes = [s.bytes for s in printed_ if s.part == "code"] + [
+        s.bytes for s in sizes_of(claim) if s.part == "code"
+    ]
     sums = {m + c for m in models for c in codes} | set(totals)
     means = {round(float(np.mean(pick))) for pick in (totals, models) if pick}
     value = max(said)
@@ -175,14 +197,18 @@ def check_bytes_held(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Findin
         return Finding(check, "PASS", f"{value:,} bytes are a total of the logs")
     least = min(models or totals)
     text = f"claimed {value:,}; totals of the logs {', '.join(f'{t:,}' for t in sorted(set(totals))[:4])}"
-    complete = len(logs) >= wanted_logs(claim) and all(any(s.part == "model" and s.stored for s in log.sizes) for log in logs)
+    complete = len(logs) >= wanted_logs(claim) and all(
+        any(s.part == "model" and s.stored for s in log.sizes) for log in logs
+    )
     if complete and value < least - 1e6 * (value % 1000 == 0):
         text = f"claimed {value:,}; the smallest model of {len(logs)} logs has {least:,}"
         return Finding(check, "FAIL", text, "V28: over the cap, or another file counted", "size")
     return Finding(check, "UNSURE", text, "", "size")
 
 # %% ../../nbs/auditor/12g_held.ipynb #5641ebf7
-def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog], track: str = "") -> list[Finding]:
+def check_times_held(
+    claim: Mapping[str, Any], logs: Sequence[RunLog], track: str = ""
+) -> list[Finding]:
     """Whether claimed steps, training seconds and evaluation seconds are those of the logs."""
     logs = distinct(logs)
     ends = [log.last_run[-1].step for log in logs if log.last_run]
@@ -198,7 +224,7 @@ def check_times_held(claim: Mapping[str, Any], logs: Sequence[RunLog], track: st
     strict = track == "ten minutes" and len(logs) >= wanted_logs(claim)
     return [_near(check, said, found, strict) for check, said, found in rows]
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #d30ae9c7
 def _claimed(claim: Mapping[str, Any], names: tuple[str, ...]) -> list[float]:
     "The claimed numbers under these names, of the claim or else of its seeds; seconds."
     found = []
@@ -208,7 +234,7 @@ def _claimed(claim: Mapping[str, Any], names: tuple[str, ...]) -> list[float]:
             found.append(value / 1000 if own[0].endswith("_ms") else value)
     return found
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #f90faa7c
 def _near(check: str, said: Sequence[float], found: Sequence[float], strict: bool) -> Finding:
     "Each claimed number within a hundredth of one that was printed, or of their mean."
     if not said or not found:
@@ -216,16 +242,22 @@ def _near(check: str, said: Sequence[float], found: Sequence[float], strict: boo
     known = np.array([*found, float(np.mean(found))])
     off = [value for value in said if np.min(np.abs(known - value)) > 0.01 * abs(value)]
     if not off:
-        return Finding(check, "PASS", f"{said[0]:,.1f} claimed; {', '.join(f'{f:,.1f}' for f in found[:4])} printed")
+        return Finding(
+            check,
+            "PASS",
+            f"{said[0]:,.1f} claimed; {', '.join(f'{f:,.1f}' for f in found[:4])} printed",
+        )
     text = f"{off[0]:,.1f} claimed; the logs have {min(found):,.1f} to {max(found):,.1f}"
     impossible = strict and "training" in check and 60 < max(off) < 0.9 * min(found)
     fault = "V30: training past its time" if impossible else ""
-    return Finding(check, "FAIL" if impossible else "UNSURE", text, fault, "training" if impossible else "")
+    return Finding(
+        check, "FAIL" if impossible else "UNSURE", text, fault, "training" if impossible else ""
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #d250db9d
 SLIP = 2e-5  # bits per byte that a mean of rounded numbers may be off
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #576e843c
 def check_means(claim: Mapping[str, Any]) -> Finding:
     """Whether the headline is the mean of its seeds, and its deviation theirs."""
     check, rows, mean = "mean of the seeds", seed_rows(claim), field_of(claim, *BPB)
@@ -248,7 +280,12 @@ def check_means(claim: Mapping[str, Any]) -> Finding:
         verdict = "UNSURE"
     true = sum(values.values()) / len(values)
     text = f"{len(parts)} seeds average {true:.6f}, claimed {mean}; {why}"
-    return Finding(check, verdict, text, *(("V31: headline differs from its seeds", "held") if verdict == "FAIL" else ()))
+    return Finding(
+        check,
+        verdict,
+        text,
+        *(("V31: headline differs from its seeds", "held") if verdict == "FAIL" else ()),
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #199da404
 def _slack(half: float, parts: list[tuple[float, float]]) -> float:
@@ -260,12 +297,16 @@ def _columns(rows: list[Mapping[str, Any]]) -> dict[str, list[tuple[float, float
     "Value and rounding of every column of bits per byte that all seeds have, the usual names first."
     tables = [fields(row) for row in rows]
     shared = set.intersection(*map(set, tables)) if tables else set()
-    names = [n for n in BPB if n in shared] + sorted(n for n in shared - set(BPB) if "bpb" in n.lower())
+    names = [n for n in BPB if n in shared] + sorted(
+        n for n in shared - set(BPB) if "bpb" in n.lower()
+    )
     columns = {n: [printed(table[n]) for table in tables] for n in names}
     return {n: parts for n, parts in columns.items() if all(v > 0 for v, _ in parts)}
 
-
-def _other_mean(values: dict[str, float], claimed: float, slack: float, seeds: list[str]) -> tuple[str, str]:
+# %% ../../nbs/auditor/12g_held.ipynb #3cc9d9c6
+def _other_mean(
+    values: dict[str, float], claimed: float, slack: float, seeds: list[str]
+) -> tuple[str, str]:
     "Verdict and words on a headline that is not the mean of `values` by seed."
     mine, best = list(values.values()), min(values.values())
     mean = sum(mine) / len(mine)
@@ -286,14 +327,22 @@ def _other_mean(values: dict[str, float], claimed: float, slack: float, seeds: l
     return "FAIL", "better than their mean, and no other reading of them"
 
 # %% ../../nbs/auditor/12g_held.ipynb #b3b3233d
-def _deviation(claim: Mapping[str, Any], parts: list[tuple[float, float]], found: Finding) -> Finding:
+def _deviation(
+    claim: Mapping[str, Any], parts: list[tuple[float, float]], found: Finding
+) -> Finding:
     "A finding on the mean, with what the claimed deviation adds to it."
     said = field_of(claim, *BPB_STD)
     if said is None or len(parts) < 2:
         return found
     (claimed, half), values, n = printed(said), np.array([v for v, _ in parts]), len(parts)
     spread = float(np.std(values, ddof=1))
-    readings = spread, spread * math.sqrt(1 - 1 / n), spread / math.sqrt(n), float(np.ptp(values)), float(np.ptp(values)) / 2
+    readings = (
+        spread,
+        spread * math.sqrt(1 - 1 / n),
+        spread / math.sqrt(n),
+        float(np.ptp(values)),
+        float(np.ptp(values)) / 2,
+    )
     slack = half + 2 * max(h for _, h in parts) + 1e-9
     text = f"{found.evidence}; deviation {spread:.6f}, claimed {said}"
     if min(abs(reading - claimed) for reading in readings) <= slack:
@@ -315,7 +364,11 @@ def check_evidence(claim: Mapping[str, Any], logs: Sequence[RunLog], track: str)
         ("evidence: seeds", seeds >= 3, f"{seeds} seeds in the claim; a record needs 3"),
         ("evidence: logs", kept >= max(seeds, 1), f"{kept} logs for {max(seeds, 1)} seeds"),
         ("evidence: track", bool(track), track or "neither the claim nor its folder names a track"),
-        ("evidence: ten minutes", not absent, f"no seconds of {' and '.join(absent)}" if absent else "both times are given"),
+        (
+            "evidence: ten minutes",
+            not absent,
+            f"no seconds of {' and '.join(absent)}" if absent else "both times are given",
+        ),
     )
     if not claim:
         return [Finding(check, "NOT RUN", "needs a claim") for check, _, _ in rows]
@@ -331,7 +384,9 @@ ROWS = {  # bits per byte of the seeds, from the logs of the pull requests
 }
 
 
-def better(mine: Sequence[float], other: Sequence[float], ratio: float) -> tuple[float, float, float]:
+def better(
+    mine: Sequence[float], other: Sequence[float], ratio: float
+) -> tuple[float, float, float]:
     """Gain of seeds over other seeds in bits per byte, and `welch`'s p of no gain and of `SHIFT_NATS` or less.
 
     `ratio`: loss over bits per byte. Raises `GolfError` for fewer than two seeds on a side.
@@ -355,7 +410,7 @@ def _base(claim: Mapping[str, Any]) -> list[float]:
                     return found
     return []
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #7a6a3d90
 def p_values(mine: Sequence[float], base: Sequence[float], shift: float) -> list[float]:
     """One- and two-sided p of a gain over `base` (seeds, or one mean), without `shift` and with it."""
     found = []
@@ -369,19 +424,29 @@ def p_values(mine: Sequence[float], base: Sequence[float], shift: float) -> list
         found += [one, 2 * min(one, 1 - one)]
     return found
 
-
+# %% ../../nbs/auditor/12g_held.ipynb #c50bc36b
 def check_p(claim: Mapping[str, Any], ratio: float) -> Finding:
     """A claimed p-value computed again from the claim's seeds and what it names as its baseline."""
-    check, said, base = "p-value", field_of(claim, "p_value", "p", "pvalue", "welch_p"), _base(claim)
+    check, said, base = (
+        "p-value",
+        field_of(claim, "p_value", "p", "pvalue", "welch_p"),
+        _base(claim),
+    )
     mine = [v for v, _ in next(iter(_columns(list(seed_rows(claim).values())).values()), [])]
     if said is None or not base or len(mine) < 2:
-        return Finding(check, "NOT RUN", "needs p_value, results by seed and a baseline in the claim")
+        return Finding(
+            check, "NOT RUN", "needs p_value, results by seed and a baseline in the claim"
+        )
     claimed, half = printed(said)
     try:
         found = p_values(mine, base, SHIFT_NATS / ratio)
     except GolfError as error:
         return Finding(check, "NOT RUN", str(error))
-    close = any(abs(p - claimed) <= half + 0.02 * p for p in found) or claimed in (0.01, 0.05) and min(found) < claimed
+    close = (
+        any(abs(p - claimed) <= half + 0.02 * p for p in found)
+        or claimed in (0.01, 0.05)
+        and min(found) < claimed
+    )
     text = f"claimed {said}; computed {', '.join(f'{p:.2g}' for p in sorted(set(found)))}"
     return Finding(check, "PASS" if close else "UNSURE", text)
 

@@ -18,7 +18,17 @@ from typing import Any
 
 import pandas as pd
 
-from .budgets import CAP, LATE, SECONDS, Part, check_cap, check_shipped, check_sum, check_times, stored
+from golf.auditor.budgets import (
+    CAP,
+    LATE,
+    SECONDS,
+    Part,
+    check_cap,
+    check_shipped,
+    check_sum,
+    check_times,
+    stored,
+)
 from golf.auditor.claims import (
     BPB,
     EVAL_SECONDS,
@@ -72,7 +82,9 @@ from ..base.files import GolfError, atomic_write
 from ..base.tables import markdown_table
 
 # %% ../../nbs/auditor/13_lints.ipynb #67b51693
-def tokenizer_of(logs: Sequence[RunLog], caller: str | None = None, guess: str | None = None) -> tuple[str | None, bool]:
+def tokenizer_of(
+    logs: Sequence[RunLog], caller: str | None = None, guess: str | None = None
+) -> tuple[str | None, bool]:
     """The vocabulary of some logs, and whether it is certain: by the number of targets or by the caller."""
     counted = [name for log in logs if (name := _counted(log))]
     named = [name for log in logs if (name := log.facts.get("vocabulary"))]
@@ -86,7 +98,7 @@ def _counted(log: RunLog) -> str | None:
     near = whole_text(tokens) if tokens % 256 == 0 else None
     return whole_text(tokens, tail=0) or (near if near == name else None)
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #1a7bc2a2
 def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
              track: str = "", reference: bool | None = None) -> list[Finding]:  # fmt: skip
     """All findings about one log; `vocabulary`, `track` and `reference` where the log does not say.
@@ -98,9 +110,19 @@ def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, c
     reference = reference if reference is not None else (
         "hardware" in facts and facts.get("world_size") == 8 or None)  # fmt: skip
     clocks = [check_clock(run) for run in runs_of(log.steps)] or [check_clock([])]
-    found = [*check_lines(log, vocabulary, sure=sure), *check_text(log), _worst(clocks), check_order(log)]
+    found = [
+        *check_lines(log, vocabulary, sure=sure),
+        *check_text(log),
+        _worst(clocks),
+        check_order(log),
+    ]
     found += [check_start(log, vocabulary), *check_switches(log, vocabulary), check_running(log)]
-    found += [check_passages(log), *check_data(log), check_sum(parts), check_cap(parts, cap=cap, track=track)]
+    found += [
+        check_passages(log),
+        *check_data(log),
+        check_sum(parts),
+        check_cap(parts, cap=cap, track=track),
+    ]
     train = None if log.train_ms is None else log.train_ms / 1000
     if train is not None and "stopping_ms" not in facts:
         train -= facts.get("half_ms", 0.0) / 1000  # ten minutes, to a tenth
@@ -111,7 +133,7 @@ def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, c
         found[-1] = replace(found[-1], verdict="UNSURE", evidence=text)
     return found
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #6277e8a1
 def _worst(findings: Sequence[Finding]) -> Finding:
     "The worst of several findings of one check; of equals the first."
     return max(findings, key=lambda f: VERDICTS.index(f.verdict))
@@ -123,13 +145,17 @@ def lint_logs(logs: Sequence[RunLog], vocabulary: str | None = None, *, sure: bo
     by_check: dict[str, list[tuple[Finding, str]]] = {}
     kept = distinct(logs)
     for log in kept:
-        for finding in lint_log(log, vocabulary, sure=sure, cap=cap, track=track, reference=reference):
+        for finding in lint_log(
+            log, vocabulary, sure=sure, cap=cap, track=track, reference=reference
+        ):
             by_check.setdefault(finding.check, []).append((finding, log.name))
-    merged = [_merge([f for f, _ in rows], [name for _, name in rows]) for rows in by_check.values()]
+    merged = [
+        _merge([f for f, _ in rows], [name for _, name in rows]) for rows in by_check.values()
+    ]
     return [*merged, check_distinct(logs), check_configuration(kept), check_seed_passages(kept),
             check_stops(kept), check_launches(kept)]  # fmt: skip
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #18c2133b
 def _merge(findings: list[Finding], names: list[str]) -> Finding:
     "One row of one check over several logs."
     worst = _worst(findings)
@@ -138,13 +164,21 @@ def _merge(findings: list[Finding], names: list[str]) -> Finding:
     name = names[findings.index(worst)]
     count = sum(finding.verdict == worst.verdict for finding in findings)
     where = f"{name}: " if len(names) == 1 else f"{count} of {len(names)} logs, as {name}: "
-    mixed = worst.check in ("cap", "training time", "evaluation time", "exact scores", "validation curve")
+    mixed = worst.check in (
+        "cap",
+        "training time",
+        "evaluation time",
+        "exact scores",
+        "validation curve",
+    )
     right = any(finding.verdict == "PASS" for finding in findings)
     verdict = "UNSURE" if worst.verdict == "FAIL" and mixed and right else worst.verdict
     return replace(worst, verdict=verdict, evidence=where + worst.evidence)
 
 # %% ../../nbs/auditor/13_lints.ipynb #259c39de
-def check_claim_ratio(claim: Mapping[str, Any], vocabulary: str | None, *, sure: bool = True) -> list[Finding]:
+def check_claim_ratio(
+    claim: Mapping[str, Any], vocabulary: str | None, *, sure: bool = True
+) -> list[Finding]:
     """`check_ratio` of the claimed mean, the worst of the seeds, and `check_bytes` if targets are given."""
     seeds, found, tokens = [], [], field_of(claim, *VAL_TOKENS)
     for seed, row in {"": claim, **seed_rows(claim)}.items():
@@ -163,7 +197,7 @@ def check_claim_ratio(claim: Mapping[str, Any], vocabulary: str | None, *, sure:
         found.append(Finding("loss over bpb", "NOT RUN", "needs val_loss and val_bpb"))
     return found + ([_worst(seeds)] if seeds else [])
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #5ea154e5
 def check_prior(claim: Mapping[str, Any]) -> Finding:
     """UNSURE for a claim below 1.00 bits per byte: no such claim is known to have been valid."""
     bpb = field_of(claim, *BPB)
@@ -184,8 +218,16 @@ def lint_claim(claim: Mapping[str, Any], vocabulary: str | None = None, *, sure:
     sizes = sizes_of(claim)
     parts: list[Part] = [(s.part, s.field, s.bytes) for s in sizes]
     own = [p for p in parts if not p[1].startswith("seed ")]
-    found = [*check_claim_ratio(claim, vocabulary, sure=sure), check_means(claim), check_p(claim, ratio_of(claim))]
-    found += [check_prior(claim), check_sum(parts), check_cap(own or parts, cap=cap, track=track, own=bool(own))]
+    found = [
+        *check_claim_ratio(claim, vocabulary, sure=sure),
+        check_means(claim),
+        check_p(claim, ratio_of(claim)),
+    ]
+    found += [
+        check_prior(claim),
+        check_sum(parts),
+        check_cap(own or parts, cap=cap, track=track, own=bool(own)),
+    ]
     found.append(check_shipped([s.bytes for s in sizes if s.part == "code"], shipped))
     times = seconds_of(claim, TRAIN_SECONDS), seconds_of(claim, EVAL_SECONDS)
     return found + check_times(*times, reference=on_reference(claim), track=track)
@@ -232,8 +274,14 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
     logs, claim = [*given.logs, *_as_logs(log)], given.claim
     track, reference = track_of(claim, where), on_reference(claim)
     known, sure = tokenizer_of(logs, vocabulary)
-    claims = lint_claim(claim, known, sure=sure, cap=cap, shipped=given.shipped, track=track) if claim or not logs else []
-    found = lint_logs(logs, known, sure=sure, cap=cap, track=track, reference=reference) if logs else []
+    claims = (
+        lint_claim(claim, known, sure=sure, cap=cap, shipped=given.shipped, track=track)
+        if claim or not logs
+        else []
+    )
+    found = (
+        lint_logs(logs, known, sure=sure, cap=cap, track=track, reference=reference) if logs else []
+    )
     both = {f.check for f in claims} & {f.check for f in found}
     named = lambda place, f: replace(f, check=f"{place}: {f.check}") if f.check in both else f
     rows = [check_score(claim, logs), check_seeds(claim, logs)] if claim else []
@@ -266,7 +314,18 @@ def compare_with(other: Any, claim: Mapping[str, Any], logs: Sequence[RunLog] = 
     return Finding(check, "PASS" if p < 0.01 else "UNSURE", text)
 
 # %% ../../nbs/auditor/13_lints.ipynb #6ef099d0
-HEAD: tuple[str, ...] = ("folder", "verdict", "checks_made", "checks", "val_bpb", "failed", "open", "first_evidence", "stamp", "seconds")
+HEAD: tuple[str, ...] = (
+    "folder",
+    "verdict",
+    "checks_made",
+    "checks",
+    "val_bpb",
+    "failed",
+    "open",
+    "first_evidence",
+    "stamp",
+    "seconds",
+)
 
 
 def _stamp(folder: Path) -> str:
@@ -274,7 +333,7 @@ def _stamp(folder: Path) -> str:
     stats = [p.stat() for p in sorted(folder.rglob("*")) if p.is_file()]
     return f"{len(stats)}-{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #28a3d144
 def _one(folder: Path, tree: Path, cap: int) -> dict[str, Any]:
     "A submission's line of the table; a folder that cannot be read is one too."
     begun, name = time.perf_counter(), folder.relative_to(tree).as_posix()
@@ -285,7 +344,9 @@ def _one(folder: Path, tree: Path, cap: int) -> dict[str, Any]:
         return row | {"verdict": "NOT READ", "first_evidence": " ".join(str(error).split())}
     open_ = [f.check for f in report.findings if f.verdict == "UNSURE"]
     told = next((f.evidence for f in report.failed), "")
-    claim = next((f.evidence.split(";")[0] for f in report.findings if f.check == "size of the claim"), "")
+    claim = next(
+        (f.evidence.split(";")[0] for f in report.findings if f.check == "size of the claim"), ""
+    )
     counts = {"checks_made": len(report.made), "checks": len(report.findings)}
     text = {"failed": "; ".join(f.check for f in report.failed), "open": "; ".join(open_)}
     took = round(time.perf_counter() - begun, 3)
@@ -322,7 +383,7 @@ def lint_folders(tree: str | Path, table: str | Path, *, cap: int = CAP,
     atomic_write(table.with_suffix(".md"), page_of(rows, tree.name))
     return pd.DataFrame(rows, columns=pd.Index(HEAD))
 
-
+# %% ../../nbs/auditor/13_lints.ipynb #ec8d7fa8
 def _rows_of(table: Path) -> dict[str, dict[str, Any]]:
     "The lines of a table that was begun, by folder; of several the last."
     if not table.is_file():
@@ -330,20 +391,27 @@ def _rows_of(table: Path) -> dict[str, dict[str, Any]]:
     with open(table, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
     if rows and tuple(rows[0]) != HEAD:
-        raise GolfError(f"{table}: expected a table of golf audit --each; give another name with --out")
+        raise GolfError(
+            f"{table}: expected a table of golf audit --each; give another name with --out"
+        )
     return {row["folder"]: row for row in rows}
 
 # %% ../../nbs/auditor/13_lints.ipynb #94135e39
 def page_of(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """The table as a page in Markdown, what fails first; text of strangers is shown as text."""
     order = {"FAIL": 0, "NOT READ": 1, "UNSURE": 2, "PASS": 3}
-    count = {v: sum(row["verdict"] == v for row in rows) for v in ("FAIL", "UNSURE", "PASS", "NOT RUN", "NOT READ")}
+    count = {
+        v: sum(row["verdict"] == v for row in rows)
+        for v in ("FAIL", "UNSURE", "PASS", "NOT RUN", "NOT READ")
+    }
     words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
     shown = sorted(rows, key=lambda row: (order.get(row["verdict"], 4), row["folder"]))
     cells = [[row["folder"], row["verdict"], f"{row['checks_made']} of {row['checks']}", row["val_bpb"],
               row["failed"], row["first_evidence"], row["open"]] for row in shown]  # fmt: skip
     head = ["folder", "verdict", "checks made", "claimed BPB", "fails", "because", "open questions"]
-    return f"{title}: {words}. {len(rows)} in all; no code was run.\n\n{markdown_table(head, cells)}\n"
+    return (
+        f"{title}: {words}. {len(rows)} in all; no code was run.\n\n{markdown_table(head, cells)}\n"
+    )
 
 # %% ../../nbs/auditor/13_lints.ipynb #d7a9ec10
 TABLES = ("results.csv", "train_curves.csv", "ttt_curves.csv")

@@ -47,7 +47,7 @@ _STEP = re.compile(
 _PAIR = re.compile(rf"(\w{{1,40}})[:=][ \t]*+{_NUMBER}(?:[ \t]?(ms|min|m|s)(?![\w/]))?")
 _UNITS = {"ms": 1.0, "": 1.0, "s": 1e3, "m": 6e4, "min": 6e4}
 
-
+# %% ../../nbs/auditor/12d_logs.ipynb #b610fc11
 def _step(number: str, rest: str) -> tuple[Step, float] | None:
     "A step and the milliseconds by which its time may be rounded; None for a line of another kind."
     found = {name: (value, unit) for name, value, unit in _PAIR.findall(rest)}
@@ -208,7 +208,10 @@ def parse_log(text: str, name: str = "log") -> RunLog:
     steps = [step for row in _STEP.findall(text) if (step := _step(*row))]
     head = text[: found.start()] if (found := _STEP.search(text)) else text
     low = text.lower()
-    facts = {key: _fact(pattern.findall(text)) if _hinted(key, low) else None for key, pattern in _FACTS.items()}
+    facts = {
+        key: _fact(pattern.findall(text)) if _hinted(key, low) else None
+        for key, pattern in _FACTS.items()
+    }
     facts["start"], facts["data_name"] = _date(text), _data_name(text)
     counted = whole_text(None if facts["val_tokens"] is None else int(facts["val_tokens"]))
     facts["vocabulary"] = counted or facts["data_name"]
@@ -227,7 +230,7 @@ def parse_log(text: str, name: str = "log") -> RunLog:
                   {k: v for k, v in facts.items() if v is not None},
                   dict(_SETTING.findall(head[-100_000:])), text)  # fmt: skip
 
-
+# %% ../../nbs/auditor/12d_logs.ipynb #9a87fab9
 def _bpbs(text: str, low: str) -> list[float]:
     "Every number that stands after the letters bpb, or right before them."
     found = _BPB.findall(text)
