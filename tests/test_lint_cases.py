@@ -84,6 +84,11 @@ KINDS = {
 
 
 KINDS |= {
+    "the headline is the mean of a column with a name of its own": (
+        "mean of the seeds", "PASS",
+        {"val_bpb": 1.1005, "seed_results": {"1": {"val_bpb": 1.11, "after_ttt": 1.1}, "2": {"val_bpb": 1.112, "after_ttt": 1.101}}}, None),
+    "a deviation that does not say of what": (
+        "mean of the seeds", "UNSURE", {"val_bpb": 1.10112, "std": 0.00001, "seed_results": {"1": 1.10012, "2": 1.10212}}, None),
     "a log of a longer experiment lies beside the submission's": (
         "training time", "UNSURE", {"val_bpb": 1.131212, "track": "10min_16mb", "hardware": "8xH100"},
         [f"step:9/9 train_loss:2.0 train_time:{t}ms step_avg:85.00ms\nfinal val_loss:1.91000000 val_bpb:1.13121200\n" for t in (599_000, 2_400_000)]),
