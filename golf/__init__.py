@@ -33,10 +33,10 @@ mix.mixtures: Mix
 mix.products: Hinted Product Temperatures
 mix.recorded: Recorded record_pass
 net.model: GPT GPTConfig preset
-net.windows: SlidingWindow
+net.windows: Banded SlidingWindow
 net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact size_report
-store.saved: export_model load_model model_path starting_from
+store.saved: corpus_for export_model load_model model_path starting_from
 train.loop: TrainConfig Trainer fit laptop
 train.job: Job launch to_json
 adapt.ttt: TTT
@@ -135,6 +135,7 @@ if TYPE_CHECKING:
     from golf.net.model import GPTConfig as GPTConfig
     from golf.net.model import preset as preset
     from golf.net.optim import newton_schulz as newton_schulz
+    from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
     from golf.store.artifact import Plan as Plan
     from golf.store.artifact import decode as decode
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
     from golf.store.artifact import size_report as size_report
+    from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
     from golf.store.saved import model_path as model_path

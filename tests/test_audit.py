@@ -15,7 +15,7 @@ from golf.adapt.gradients import EmpiricalBayes, james_stein
 from golf.adapt.ttt import TTT
 from golf.auditor.audit import audit, audit_arms, with_audits
 from golf.auditor.material import sliding
-from golf.auditor.report import FAIL, LEVELS, NOT_RUN, PASS, UNSURE, AuditReport, Level
+from golf.auditor.report import FAIL, LEVELS, NOT_RUN, PASS, UNSURE, AuditReport, Level, Result
 from golf.auditor.subjects import Loop, Losses, Scored, Session, Steps, Subject, Total
 from golf.auditor.watch import TESTS
 from golf.base.files import GolfError
@@ -26,7 +26,7 @@ from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product
 from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
 from golf.net.model import GPT, preset
-from golf.net.windows import SlidingWindow
+from golf.net.windows import Banded, SlidingWindow
 from golf.predict.dist import Dense, Unnormalised
 from golf.predict.stream import Predictor
 
@@ -117,6 +117,7 @@ def temperatures():
 MAKE = {
     "Uniform": lambda: Uniform(V),
     "SlidingWindow": window,
+    "Banded": lambda: Banded(window().model),
     "Windows": windows,
     "TTT": adapted,
     "TTT reset": lambda: adapted(reset_every=2),
@@ -212,9 +213,25 @@ def test_an_arm_has_a_report_and_a_level(monkeypatch, tmp_path):
     table = pd.DataFrame({"arm": ["counts", "the targets", "another"], "bpb": 1.0}).set_index("arm")
     for audits in (first, {arm: report.short() for arm, report in first.items()}):
         said = with_audits(table, audits).violations.tolist()
-        assert said == [first["counts"].short(), first["the targets"].short(), "not audited"]
+        assert said == [first["counts"].short(), first["the targets"].short(), ""]
     with pytest.raises(GolfError, match="brief"):
         audit_arms(arms, stream, "breif")
+
+
+def test_no_verdict_stands_beside_what_was_not_audited():
+    report = AuditReport("a", {"name": "brief"}, 0, [Result("a1", "future", PASS)])
+    report.facts = {"positions": 1024, "chunk_tokens": 256}
+    where = "none found by 1 tests, on 1,024 tokens in chunks of 256"
+    assert report.short() == where
+    told = report.short("reset every 2 chunks")
+    assert told == f"{where}; but reset every 2 chunks"
+    rows = [
+        (text, arm) for text in ("original", "shuffled", "full") for arm in ("none", "reset 50")
+    ]
+    index = pd.MultiIndex.from_tuples(rows, names=["stream", "arm"])
+    table = pd.DataFrame({"bpb": 1.0}, index=index)
+    found = with_audits(table, {"none": report, "reset 50": told}, stream="original").violations
+    assert found.tolist() == [where, told, "", "", "", ""]
 
 
 def test_every_level_is_harder_than_the_one_before():

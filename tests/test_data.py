@@ -1,5 +1,6 @@
 """Data under attack: damaged shards, awkward text, killed and simultaneous preparation."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -8,23 +9,29 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from golf.base.cache import cache_dir
 from golf.base.digests import digest
 from golf.base.files import GolfError, project_root
+from golf.lab.cli import app
 from golf.text import corpus as corpora
 from golf.text import documents as readers
 from golf.text import fineweb
 from golf.text import shards as files
 from golf.text.batches import TokenStream
 from golf.text.corpus import Corpus, load_corpus
-from golf.text.documents import tokenize_documents
+from golf.text.documents import text_documents, text_files, tokenize_documents
 from golf.text.fineweb import check_data
 from golf.text.shards import BOS, Shards, open_tokens, read_shard, read_tokens, write_shard
 from golf.text.tokenizers import (
@@ -446,6 +453,222 @@ def test_documents_may_straddle_shards(tmp_path, tokenizer):
     assert decode_documents(tokens, tokenizer) == documents
 
 
+PROGRAM_KILLED = """
+import os, signal
+from golf.base.cache import cached
+def make(path):
+    path.write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+cached("kinds", "key", make, suffix=".golf")
+"""
+
+
+def test_what_killed_writers_left_in_the_cache_is_gone_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", PROGRAM_KILLED])
+    folder = tmp_path / "cache" / "golf" / "kinds"
+    old, young = sorted(folder.iterdir())
+    os.utime(old, (time.time() - 100_000,) * 2)
+    staging = folder / ".text-abcd1234"  # as of a corpus: a folder is as old as its youngest file
+    (staging / "in").mkdir(parents=True)
+    (staging / "in" / "shard.bin").touch()
+    os.utime(staging, (0, 0))
+    (folder / "precious").touch()
+    os.utime(folder / "precious", (0, 0))
+    cache_dir("kinds")
+    assert set(folder.iterdir()) == {young, staging, folder / "precious"}
+
+
+# --- other people's folders ---------------------------------------------------------------------
+
+
+def fill(folder, **files):
+    """Write texts, or objects as lines of JSON, under names in which `__` is a dot."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        lines = content if isinstance(content, str) else "\n".join(map(json.dumps, content))
+        (folder / name.replace("__", ".")).write_text(lines)
+    return folder
+
+
+def sides(path, **options):
+    """The texts of each split."""
+    found = {"train": [], "val": []}
+    for document in text_documents(path, **options):
+        found[document.split].append(document.text)
+    return found
+
+
+def test_an_editors_drafts_and_links_to_elsewhere_are_not_read(tmp_path):
+    folder = fill(tmp_path / "mine", a__txt="one", b__txt="two")
+    fill(folder / ".ipynb_checkpoints", a__txt="one, an old draft")
+    fill(folder / "__pycache__", c__txt="three")
+    (folder / "passwords.txt").symlink_to("/etc/passwd")
+    (folder / "more").symlink_to(fill(tmp_path / "others", d__txt="four"))
+    (folder / "again").symlink_to(folder)
+    (folder / "notes.md").write_text("# notes")
+    assert sorted(d.text for d in text_documents(folder)) == ["one", "two"]
+    line = str(text_files(folder))
+    assert line == (
+        "mine: read 2 .txt; left out 1 hidden (.ipynb_checkpoints); left out 1 in caches "
+        "(__pycache__); left out 3 linked (again, more, passwords.txt); left out 1 of other kinds (.md)"
+    )
+
+
+def test_packed_lines_lists_and_capitals_are_read(tmp_path):
+    folder = fill(tmp_path / "mine", C__TXT="d", list__json='[{"text": "e"}, "f"]')
+    fill(folder, a__jsonl=[{"text": "a"}], lines__json=[{"text": "g"}, {"text": "h"}])
+    fill(folder, object__json='{\n"text": "i"}', package__json='{"name": "none of ours"}')
+    for name, text in (("b.jsonl.gz", "b"), ("B.json.GZ", "c")):
+        (folder / name).write_bytes(gzip.compress(json.dumps({"text": text}).encode()))
+    assert "".join(sorted(d.text for d in text_documents(folder))) == "abcdefghi"
+    assert "left out 1 without a field 'text' (package.json)" in str(text_files(folder))
+
+
+@pytest.mark.parametrize("names", [
+    ("train__jsonl", "valid__jsonl", "test__jsonl"),
+    ("wiki__train__jsonl", "wiki__valid__jsonl", "wiki__test__jsonl"),
+    ("train-00000-of-00001__jsonl", "validation-00000-of-00001__jsonl", "test-00000-of-00001__jsonl"),
+    ("wiki_train__json", "wiki_dev__json", "wiki_test__json"),
+])  # fmt: skip
+def test_a_test_split_does_not_train(tmp_path, names):
+    files = {name: [{"text": f"{name} {i}"} for i in range(3)] for name in names}
+    found = sides(fill(tmp_path / "mine", **files))
+    assert found == {"train": [f"{names[0]} {i}" for i in range(3)],
+                     "val": [f"{names[1]} {i}" for i in range(3)]}  # fmt: skip
+    assert "of a test split" in str(text_files(tmp_path / "mine"))
+    alone = tmp_path / "mine" / names[2].replace("__", ".")
+    assert len(sides(alone)["train"]) == 2  # named itself, it is read
+
+
+def test_a_folder_of_nothing_but_a_test_split_says_so(tmp_path):
+    with pytest.raises(GolfError, match=r"left out 1 of a test split \(test\.jsonl\)"):
+        sides(fill(tmp_path / "mine", test__jsonl=[{"text": "a"}]))
+
+
+@pytest.mark.parametrize(
+    "line", ["To be, or not to be.\n", "no end of line ", "nosignatall", "é😀"]
+)
+def test_one_long_file_has_an_end_to_validate_on(tmp_path, line):
+    text = line * 1000
+    found = sides(fill(tmp_path / "mine", input__txt=text))
+    [train], [val] = found.values()
+    assert train + val == text and 0.06 < len(val) / len(text) < 0.09
+
+
+@SOON
+@given(st.lists(st.integers(1, 40_000), min_size=2, max_size=40), st.integers(0, 99))
+def test_few_documents_validate_on_about_the_share_that_is_said(tmp_path, sizes, seed):
+    documents = [{"text": f"{seed} {i} " + "word " * (size // 5)} for i, size in enumerate(sizes)]
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(map(json.dumps, documents)))
+    found = sides(path)
+    size = {split: sum(map(len, texts)) for split, texts in found.items()}
+    total = sum(len(document["text"]) for document in documents)
+    assert sum(size.values()) == total
+    if total > 800:  # less is not cut
+        assert 0.02 * total < size["val"] < 0.12 * total
+    path.write_text("\n".join(map(json.dumps, documents[::-1])))
+    assert set(sides(path)["val"]) == set(found["val"])
+    path.write_text("\n".join(map(json.dumps, documents + documents)))
+    assert not {*sides(path)["val"]} & {*sides(path)["train"]}  # copies are on one side
+
+
+def test_names_of_corpora_that_begin_alike_or_are_not_latin(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = {}
+    for name in ("wiki.en", "wiki.de", "книги", "本", "my_val_0", "---"):
+        path = fill(tmp_path / name, a__txt=TEXT * 60)
+        names[name] = load_corpus(path, vocab_size=290, progress=False).name
+    assert list(names.values()) == ["wiki-en", "wiki-de", "книги", "本", "my-val-0", "text"]
+
+
+def test_what_was_prepared_with_options_opens_without_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = fill(tmp_path / "mine", a__jsonl=[{"body": TEXT * 60}])
+    with pytest.raises(GolfError, match="field 'text'"):
+        load_corpus(path, progress=False)
+    options = ["data", "text", str(path), "--field", "body", "--vocab-size", "300"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.stderr
+    assert "mine: read 1 .jsonl" in done.stderr.splitlines()
+    start, folder = done.stdout.splitlines()[-1].rsplit(" ", 1)
+    assert start == "papermill nbs/ttt_reset.ipynb -p corpus"
+    found = load_corpus(folder)
+    assert found.vocab_size == 300 and len(found.val) > 50
+    shards = load_corpus("shards", data_path=folder, tokenizer_path=found.tokenizer)
+    assert shards.vocab_size == 300
+    with pytest.raises(GolfError, match="300 ids"):
+        load_corpus(folder, vocab_size=1024)
+
+
+def test_a_bar_of_blocks_under_a_tokenizer_that_puts_a_space_first(tmp_path):
+    from sentencepiece import SentencePieceTrainer
+
+    options = {"model_type": "bpe", "vocab_size": 300, "byte_fallback": True, "minloglevel": 3}
+    options |= {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    options |= {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "hard_vocab_limit": False}
+    with open(tmp_path / "llama.model", "wb") as file:
+        sentences = iter([f"line {i} of {i * i}" for i in range(2000)])
+        SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=file, **options)
+    like_llama = load_tokenizer(tmp_path / "llama.model")
+    table = ByteTable.from_sentencepiece(like_llama)
+    texts = [
+        "done \u2581\u2582\u2583 ok",
+        "x\u2581y",
+        "\u2581",
+        " \u2581 \u2581\u2581line 1",
+        "é\u2581 é",
+    ]
+    for text, ids in zip(texts, encode(like_llama, texts)):
+        assert like_llama.decode(ids) == text
+        assert table.total([BOS, *ids]) == len(text.encode())
+
+
+@pytest.mark.parametrize("kind", ["deep", "page", "cut", "bomb", "gz", "list", "number"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, kind):
+    path = tmp_path / {"page": "a.parquet", "cut": "a.jsonl.gz", "bomb": "a.jsonl.zst",
+                       "gz": "a.jsonl.gz"}.get(kind, "a.jsonl")  # fmt: skip
+    if kind == "page":
+        pd.DataFrame({"text": [f"text {i} " * 50 for i in range(50)]}).to_parquet(path)
+        page = bytearray(path.read_bytes())
+        page[200:260] = bytes(byte ^ 255 for byte in page[200:260])
+        path.write_bytes(page)
+    content = {
+        "deep": b"[" * 100_000,
+        "list": b"[1, 2]",
+        "number": b'{"text": 5}',
+        "gz": b"no gzip",
+    }
+    content["cut"] = gzip.compress(b'{"text": "a"}\n' * 1000)[:-20]
+    if kind == "bomb":  # 66 kB that hold one line of 2 GB
+        packer = zstandard.ZstdCompressor(level=1).compressobj()
+        content["bomb"] = (
+            b"".join(packer.compress(bytes(10**7)) for _ in range(200)) + packer.flush()
+        )
+        assert len(content["bomb"]) < 100_000
+    if kind in content:
+        path.write_bytes(content[kind])
+    tracemalloc.start()
+    try:
+        with pytest.raises(GolfError) as caught:
+            list(text_documents(path))
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pieces_that_are_not_utf8_are_named(tmp_path, tokenizer):
+    path, data = tmp_path / "odd.model", tokenizer.path.read_bytes()
+    piece = max((tokenizer.id_to_piece(i) for i in range(260, 290)), key=len).encode()
+    assert piece in data
+    path.write_bytes(data.replace(piece, b"\xff" * len(piece)))
+    with pytest.raises(GolfError, match=r"odd\.model: not a SentencePiece model"):
+        load_tokenizer(path)
+
+
 # --- preparing ----------------------------------------------------------------------------------
 
 
@@ -520,8 +743,9 @@ def test_kill_minus_nine_leaves_nothing_that_looks_finished(texts, tmp_path):
     assert left.startswith(".")
     corpus = load_corpus(texts, vocab_size=300, progress=False)
     assert corpus.byte_table.total(corpus.train) > 1000
-    yesterday = time.time() - 100_000
-    os.utime(tmp_path / "cache" / "golf" / "corpora" / left, (yesterday, yesterday))
+    yesterday, left = time.time() - 100_000, tmp_path / "cache" / "golf" / "corpora" / left
+    for path in (*left.rglob("*"), left):
+        os.utime(path, (yesterday, yesterday))
     (corpus.folder / "manifest.json").unlink()
     with pytest.raises(GolfError, match="stands in the way"):
         load_corpus(texts, vocab_size=300, progress=False)
@@ -545,12 +769,10 @@ def test_empty_and_unfit_corpora(texts, tmp_path, tokenizer):
     refused(empty, match="holds no")
     (empty / "blank.txt").write_text("")
     refused(empty, match=r"empty: no document for train and val")
-    (empty / "blank.txt").write_text(TEXT * 9)
-    refused(
-        empty, vocab_size=300, match=r"empty: no document for train"
-    )  # the only document validates
+    (empty / "blank.txt").write_text(TEXT)  # too little to be cut
+    refused(empty, vocab_size=300, match=r"empty: no document for val")
     refused(texts, match="vocab_size=1024")  # too little text for so many ids
-    refused(texts, tokenizer_path=tokenizer.path, match=r"tiny\.model: the tokenizer has 290")
+    refused(texts, tokenizer_path=tokenizer.path, vocab_size=300, match=r"tiny\.model: .* 290 ids")
     refused(texts, vocab_size=300, field="body", limit=1, match="limit")
     refused(tmp_path / "absent", match="absent")
     write_shard(tmp_path / "binary" / "x_train_000000.bin", [1])

@@ -4,6 +4,7 @@ import importlib
 import itertools
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,14 +17,15 @@ from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count.ngram import NGram, Uniform
 from golf.count.packets import Packets, distil
-from golf.mix.gates import Fixed
+from golf.mix.gates import Entropy, Evidence, Fixed, Gate, Selective
 from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product, Temperatures
 from golf.mix.recorded import Recorded, record_pass
 from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
-from golf.net.windows import SlidingWindow
+from golf.net.windows import Banded, SlidingWindow
+from golf.predict.dist import SHAPES, Dense, Distribution, Mixture
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 
@@ -61,6 +63,7 @@ def trigrams() -> NGram:
 
 ALL: dict[str, Callable[[], Predictor]] = {
     "SlidingWindow": network,
+    "Banded": lambda: Banded(GPT(SHAPE, seed=3), 32, 16),
     "Windows": lambda: Windows(GPT(SHAPE, seed=3), 32, 16),
     "TTT": lambda: TTT(network(), CHUNKS, lr=0.3, epochs=1),
     "LoRA": lambda: LoRA(network(), rank=2),
@@ -80,6 +83,8 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "pr1043.Pairs": lambda: pr1043.Pairs(PRIOR),
     "pr1043.PacketPower": lambda: pr1043.PacketPower(network(), pr1043.Pairs(PRIOR), floor=0.0),
     "pr1185.Backoff": lambda: pr1185.Backoff(V, 3),
+    "pr1185.Backoff, pairs": lambda: pr1185.Backoff(V, 2),
+    "NGram, dirichlet": lambda: NGram(V, 2, smoothing="dirichlet", documents="inside"),
 }
 NOT_DISTRIBUTIONS = {
     "pr953.FiveExperts"
@@ -176,6 +181,66 @@ def test_no_positions_have_no_rows(name):
         predictor.observe(chunk)
 
 
+def answers(distribution: Distribution, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All that a distribution and its parts hand out."""
+    found = {"log_prob": distribution.log_prob(ids)} | distribution.survey(SHAPES)
+    found |= {n: x for n, x in vars(distribution).items() if isinstance(x, torch.Tensor)}
+    if distribution.targets is None:  # a record has no rows
+        found["rows"] = distribution.rows()
+    if hasattr(distribution, "weights") and callable(distribution.weights):
+        found["weights"] = distribution.weights()
+    for k, part in enumerate(distribution.parts):
+        found |= {f"{k}: {n}": x for n, x in answers(part, ids).items()}
+    return found
+
+
+def copies(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in found.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name].nan_to_num(), x.nan_to_num()) for name, x in b.items())
+
+
+OTHER = TEXT.roll(7)  # what else may be asked about
+MAKERS = ALL | {
+    f"{how} of {a} and {b}": lambda how=how, a=a, b=b: PAIRS[how](ALL[a](), ALL[b]())
+    for how, a, b in (("Mix", "Packets", "pr1185.Backoff, pairs"), ("Hinted", "TTT", "NGram"))
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_numbers_that_somebody_keeps_do_not_change_when_the_predictor_goes_on(name):
+    subject, kept = MAKERS[name](), []
+    for chunk in list(STREAM)[:3]:
+        tokens = chunk.tokens.clone()
+        tokens[chunk.start + 1 :] = OTHER[chunk.start + 1 : chunk.stop + 1]
+        other = chunk if name == "Recorded" else replace(chunk, tokens=tokens)
+        first = subject.predict(chunk)
+        for asked in (other, chunk):
+            found = answers(first, asked.targets)
+            kept.append((found, copies(found)))
+        answers(subject.predict(other), other.targets)  # asked about another text meanwhile
+        for asked, (_, copy) in zip((other, chunk), kept[-2:]):
+            assert same(answers(first, asked.targets), copy)
+        state = subject.state()
+        then = digest(state)
+        subject.observe(chunk)
+        assert digest(state) == then
+        assert all(same(found, copy) for found, copy in kept)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_was_kept_for_speed_changes_no_score(name):
+    losses, fresh, found = walk(MAKERS[name](), STREAM), MAKERS[name](), []
+    for chunk in STREAM:
+        state, fresh = fresh.state(), MAKERS[name]()  # all that it knows, and nothing besides
+        fresh.load(state)
+        found.append(-fresh.predict(chunk).log_prob(chunk.targets))
+        fresh.observe(chunk)
+    assert near(torch.cat(found), losses, 1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name != "Recorded"])
 def test_alone(name):
     for cut in (1, CHUNK - 1, CHUNK, 100):
@@ -252,3 +317,66 @@ def test_every_world_size_scores_alike(ranks):
     for name, losses in alone.items():
         assert near(found[0][0][name], losses, 1e-5), name
     assert len({digest(losses) for losses in alone.values()}) == len(alone)
+
+
+class Says(Predictor):
+    """The same logits [V] everywhere."""
+
+    def __init__(self, logits):
+        self.logits, self.vocab_size = logits, len(logits)
+
+    def distribution(self, chunk):
+        return Dense(self.logits.expand(len(chunk), -1))
+
+
+class Late(Gate):
+    """Half and half up to position 70 of the stream, then more than all for one of the two."""
+
+    experts, needs = 2, ("peak:0",)
+
+    def weights(self, features):
+        self.seen = getattr(self, "seen", 0)
+        at = self.seen + torch.arange(len(features["peak:0"]))
+        return torch.stack([0.5 + 1.0 * (at >= 70), 0.5 - 1.0 * (at >= 70)], dim=1)
+
+
+def test_a_gate_that_gives_negative_weights_is_named_with_the_place():
+    gate, chunks = Late(), list(STREAM)
+    mixed = Mix([Uniform(V), trigrams()], gate)
+    mixed.predict(chunks[0])
+    mixed.observe(chunks[0])
+    gate.seen = CHUNK
+    found = mixed.predict(chunks[1])
+    for _ in range(2):  # not only when it is asked first
+        with pytest.raises(GolfError, match=r"Late.* gave the weights 1.5, -0.5 at position 70"):
+            found.log_prob(chunks[1].targets)
+    with pytest.raises(GolfError, match="gave the weights 0.5, 0.6 at position 0"):
+        Mixture([Uniform(V).predict(chunks[0])] * 2, (0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Fixed((1.2, -0.2)),
+        lambda: Fixed((0.5, 0.6)),
+        lambda: Entropy(low=0.5, span=0.8),
+        lambda: Entropy(low=-0.1),
+        lambda: Selective(scale=-1.0),
+        lambda: Evidence(strength=0.0),
+        lambda: Evidence(strength=float("nan")),
+    ],
+)
+def test_a_gate_whose_weights_could_be_negative_is_refused_before_it_is_used(make):
+    with pytest.raises(GolfError, match="needs"):
+        make()
+
+
+def test_a_product_of_what_is_impossible_says_where_and_whose():
+    one, other = torch.zeros(V), torch.zeros(V)
+    one[: V // 2], other[V // 2 :] = -torch.inf, -torch.inf
+    with pytest.raises(
+        GolfError, match="at position 0 of the chunk some part calls each id imposs"
+    ):
+        evaluate(Product([Says(one), Says(other)], (0.5, 0.5)), STREAM)
+    with pytest.raises(GolfError, match="its part 1 calls id 32 impossible, with exponent -0.5"):
+        evaluate(Product([Uniform(V), Says(other)], (1.0, -0.5)), STREAM)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,29 @@ from hypothesis import strategies as st
 
 from golf.base.cache import cached
 from golf.base.files import GolfError, project_root
-from golf.lab.plots import Picture, save_figure
+from golf.lab.plots import (
+    Picture,
+    plot_arms,
+    plot_cumulative,
+    plot_difference,
+    plot_drift,
+    plot_shuffled,
+    save_figure,
+)
 from golf.lab.publish import publish, published, published_list
-from golf.lab.runs import Run, git_state, portable, read_record, records
+from golf.lab.runs import (
+    Run,
+    arms_table,
+    drift,
+    drift_table,
+    find_record,
+    git_state,
+    newest_record,
+    phase_profile,
+    portable,
+    read_record,
+    records,
+)
 
 
 def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:
@@ -152,12 +173,82 @@ def test_a_file_that_is_no_record(tmp_path, text):
         read_record(path)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_bad_table_leaves_the_old_record(tmp_path, bad):
     folder = save(tmp_path, 1.0).parent
-    with pytest.raises(GolfError, match="finite"):
+    with pytest.raises(GolfError, match="expected numbers as nll"):
         save(tmp_path, bad)
     assert level_of(folder) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 1}', '{"format": 1, "date": 3, "key": "k"}', "\x00\xff", "null"]
+)
+def test_one_corrupt_record_hides_itself_and_no_other(tmp_path, text):
+    kept = save(tmp_path, 1.0).parent
+    broken = kept.parent / "0123456789"
+    broken.mkdir()
+    (broken / "record.json").write_bytes(text.encode("latin-1"))
+    for read in (records, newest_record, find_record):
+        with pytest.warns(UserWarning, match="left out: .*0123456789.record.json") as said:
+            found = read("demo", root=tmp_path)
+        assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert found.key == kept.name
+
+
+def test_no_flipped_bit_in_a_record_hides_the_others(tmp_path):
+    other = save(tmp_path, 1.0).parent
+    broken = Run("demo", {"seed": 2}, root=tmp_path).save(frame(2.0))
+    data = broken.read_bytes()
+    for place in range(0, len(data), 11):
+        bit = bytes([data[place] ^ 1 << place % 8])
+        broken.write_bytes(data[:place] + bit + data[place + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert other.name in records("demo", root=tmp_path).index
+
+
+def one_infinite(arms=("none", "ttt", "ruled out")) -> pd.DataFrame:
+    """Sixty chunks an arm; the third calls a token of chunk 7 impossible."""
+    table = frame(2.0, arms, 60)
+    table.loc[table.arm != "none", "nll"] += np.tile(np.sin(np.arange(60)) - 0.3, len(arms) - 1)
+    table.loc[(table.arm == "ruled out") & (table.chunk == 7), "nll"] = math.inf
+    return table
+
+
+def test_an_infinite_arm_is_saved_and_shown_and_the_others_stay_what_they_were(tmp_path):
+    table, run = one_infinite(), Run("demo", {"seed": 1}, root=tmp_path)
+    run.stage("ruled out", bpb=math.inf)
+    path = run.save(table)
+    json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    record = read_record(path)
+    found, others = arms_table(record), arms_table(table[table.arm != "ruled out"])
+    row = found.loc[("original", "ruled out")]
+    assert row.bpb == row.difference == math.inf and row.infinite == "1 of 60 chunks, first chunk 7"
+    kept = found.drop(index=("original", "ruled out"))
+    pd.testing.assert_frame_equal(kept.drop(columns="infinite"), others)
+    assert not kept.infinite.any() and "infinite" not in others
+    trends = drift_table(record)
+    assert trends.loc[("original", "ruled out"), "verdict"] == "infinite loss"
+    assert trends.loc[("original", "ttt"), "verdict"] == drift(record, "ttt").verdict
+    with pytest.raises(GolfError, match="'ruled out' is infinite.*first chunk 7"):
+        drift(record, "ruled out")
+    for draw in (plot_cumulative, plot_difference, plot_drift, plot_shuffled, plot_arms):
+        with pytest.warns(UserWarning, match="not drawn, as their loss is infinite: ruled out"):
+            draw(record)
+
+
+def test_against_an_infinite_baseline_there_is_no_number_that_looks_like_one():
+    table = one_infinite(("none", "ruled out", "ttt"))
+    table.loc[(table.arm == "ttt") & (table.chunk == 3), "nll"] = math.inf
+    found = arms_table(table, "ruled out").loc["original"]
+    assert found.difference["none"] == -math.inf and found[["low", "high"]].isna().all().all()
+    assert math.isnan(found.difference["ttt"]) and "no difference" in found.infinite["ttt"]
+    for draw in (plot_cumulative, plot_drift, plot_shuffled, plot_arms):
+        with pytest.raises(GolfError, match="'ruled out' is infinite: nothing can be drawn"):
+            draw(table, baseline="ruled out")
+    with pytest.raises(GolfError, match="infinite loss in one chunk"):
+        phase_profile(one_infinite().replace("ttt", "x"), "ruled out", 5, baseline="ruled out")
 
 
 def strings(value):

@@ -15,12 +15,16 @@ import pytest
 import torch
 
 from golf.auditor import lints
+from golf.auditor.report import AuditReport, Result
 from golf.base.cache import cache_dir
 from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count import kernels
 from golf.count.ngram import NGram, Uniform
 from golf.lab import plots
+from golf.mix.gates import Fixed
+from golf.mix.mixtures import Mix
+from golf.mix.recorded import Pass, record_pass
 from golf.predict.compare import arm_key, compare, stale_arms
 from golf.predict.dist import Dense
 from golf.predict.stream import Predictor, Scores, Stream, evaluate
@@ -239,15 +243,111 @@ def test_keys_do_not_hang_on_hash_seeds():
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+DAMAGE = [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99]
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """The same but for one bit."""
+    return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", DAMAGE + [lambda b: flipped(b, 30), lambda b: flipped(b, len(b) // 2)]
+)
 def test_a_damaged_cache_entry_is_scored_again(damage):
     first = compare({"a": NGram(40)}, STREAM, baseline="a")["a"]
     [path] = stored()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(GolfError, match=path.name):
         Scores.load(path)
-    second = compare({"a": NGram(40)}, STREAM, baseline="a")["a"]
+    with pytest.warns(UserWarning, match=f"{path.name}.*scored again"):
+        second = compare({"a": NGram(40)}, STREAM, baseline="a")["a"]
     assert second.nll.tolist() == first.nll.tolist() == Scores.load(path).nll.tolist()
+
+
+def same(a, b) -> bool:
+    """Whether two objects of arrays and plain values agree."""
+    return digest(vars(a)) == digest(vars(b))
+
+
+def kept(kind):
+    """Something of the kind that lies in the cache."""
+    if kind is AuditReport:
+        return AuditReport("a", {"name": "brief"}, 0, [Result("a1", "future", "PASS", 1e-9, 1e-5)])
+    mixed = Mix([NGram(40), Uniform(40)], Fixed((0.5, 0.5)), names=("counts", "flat"))
+    return evaluate(mixed, STREAM) if kind is Scores else record_pass(mixed, STREAM).record
+
+
+@pytest.mark.parametrize("kind", [Scores, Pass, AuditReport])
+def test_no_flipped_bit_in_a_kept_file_stops_anybody_or_changes_a_number(kind, tmp_path):
+    whole = kept(kind)
+    path = whole.save(tmp_path / "kept.npz")
+    data, refused = path.read_bytes(), 0
+    headers = [i for i, b in enumerate(data) if data[i : i + 2] == b"PK"]  # all of zip's own fields
+    places = {i + j for i in headers for j in range(60) if i + j < len(data)}
+    for place in sorted(places | set(range(0, len(data), 7 if kind is AuditReport else 97))):
+        path.write_bytes(flipped(data, place))
+        try:
+            assert same(kind.load(path), whole)
+        except GolfError as error:
+            assert "kept.npz" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 40
+
+
+class Without(Predictor):
+    """Every id is equally likely but for one, which is impossible."""
+
+    def __init__(self, vocab_size, id):
+        self.vocab_size, self.id = vocab_size, id
+
+    def distribution(self, chunk):
+        logits = torch.zeros(len(chunk), self.vocab_size)
+        logits[:, self.id] = -torch.inf
+        return Dense(logits)
+
+
+def test_one_infinite_arm_does_not_hide_the_comparison_and_is_kept():
+    arms = {"uniform": Uniform(40), "counts": NGram(40), "without 3": Without(40, 3)}
+    for _ in range(2):  # scored, then from the cache
+        found = compare(arms, STREAM, baseline="uniform")
+        table, at = found.table(), np.flatnonzero(TOKENS[1:] == 3)
+        row = table.loc["without 3"]
+        assert row.loss == row.difference == np.inf and row[["low", "high"]].isna().all()
+        assert row.infinite == f"{len(at)} of 1,499 tokens, first at position {at[0]}"
+        others = compare({n: arms[n] for n in ("uniform", "counts")}, STREAM, baseline="uniform")
+        assert table.drop(index="without 3").drop(columns="infinite").equals(others.table())
+        assert "nan" not in repr(found).lower() and "inf" in repr(found)
+        with pytest.raises(GolfError, match="'without 3' is infinite.*first at position"):
+            found.interval("without 3")
+    assert len(stored()) == 3
+
+
+def test_two_infinite_arms_have_no_difference_and_the_table_says_so():
+    arms = {"a": Without(40, 3), "b": Without(40, 5), "uniform": Uniform(40)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare(arms, STREAM, baseline="a", cache=False)
+        table = found.table()
+    assert "no difference, as the baseline's is infinite, too" in table.infinite["b"]
+    assert np.isnan(table.difference["b"]) and table.difference["uniform"] == -np.inf
+    assert "nan" not in repr(found).lower() and "nan" not in found._repr_html_().lower()
+
+
+def test_a_note_of_an_origin_that_is_damaged_stops_nothing():
+    compare({"a": NGram(40)}, STREAM, baseline="a")
+    [note] = cache_dir("origins").iterdir()
+    data = note.read_bytes()
+    for bad in (
+        b"[]",
+        b"{}",
+        b'{"files": 3}',
+        b"\xff",
+        *(flipped(data, i) for i in range(0, 900, 7)),
+    ):
+        note.write_bytes(bad)
+        stale_arms()
+        compare({"a": NGram(40)}, STREAM, baseline="a")
 
 
 def test_a_state_travels_to_another_predictor_through_bytes():

@@ -1,8 +1,10 @@
 """A training run that is killed, one whose processor lacks a kernel, and what is left of files."""
 
+import dataclasses
 import multiprocessing
 import random
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,163 @@ def test_bf16_training_goes_on_where_torch_has_no_bf16_attention(monkeypatch):
         room._attention_error.cache_clear()
     assert abs(loss.item() - usual) < 0.05  # bf16 keeps eight bits
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def small(folder: Path) -> tuple:
+    """Shape, settings and corpus of a run of six steps."""
+    from golf.base.small import SMALL
+    from golf.net.model import GPTConfig
+    from golf.text.corpus import Corpus
+    from golf.text.tokenizers import ByteTable
+    from golf.train.loop import laptop
+
+    rule = folder / "rule.txt"
+    rule.write_text("an id is a number")
+    none = torch.zeros(32, dtype=torch.bool)
+    table = ByteTable(torch.ones(32, dtype=torch.long), none, none)
+    text = np.random.default_rng(0).integers(0, 32, 8000).astype("uint16")
+    corpus = Corpus("numbers", text[:6000], text[6000:], rule, table, 32)
+    config = laptop(6, batch_tokens=128, validation_tokens=256, checkpoint_every=2)
+    return GPTConfig(**SMALL), config, corpus
+
+
+def trained(folder: Path, **options) -> tuple[Path, list[str]]:
+    """Where that run ended, and what was said before it."""
+    from golf.train.loop import fit
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        path = fit(*small(folder), folder, progress=False, **options)
+    return path, [str(w.message) for w in said if "reuse=True" in str(w.message)]
+
+
+def stopped(folder: Path) -> Path:
+    """The checkpoint that a kill after the fourth step leaves."""
+    from golf.train.loop import Trainer
+
+    trainer = Trainer(*small(folder))
+    trainer.log = [trainer.train_step() for _ in range(4)]
+    path = folder / f"{trainer.name()}.checkpoint"
+    trainer.save(path)
+    return path
+
+
+def edit(patch: pytest.MonkeyPatch) -> None:
+    """An optimiser that is edited: half the learning rate."""
+    from golf.net.optim import Optimisers
+
+    step = Optimisers.step
+    patch.setattr(
+        Optimisers, "step", lambda self, at, scale, **cut: step(self, at, scale / 2, **cut)
+    )
+
+
+def test_an_edited_optimiser_never_returns_the_old_model(tmp_path, monkeypatch):
+    """And says which definition differs before it trains; the old model is taken only when asked for."""
+    from golf.train.loop import stale_models
+
+    first, said = trained(tmp_path)
+    assert not said and trained(tmp_path) == (first, []) and stale_models(tmp_path).empty
+    with monkeypatch.context() as patch:
+        edit(patch)
+        assert trained(tmp_path, reuse=True) == (first, [])
+        [row] = stale_models(tmp_path).itertuples()
+        assert row.file == first.name and "golf.net.optim: Optimisers.step" in row.changed
+        second, said = trained(tmp_path)
+        assert len(said) == 1 and "golf.net.optim: Optimisers.step" in said[0]
+        assert second.read_bytes() != first.read_bytes()
+        assert trained(tmp_path) == (second, [])
+    assert trained(tmp_path) == (first, [])
+
+
+@pytest.mark.parametrize("what", ["torch", "threads"])
+def test_a_model_of_another_torch_or_of_other_threads_is_not_taken_without_a_word(
+    tmp_path, monkeypatch, what
+):
+    first, _ = trained(tmp_path)
+    if what == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9")
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    second, said = trained(tmp_path)
+    assert first != second and len(said) == 1 and f"{what} was" in said[0]
+
+
+def test_a_model_with_its_tokenizer_inside_is_not_the_one_without(tmp_path):
+    from golf.store.artifact import extras
+
+    paths = [trained(tmp_path, embed_tokenizer=inside)[0] for inside in (False, True)]
+    assert [list(extras(path.read_bytes())) for path in paths] == [[], ["tokenizer"]]
+
+
+def test_a_checkpoint_is_continued_and_one_of_other_code_only_when_told_to(tmp_path, monkeypatch):
+    """Killed and started again: the same bytes. Killed, edited, started again: from step 0, with a word."""
+    folders = calm, killed, edited, mixed = [
+        tmp_path / n for n in ("calm", "killed", "edited", "mixed")
+    ]
+    for folder in folders:
+        folder.mkdir()
+    stopped(killed)
+    whole, resumed = trained(calm), trained(killed)
+    assert whole[0].name == resumed[0].name and not resumed[1]
+    assert whole[0].read_bytes() == resumed[0].read_bytes() and not list(
+        killed.glob("*.checkpoint")
+    )
+    left, _ = stopped(edited), stopped(mixed)
+    with monkeypatch.context() as patch:
+        edit(patch)
+        anew, said = trained(edited)
+        assert len(said) == 1 and left.name in said[0] and "Optimisers.step" in said[0]
+        assert left.exists()
+        both, said = trained(mixed, reuse=True)
+        assert not said and not list(mixed.glob("*.checkpoint"))
+    contents = {path.read_bytes() for path in (whole[0], anew, both)}
+    assert len(contents) == 3  # and the mixture has a name of its own
+    assert len({path.name for path in (whole[0], anew, both)}) == 3
+
+
+def test_every_setting_is_written_and_read_back():
+    """A job's file, with each setting at another value than its default, is the same job again."""
+    from golf.net.average import AverageConfig
+    from golf.net.model import preset
+    from golf.net.optim import OptimConfig
+    from golf.store.quant import Qat, percentile, row_maximum
+    from golf.train.job import Job, job_from, to_json
+    from golf.train.loop import Burst, Crown, TrainConfig
+
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.25}
+    whole = TrainConfig(qat=Qat(), crown=Crown(), burst=Burst())
+    jobs = [Job(preset("tiny"), whole, reuse=True, doors={"squeeze": "golf.train.loop:unsqueezed"})]
+    parts = {"": whole, "optim": OptimConfig(), "average": AverageConfig(), "qat": Qat()}
+    parts |= {"crown": Crown(), "burst": Burst()}
+    for name, part in parts.items():
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if type(value) in other and field.name != "bits":
+                changed = dataclasses.replace(part, **{field.name: other[type(value)](value)})
+                train = dataclasses.replace(whole, **{name: changed}) if name else changed
+                jobs.append(Job(preset("tiny"), train))
+    for clip in ("search", 0.99, row_maximum):
+        jobs.append(Job(preset("tiny"), TrainConfig(qat=Qat(clip=clip))))
+    assert len(jobs) > 40
+    for job in jobs:
+        assert job_from(to_json(job)) == job
+    train = TrainConfig(qat=Qat(clip=percentile(0.9)))
+    rule = job_from(to_json(Job(preset("tiny"), train))).train.qat.clip
+    rows = torch.randn(3, 40)
+    assert torch.equal(rule(rows), percentile(0.9)(rows))
+
+
+def test_a_run_that_clips_by_a_function_is_written(tmp_path):
+    """It trained to the end, and then its log could not be written."""
+    import json
+
+    from golf.store.quant import Qat, percentile
+    from golf.train.loop import fit
+
+    shape, config, corpus = small(tmp_path)
+    for clip in (percentile(0.999), lambda rows: rows.abs().amax(1)):
+        settings = dataclasses.replace(config, qat=Qat(clip=clip, start=2.0))
+        path = fit(shape, settings, corpus, tmp_path, progress=False)
+        said = json.loads(path.with_suffix(".json").read_text())["training"]["qat"]["clip"]
+        assert said.partition(":")[2].startswith(("_one_percentile {'share': 0.999}", "test_a_run"))

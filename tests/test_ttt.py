@@ -19,6 +19,7 @@ from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, run_ranks
 from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
+from golf.published.pr953 import Calibrated
 from golf.published.recipes import Adaptation
 
 SHAPE = preset(
@@ -195,3 +196,20 @@ def test_every_option_is_part_of_the_name():
         digest(TTT(window, chunks, **each).digestible()) for each in options for chunks in (3, 4)
     }
     assert len(names) == 2 * len(options)
+
+
+@pytest.mark.parametrize("total", [5, 100])
+def test_a_text_that_ends_in_the_middle_of_a_sequence_is_scored_to_its_end(total):
+    stream = Stream(TEXT[: CHUNK * 4 + 20], CHUNK)  # the last 19 targets are no sequence of 32
+    learner = TTT(SlidingWindow(GPT(SHAPE)), total, epochs=1)
+    for one in (learner, Calibrated(learner)):
+        start = one.state()
+        assert evaluate(one, stream).nll.shape == (stream.positions,)
+        one.load(start)
+
+
+def test_chunks_all_too_short_to_learn_from_are_refused_before_the_second_is_scored():
+    learner = TTT(SlidingWindow(GPT(SHAPE), stride=16), 100, epochs=1)
+    with pytest.raises(GolfError, match="chunk_tokens must be at least the context, 32, not 16"):
+        evaluate(learner, Stream(TEXT, 16))
+    assert learner.position == 16

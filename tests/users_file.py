@@ -59,10 +59,9 @@ def run_a_recipe() -> None:
 
 def is_it_legal() -> None:
     model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
-    golf.audit(fused, golf.load_corpus("stdlib").val)
-    report = golf.audit(
-        golf.from_logits(model, window=256, stride=64), golf.load_corpus("stdlib").val
-    )
+    text = golf.corpus_for("tiny")
+    golf.audit(fused, text.val)
+    report = golf.audit(golf.from_logits(model, window=256, stride=64), text.val)
     print(report.failed, report.table())
 
 
@@ -75,7 +74,7 @@ def other_parts() -> None:
 
 
 def an_experiment(data_path: str = "") -> None:
-    text = golf.load_corpus("stdlib", data_path=data_path or None)
+    text = golf.corpus_for("tiny", "stdlib", data_path=data_path or None)
     stream = Stream(text.val, 512, byte_table=text.byte_table, limit=81_920)
     model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
     run = golf.Run("ttt_reset", {"reset_every": 50, "seed": 0})

@@ -325,6 +325,10 @@ class TTT(_Arguments, Predictor):
         "What the wrapped predictor says, after a reset when one is due."
         if chunk.index >= self.total_chunks:
             raise GolfError(f"total_chunks is {self.total_chunks}, but the stream has more chunks")
+        context = self.model.config.context
+        if self.epochs and chunk.start < chunk.index * context:  # only the last chunk may be so short
+            size = chunk.start // chunk.index
+            raise GolfError(f"chunk_tokens must be at least the context, {context}, not {size}")
         if self.reset_due(chunk):
             self.reset()
         self.swap_in()
@@ -367,11 +371,13 @@ class TTT(_Arguments, Predictor):
 
     # %% ../../nbs/adapt/00_ttt.ipynb #a8476d79
     def learn(self, chunk: Chunk) -> None:
-        "Train on a chunk whose score is final; the text's last chunk is left alone."
+        "Train on a chunk whose score is final; the text's last chunk, or a shorter rest, is left alone."
         self.swap_out()
         if chunk.index == self.total_chunks - 1 or self.epochs == 0:
             return
         x, y = (t.to(self.device) for t in sequences(chunk, self.model.config.context))
+        if not len(x):
+            return
         batches = list(zip(x.split(self.batch), y.split(self.batch))) * self.epochs
         self.model.train()
         for i, (ids, targets) in enumerate(batches):
@@ -548,13 +554,8 @@ def _choices(learner: Any) -> list[tuple[str, bool, str]]:
 
 # %% ../../nbs/adapt/00_ttt.ipynb #cb38139c
 def sequences(chunk: Chunk, length: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets int64 [⌊len / length⌋, length] of a chunk; a remainder is left out.
-
-    Raises `GolfError` when the chunk is shorter than one sequence.
-    """
+    """Inputs and targets int64 [⌊len / length⌋, length] of a chunk; a remainder is left out."""
     whole = len(chunk) // length * length
-    if whole == 0:
-        raise GolfError(f"chunk_tokens must be at least the context, {length}, not {len(chunk)}")
     return chunk.inputs[:whole].view(-1, length), chunk.targets[:whole].view(-1, length)
 
 # %% ../../nbs/adapt/00_ttt.ipynb #b5cd72f6

@@ -25,11 +25,12 @@ import torch
 from ..base.cache import cached
 from ..base.files import GolfError, Undigestable, closest
 from ..predict.compare import arm_key
-from ..predict.stream import Predictor, Stream
+from ..predict.stream import Predictor, Stream, check_tokenizer
+from ..text.tokenizers import tokenizer_digest
 
 # %% ../../nbs/auditor/10_audit.ipynb #ad00009e
 from .report import LEVELS, AuditReport, Level
-from .subjects import Steps, Subject
+from .subjects import Steps, Subject, within
 from .watch import Audit, _about_files
 
 # %% ../../nbs/auditor/10_audit.ipynb #4b565f9a
@@ -51,7 +52,7 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
 
     `subject`: a function `make(tokens)` that gives a new `Predictor`; a `Predictor` at its start, which
     is only copied; a `Subject` (`golf.auditor.adapters` makes them); or None for the tests of files alone.
-    `tokens`: integer ids [n + 1], of which `level.tokens` are scored, or more where `level.chunks`
+    `tokens`: integer ids [n + 1], or a `Stream`, which knows whose ids they are; of which `level.tokens` are scored, or more where `level.chunks`
     chunks need it. `chunk_tokens`: by default a multiple of the longest context within reach. `only`:
     ids or first letters of tests. The context is material for some of the tests:
 
@@ -61,7 +62,8 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
       "module:function" from the artifact's path to a predictor; `held_out`, tokens [m] never scored;
     - h, i: `record`, a run's folder or content; `data`, a folder of shards or (training, validation) tokens.
 
-    Raises `GolfError` for tokens, levels, tests or material that cannot be.
+    Raises `GolfError` for tokens, levels, tests or material that cannot be, and for ids of another
+    tokenizer than a model within reach was trained with.
     """
     for key in context.keys() - set(MATERIAL):
         raise GolfError(f"audit has no argument {key!r}{closest(key, MATERIAL)}")
@@ -69,6 +71,11 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
     if subject is None:
         return _about_files(level, seed, name, only, context)
     subject = subject if isinstance(subject, Subject) else Steps(subject)
+    if isinstance(tokens, Stream):
+        check_tokenizer(list(within(subject)), tokens.tokenizer)
+        tokens = tokens.tokens
+    elif context.get("tokenizer") is not None:
+        check_tokenizer(list(within(subject)), tokenizer_digest(context["tokenizer"]))
     job = Audit(subject, tokens, level, seed, chunk_tokens, context)
     report = job.run(only)
     report.name = name or report.name
@@ -86,24 +93,31 @@ def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief
     level, found = _level(level), {}
     for name, arm in arms.items():
         subject = Steps(arm if isinstance(arm, Predictor) else lambda tokens, make=arm: make())
-        work = functools.partial(audit, subject, stream.tokens, level, seed=seed,
+        work = functools.partial(audit, subject, stream, level, seed=seed,
                                  chunk_tokens=chunk_tokens)  # fmt: skip
         try:
             key = [arm_key(arm, stream), dataclasses.asdict(level), seed, chunk_tokens]
         except Undigestable:
             found[name] = work(name=name)
             continue
-        kept = cached("audits", key, lambda path, work=work: work().save(path), suffix=".json")
+        make = lambda path, work=work: work().save(path)
+        kept = cached("audits", key, make, suffix=".json", check=AuditReport.load)
         found[name] = AuditReport.load(kept)
         found[name].name = name
     return found
 
 
-def with_audits(table: pd.DataFrame, audits: dict[str, Any]) -> pd.DataFrame:
+def with_audits(
+    table: pd.DataFrame, audits: dict[str, Any], *, stream: str | None = None
+) -> pd.DataFrame:
     """A table of arms, as `golf.lab.runs.arms_table` makes it, with a column `violations`.
 
-    `audits`: for each arm its report, or what one said in `short`, as a record keeps it.
+    `audits`: for each arm its report, or what one said in `short`, as a record keeps it. What was not
+    audited stays blank: other arms, and with `stream` the rows of every other one.
     """
     said = {arm: a.short() if isinstance(a, AuditReport) else a for arm, a in audits.items()}
     arms = table.index.get_level_values("arm")
-    return table.assign(violations=[said.get(arm, "not audited") for arm in arms])
+    own = [True] * len(table)
+    if stream is not None and "stream" in table.index.names:
+        own = table.index.get_level_values("stream") == stream
+    return table.assign(violations=[said.get(arm, "") * bool(o) for arm, o in zip(arms, own)])

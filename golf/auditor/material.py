@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.files import GolfError
+from ..base.files import GolfError, read_json
 from ..base.task import PARAMETER_GOLF, budget_table
 from ..net.windows import SlidingWindow
 from ..predict.stream import Stream
@@ -223,11 +223,11 @@ def _saved(place: str | Path) -> dict[str, Any]:
     "The record in a file or a run's folder; raises `GolfError` where there is none."
     path = Path(place) / "record.json" if Path(place).is_dir() else Path(place)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "the record of a run")
         if not found["budget"]["limits"]:
             raise KeyError("limits")
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise GolfError(f"{path}: not the record of a run ({type(error).__name__})") from None
 
 

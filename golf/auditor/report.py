@@ -20,7 +20,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..base.files import GolfError, atomic_write, closest
+from ..base.checks import check_fields
+from ..base.digests import digest
+from ..base.files import GolfError, atomic_write, checked_fields, closest, read_json
 from ..base.tables import code_block, escape, markdown_table
 
 # %% ../../nbs/auditor/01_report.ipynb #ad00000e
@@ -122,14 +124,20 @@ class AuditReport:
         parts += [f"not run: {', '.join(by[NOT_RUN])}"] if by[NOT_RUN] else []
         return f"{self.name}: {'; '.join(parts)}"
 
-    def short(self) -> str:
-        """The same in the width of a table's column."""
+    def short(self, but: str = "") -> str:
+        """The same in the width of a table's column, with how much text was audited.
+
+        `but` says in what the audited scorer differed from the one that stands in the table.
+        """
         if self.error:
             return "could not start"
         count = sum(v == PASS for t, v in self.verdicts.items() if t != "noise")
         unsure = [r.test for r in self.results if r.verdict == UNSURE]
         said = f"found by {', '.join(self.failed)}" if self.failed else f"none found by {count} tests"
-        return said + (f"; undecided: {', '.join(unsure)}" if unsure else "")
+        said += f"; undecided: {', '.join(unsure)}" if unsure else ""
+        tokens, size = (self.facts.get(name) for name in ("positions", "chunk_tokens"))
+        said += f", on {tokens:,} tokens in chunks of {size:,}" if tokens and size else ""
+        return f"{said}; but {but}" if but else said
 
     # %% ../../nbs/auditor/01_report.ipynb #d6653365
     def table(self, ran: bool = False) -> pd.DataFrame:
@@ -195,20 +203,30 @@ class AuditReport:
     # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
-        found = dataclasses.asdict(self) | {"format": 1}
-        return atomic_write(path, json.dumps(_worded(found), indent=1, allow_nan=False) + "\n")
+        found = _worded(dataclasses.asdict(self) | {"format": 1})
+        found["digest"] = digest(json.dumps(found, sort_keys=True))
+        return atomic_write(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
     # %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
     @classmethod
     def load(cls, path: str | Path) -> "AuditReport":
         """The report in a file; raises `GolfError` for a file that holds none."""
         try:
-            found = _worded(json.loads(Path(path).read_text("utf-8")), back=True)
+            found = read_json(path, "an audit.json")
+            if (kept := found.pop("digest", None)) not in (
+                None,
+                digest(json.dumps(found, sort_keys=True)),
+            ):
+                raise GolfError(f"{path}: an audit that was changed after it was saved, digest {kept}")
+            found = _worded(found, back=True)
             if found.pop("format") != 1:
                 raise GolfError(f"{path}: an audit of another format, expected 1")
-            found["results"] = [Result(**r) for r in found["results"]]
-            return cls(**found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            str(found["level"]["name"])
+            results = [Result(**_of_type(Result, r, path)) for r in found["results"]]
+            if any(r.verdict not in _MARKS for r in results):
+                raise GolfError(f"{path}: a verdict that is none of {', '.join(_MARKS)}")
+            return cls(**_of_type(cls, found | {"results": results}, path))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: expected an audit.json ({type(error).__name__})") from None
@@ -229,6 +247,10 @@ class Level:
     ids: int = 8  # … by so many ids, where rows tell the rest; else by every id
     draws: int = 256  # tokens drawn for the code-length floor
     runs: int = 1024  # predictions that replacing by every id may cost
+
+    def __post_init__(self):
+        counts = [f.name for f in dataclasses.fields(self) if f.name != "name"]
+        check_fields(self, **dict.fromkeys(counts, "[0, inf)") | dict(tokens="[1, inf)"))
 
 
 LEVELS = {
@@ -268,3 +290,9 @@ def _worded(value: Any, back: bool = False) -> Any:
     if back:
         return float(value) if value in ("inf", "-inf", "nan") else value
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+# %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
+def _of_type(kind: type, found: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    "Fields of a result or a report with the types that they have, numbers that are none included."
+    plain = {k: v for k, v in found.items() if not (isinstance(v, float) and math.isnan(v))}
+    return found | checked_fields(kind, plain, str(path))

@@ -8,8 +8,9 @@ __all__ = ['cache_dir', 'locked', 'cached', 'CacheKind', 'cache_kinds', 'clear_c
 # %% ../../nbs/base/02_cache.ipynb #a2ba0003
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,24 @@ from typing import Any
 import platformdirs
 
 from .digests import digest
-from .files import GolfError, atomic_path, closest
+from .files import GolfError, atomic_path, check_room, closest, sweep, writes
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0006
+_swept: set[Path] = set()
+
+
 def cache_dir(*parts: str) -> Path:
-    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it."""
+    """A folder of the user's cache for this package, made if absent; `XDG_CACHE_HOME` moves it.
+
+    What killed processes left there more than a day ago is removed, once a process. Raises
+    `GolfError` where it cannot be made.
+    """
     folder = platformdirs.user_cache_path("golf").joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writes(f"the cache {folder} (XDG_CACHE_HOME moves it)"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     return folder
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009
@@ -35,28 +47,52 @@ def locked(path: Path) -> Iterator[None]:
     except ImportError:  # no such locks here: files are still whole or absent
         yield
         return
-    with open(cache_dir("locks") / f"{digest(str(path.resolve()))}.lock", "w") as file:
+    place = cache_dir("locks") / f"{digest(str(path.resolve()))}.lock"
+    with writes(f"the cache's {place} (XDG_CACHE_HOME moves it)"):
+        file = open(place, "w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0010
-def cached(kind: str, key: Any, make: Callable[[Path], Any], *, suffix: str = "") -> Path:
+def cached(
+    kind: str,
+    key: Any,
+    make: Callable[[Path], Any],
+    *,
+    suffix: str = "",
+    check: Callable[[Path], Any] | None = None,
+) -> Path:
     """The file in the cache folder `kind` that belongs to `key`; `make(path)` writes it if it is absent.
 
     `key` must have a digest and should hold all that the file depends on, code included. `make` gets
-    a temporary path; the file appears whole or not at all. Raises `GolfError` if `make` wrote nothing.
+    a temporary path; the file appears whole or not at all. One of which `check(path)` raises
+    `GolfError` is made again, with a warning. Raises `GolfError` if `make` wrote nothing.
     """
     path = cache_dir(kind) / f"{digest(key)}{suffix}"
-    if path.exists():
-        os.utime(path)  # when it was last of use
+    if _sound(path, check):
+        with suppress(OSError):  # a cache that cannot be written can be read
+            os.utime(path)  # when it was last of use
         return path
     with locked(path):
         if not path.exists():
+            check_room(path, 1 << 20)
             with atomic_path(path) as temporary:
                 make(temporary)
                 if not temporary.is_file() or not temporary.stat().st_size:
                     raise GolfError(f"cached: nothing was written to the {kind} file it asked for")
     return path
+
+
+def _sound(path: Path, check: Callable[[Path], Any] | None) -> bool:
+    "Whether the file is there and can be used; one that cannot is removed."
+    try:
+        if check is not None and path.exists():
+            check(path)
+    except GolfError as error:
+        warnings.warn(f"{error}; it is made again", stacklevel=3)
+        path.unlink(missing_ok=True)
+    return path.exists()
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0013
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class NGram(Predictor):
         tokens, tables, view = chunk.tokens.numpy(), self._tables, self._view
         self._view, children = None, np.zeros((self.order, 0), np.int32)
         if view and view.known == tables.learnt:
-            if np.array_equal(view.tokens[view.known :], tokens[view.known :]):
+            if np.array_equal(view.own, tokens[view.known :]):
                 children = view.found[CHILD]
         tables.learn(tokens, chunk.stop + 1, children)
 

@@ -284,35 +284,69 @@ def _weight(found, left, k, event):
 
 
 @_jit
-def _tally(tokens, known, found, left, at, upto, own):
-    "Let `own` [V] weigh the chunk's events before place `at`, now that it holds `upto`."
-    if upto > at:
-        own[:] = 0
-        upto = 0
-    for event in range(upto, at):
-        own[tokens[known + event]] += _weight(found, left, 0, event)
-    return at
+def _begin(at, tally):
+    "Forget what is tallied if it goes beyond the first place of `at`, ascending."
+    upto, own, _, head, entries = tally
+    if at.size and at[0] < upto[0]:
+        own[:], head[:] = 0, 0
+        upto[0], entries[0, 0] = 0, 0
+
+
+@_jit
+def _enter(tokens, known, found, left, previous, k, event, tally):
+    "Enter an event of the chunk in the list of its context of order `k`."
+    _, _, first, head, entries = tally
+    before, weight = previous[k, event], _weight(found, left, k, event)
+    first[k, event] = event if before < 0 else first[k, before]
+    token, entry = tokens[known + event], head[k, first[k, event]]
+    while entry and entries[entry, 0] != token:
+        entry = entries[entry, 2]
+    if weight and entry == 0:
+        entries[0, 0] += 1
+        entry = entries[0, 0]
+        entries[entry, 0], entries[entry, 1] = token, 0
+        entries[entry, 2] = head[k, first[k, event]]
+        head[k, first[k, event]] = entry
+    if weight:
+        entries[entry, 1] += weight
+
+
+@_jit
+def _advance(tokens, known, found, left, previous, at, tally):
+    "Let the tally weigh the chunk's events before place `at`."
+    for event in range(tally[0][0], at if previous.size else 0):
+        tally[1][tokens[known + event]] += _weight(found, left, 0, event)
+        for k in range(1, previous.shape[0]):
+            _enter(tokens, known, found, left, previous, k, event, tally)
+    tally[0][0] = at
+
+
+@_jit
+def _list(previous, k, at, tally):
+    "The first entry of what followed the context of order `k` at place `at`, 0 if nothing did."
+    before = previous[k, at] if previous.size else -1
+    return tally[3][k, tally[2][k, before]] if before >= 0 else 0
 
 # %% ../../nbs/count/01_tables.ipynb #55ae4f66
 @_jit
-def _ask(slots, nodes, tokens, known, vocab_size, found, previous, at, ids, left, out):
-    "Counts `out` [order, q] of `ids` [q] at places `at` [q], from all before them."
-    own, upto = np.zeros(vocab_size, np.int64), 0
+def _ask(slots, nodes, tokens, known, vocab_size, found, previous, at, ids, left, tally, out):
+    "Counts `out` [order, q] of `ids` [q] at places `at` [q], ascending, from all before them."
+    _begin(at, tally)
+    own, entries = tally[1], tally[4]
     for q in range(at.size):
+        _advance(tokens, known, found, left, previous, at[q], tally)
         for k in range(out.shape[0]):
             if found[TOTAL, k, at[q]] == 0:
                 break
             ref = found[REF, k, at[q]]
             step = _step(slots, nodes, ref, tokens, ids[q], known, vocab_size)
             out[k, q] = step[LEFT] if left else step[COUNT]
-            if k == 0 and previous.size:
-                upto = _tally(tokens, known, found, left, at[q], upto, own)
+            if k == 0:
                 out[k, q] += own[ids[q]]
-            event = previous[k, at[q]] if k and previous.size else -1
-            while event >= 0:
-                if tokens[known + event] == ids[q]:
-                    out[k, q] += _weight(found, left, k, event)
-                event = previous[k, event]
+            entry = _list(previous, k, at[q], tally) if k else 0
+            while entry:
+                out[k, q] += entries[entry, 1] * (entries[entry, 0] == ids[q])
+                entry = entries[entry, 2]
 
 # %% ../../nbs/count/01_tables.ipynb #ca56d4fc
 @_jit
@@ -336,43 +370,44 @@ def _followers(nodes, links, tokens, known, vocab_size, ref, left, seen, ids):
 
 # %% ../../nbs/count/01_tables.ipynb #dfae5b95
 @_jit
-def _own_followers(tokens, known, found, previous, k, at, left, own, seen, ids, number):
+def _own_followers(previous, k, at, tally, seen, ids, number):
     "Add to `seen` what followed the context of order `k` in the chunk before place `at`."
     if k == 0:
+        own = tally[1]
         for i in range(own.size):
             if own[i] and seen[i] == 0:
                 ids[number] = i
                 number += 1
             seen[i] += own[i]
         return number
-    event = previous[k, at]
-    while event >= 0:
-        weight, token = _weight(found, left, k, event), tokens[known + event]
-        if weight and seen[token] == 0:
+    entries, entry = tally[4], _list(previous, k, at, tally)
+    while entry:
+        token = entries[entry, 0]
+        if seen[token] == 0:
             ids[number] = token
             number += 1
-        seen[token] += weight
-        event = previous[k, event]
+        seen[token] += entries[entry, 1]
+        entry = entries[entry, 2]
     return number
 
 # %% ../../nbs/count/01_tables.ipynb #d47f8e14
 @_jit
-def _fill(nodes, links, tokens, known, found, previous, at, left, terms, discount, skip, rows):
-    "Turn `rows` [q, V] of a base into those of the chain, by `terms` [3, order, n]."
-    own, upto = np.zeros(rows.shape[1], np.int64), 0
+def _fill(
+    nodes, links, tokens, known, found, previous, at, left, tally, terms, discount, skip, rows
+):
+    "Turn `rows` [q, V] of a base at ascending places into those of the chain, by `terms` [3, order, n]."
+    _begin(at, tally)
     seen, ids = np.zeros(rows.shape[1], np.int64), np.empty(rows.shape[1], np.int64)
     for q in range(at.size):
-        if previous.size:
-            upto = _tally(tokens, known, found, left, at[q], upto, own)
+        _advance(tokens, known, found, left, previous, at[q], tally)
         for k in range(found.shape[1]):
             total, kinds, escape = terms[:, k, at[q] - skip]
             if total == 0:
                 continue
-            ref, place = found[REF, k, at[q]], (at[q], left)
+            ref = found[REF, k, at[q]]
             number = _followers(nodes, links, tokens, known, rows.shape[1], ref, left, seen, ids)
             if previous.size:
-                own_of = tokens, known, found, previous, k, *place
-                number = _own_followers(*own_of, own, seen, ids, number)
+                number = _own_followers(previous, k, at[q], tally, seen, ids, number)
             rows[q] *= escape
             for j in range(number):
                 rows[q, ids[j]] += max(seen[ids[j]] - discount, 0.0)
@@ -385,8 +420,9 @@ class _View:
 
     def __init__(self, tables: _Tables, chunk: Chunk, semantics: str):
         self.tables, self.known, self.tokens = tables, tables.learnt, chunk.tokens.numpy()
-        self.prefix, self._lefts = semantics == "prefix", False
-        size, order = len(self.tokens) - self.known, tables.order
+        self.prefix, self._lefts, self._tallies = semantics == "prefix", False, {}
+        self.own = self.tokens[self.known :].copy()  # whoever writes there later
+        size, order = len(self.own), tables.order
         self.skip = size - len(chunk)  # the stream's first token is an event too
         self.found = np.zeros((7, order, size), np.int32)
         self.previous = np.full((order, size if self.prefix else 0), -1, np.int32)
@@ -394,6 +430,17 @@ class _View:
         _look(tables.slots, tables.nodes, self.tokens, self.known, *rules, self.found)
         if self.prefix:
             self.within(False)
+
+    def tally(self, left: bool) -> tuple[np.ndarray, ...]:
+        "How far events are tallied, ids [V], each event's first with its context, lists' heads, entries."
+        if left not in self._tallies:
+            (order, size), number = self.previous.shape, self.tables.vocab_size
+            heads = np.zeros(
+                (2, order, size), np.int32
+            )  # entries: token, times, next; how many in [0, 0]
+            sums = np.zeros(1, np.int64), np.zeros(number, np.int64)
+            self._tallies[left] = *sums, *heads, np.zeros((order * size + 1, 3), np.int32)
+        return self._tallies[left]
 
     def within(self, left: bool) -> None:
         "Count the chunk's own events, or their continuations."
@@ -410,9 +457,11 @@ class _View:
         return torch.from_numpy(self.found[field, :, self.skip :])
 
     def check(self) -> None:
-        "Raise if the tables have learnt more since."
+        "Raise if the tables have learnt more since, or the chunk's tokens are no longer what they were."
         if self.tables.learnt != self.known:
             raise GolfError("a stale distribution: its predictor has observed since it was made")
+        if not np.array_equal(self.tokens[self.known :], self.own):
+            raise GolfError("the tokens of a chunk were written over after it was predicted: copy them")
 
     # %% ../../nbs/count/01_tables.ipynb #649cb078
     def count(self, at: Tensor, ids: Tensor, left: bool) -> Tensor:
@@ -420,17 +469,28 @@ class _View:
         self.check()
         tables, places, flat = self.tables, at.reshape(-1).numpy() + self.skip, ids.reshape(-1).numpy()
         every = np.arange(self.skip, self.found.shape[2])
-        if np.array_equal(places, every) and np.array_equal(flat, self.tokens[-len(every) :]):
+        if np.array_equal(places, every) and np.array_equal(flat, self.own[-len(every) :]):
             return self.seen(LEFT if left else COUNT)
-        out = np.zeros((tables.order, len(flat)), np.int32)
+        turn = np.argsort(places, kind="stable")
+        out, told = np.zeros((2, tables.order, len(flat)), np.int32)
         asked = self.tokens, self.known, tables.vocab_size, self.found, self.previous
-        _ask(tables.slots, tables.nodes, *asked, places, flat, left, out)
+        _ask(tables.slots, tables.nodes, *asked, places[turn], flat[turn], left, self.tally(left), told)
+        out[:, turn] = told
         return torch.from_numpy(out).reshape(tables.order, *at.shape)
 
     # %% ../../nbs/count/01_tables.ipynb #c0f0b340
     def fill(self, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:
         "Turn probabilities `rows` [m, V] of a base at the positions `at` [m] into the chain's, in place."
         self.check()
-        tables, known = self.tables, (self.tokens, self.known, self.found, self.previous)
-        rules = at.numpy() + self.skip, left, terms.numpy(), discount, self.skip, rows.numpy()
-        _fill(tables.nodes, tables.links, *known, *rules)
+        turn = np.argsort(at.numpy(), kind="stable")
+        tables, known, own = (
+            self.tables,
+            (self.tokens, self.known, self.found, self.previous),
+            rows.numpy(),
+        )
+        ordered = own if (np.diff(turn) == 1).all() else own[turn]
+        asked = at.numpy()[turn] + self.skip, left, self.tally(left)
+        rules = terms.numpy(), discount, self.skip, ordered
+        _fill(tables.nodes, tables.links, *known, *asked, *rules)
+        if ordered is not own:
+            own[turn] = ordered

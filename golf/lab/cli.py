@@ -33,7 +33,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
         return
-    except GolfError as error:
+    except (GolfError, OSError) as error:
         message = " ".join(str(error).split())
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a bare group shows its help
@@ -62,7 +62,9 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, help="A laboratory for Par
 data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, download one, or check it.")
 app.add_typer(data, name="data")
 
-VocabSize = Annotated[int, typer.Option(help="Number of token ids.")]
+VocabSize = Annotated[
+    int | None, typer.Option(help="Number of token ids, 1024 where a tokenizer is trained.")
+]
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
@@ -73,8 +75,8 @@ TokenizerPath = Annotated[
 ]
 
 
-def _prepare(corpus: str, **options) -> None:
-    "Open a corpus, preparing it at first use, and print where it lies and how large it is."
+def _prepare(corpus: str, **options) -> Path | None:
+    "Open a corpus, preparing it at first use, print where it lies and how large it is; its folder."
     from golf.text.corpus import load_corpus
 
     found = load_corpus(corpus, **options)
@@ -82,36 +84,37 @@ def _prepare(corpus: str, **options) -> None:
         f"{found.name}: {len(found.train):,} training and {len(found.val):,} validation tokens, "
         f"{found.bytes_per_token:.3f} bytes each, {found.vocab_size:,} ids, in {found.folder}"
     )
+    return found.folder
 
 # %% ../../nbs/lab/09_cli.ipynb #d5a21c5a
 @data.command("stdlib")
-def data_stdlib(vocab_size: VocabSize = 1024, tokenizer: TokenizerPath = None) -> None:
+def data_stdlib(vocab_size: VocabSize = None, tokenizer: TokenizerPath = None) -> None:
     """The built-in corpus: the text of the running Python's standard library."""
     _prepare("stdlib", vocab_size=vocab_size, tokenizer_path=tokenizer)
 
 
 @data.command("text")
 def data_text(
-    path: Annotated[Path, typer.Argument(help="A folder of .txt, .jsonl, .jsonl.zst, .parquet.")],
-    vocab_size: VocabSize = 1024,
+    path: Annotated[
+        Path, typer.Argument(help="A file or folder of .txt, .json, .jsonl (.gz, .zst), .parquet.")
+    ],
+    vocab_size: VocabSize = None,
     tokenizer: TokenizerPath = None,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
 ) -> None:
-    """Your own text. Files or folders named val… validate; otherwise 8 % of the documents."""
+    """Your own text. Files or folders named val… validate; otherwise 8 % of the text."""
     if not path.exists():
         raise GolfError(f"{path}: no such file or folder of texts")
-    _prepare(str(path.resolve()), vocab_size=vocab_size, tokenizer_path=tokenizer, field=field)
+    options = {"vocab_size": vocab_size, "tokenizer_path": tokenizer, "field": field}
+    folder = _prepare(str(path.resolve()), **options)
+    typer.echo(f"papermill nbs/ttt_reset.ipynb -p corpus {shlex.quote(str(folder))}")
 
 # %% ../../nbs/lab/09_cli.ipynb #fd84dfff
-def next_lines(data_path: Path, tokenizer_path: Path, vocab_size: int) -> str:
+def next_lines(data_path: Path, tokenizer_path: Path) -> str:
     """Two lines to paste: one that exports both paths, one that uses them."""
     paths = {"DATA_PATH": data_path, "TOKENIZER_PATH": tokenizer_path}
     pairs = " ".join(f"{name}={shlex.quote(str(p.absolute()))}" for name, p in paths.items())
-    use = "papermill nbs/ttt_reset.ipynb -p corpus shards"
-    if vocab_size != 1024:
-        call = f'load_corpus("shards", vocab_size={vocab_size})'
-        use = f"python -c 'from golf.text.corpus import load_corpus; print({call})'"
-    return f"export {pairs}\n{use}"
+    return f"export {pairs}\npapermill nbs/ttt_reset.ipynb -p corpus shards"
 
 # %% ../../nbs/lab/09_cli.ipynb #813abf77
 Variant = Annotated[str, typer.Option(help="sp and the number of token ids.")]
@@ -140,7 +143,7 @@ def data_fineweb(
     )
     for path in found.replaced:
         typer.echo(f"replaced {path}: it was not what the repository lists")
-    typer.echo(next_lines(found.data_path, found.tokenizer_path, int(variant[2:])))
+    typer.echo(next_lines(found.data_path, found.tokenizer_path))
 
 # %% ../../nbs/lab/09_cli.ipynb #cec9bc72
 @data.command("check")
@@ -171,6 +174,7 @@ def artifact(
     data_path: Annotated[Path | None, typer.Option(help="Shards, for proxy.")] = None,
     tokenizer: TokenizerPath = None,
     out: Annotated[Path | None, typer.Option(help="Default: the package's own file.")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Even if other code trained it.")] = False,
 ) -> None:
     """Train a shipped model again, squeeze it, and write its file and its record."""
     from golf.train.loop import SHIPPED
@@ -179,15 +183,17 @@ def artifact(
         raise GolfError(
             f"artifact {name!r}: expected one of {sorted(SHIPPED)}{closest(name, SHIPPED)}"
         )
-    path = ship(name, data_path=data_path, tokenizer_path=tokenizer, out=out)
+    path = ship(name, data_path=data_path, tokenizer_path=tokenizer, out=out, reuse=reuse)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 # %% ../../nbs/lab/09_cli.ipynb #bab011e6
-def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None) -> Path:
+def ship(
+    name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None, reuse: bool = False
+) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
     from golf.base.digests import code_size
-    from golf.base.files import atomic_write
+    from golf.base.files import atomic_write, check_room
     from golf.lab.runs import Run
     from golf.net.model import preset
     from golf.net.windows import SlidingWindow
@@ -196,16 +202,21 @@ def ship(name: str, *, data_path=None, tokenizer_path=None, out: Path | None = N
     from golf.text.corpus import load_corpus
     from golf.train.loop import SHIPPED, fit
 
+    out = out or Path(__file__).parent.parent / "models" / f"{name}.golf"
+    check_room(out, 1 << 24)
     source, config = SHIPPED[name]
     corpus = load_corpus(source, data_path=data_path, tokenizer_path=tokenizer_path)
     run = Run("artifact", {"name": name}, corpus=corpus, seed=config.seed, device=config.device)
     run.configuration = {"model": preset(name), "training": config}
     made = fit(
-        preset(name), config, corpus, cache_dir("artifacts"), embed_tokenizer=source == "stdlib"
+        preset(name),
+        config,
+        corpus,
+        cache_dir("artifacts"),
+        embed_tokenizer=source == "stdlib",
+        reuse=reuse,
     )
-    path = atomic_write(
-        out or Path(__file__).parent.parent / "models" / f"{name}.golf", made.read_bytes()
-    )
+    path = atomic_write(out, made.read_bytes())
     run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
     measure(run, made, corpus, config.validation_tokens)
     run.save()
@@ -258,8 +269,10 @@ def audit_submission(
 ) -> bool:
     """Print what the lints find about a submission; whether any of it fails."""
     from golf.auditor.lints import lint_submission
-    from golf.base.files import atomic_write
+    from golf.base.files import atomic_write, check_room
 
+    if out is not None:
+        check_room(out, 1 << 20)
     whole = Path(path).name == "submission.json"  # and what lies beside it
     report = lint_submission(Path(path).parent if whole else path, against=against)
     told = json.dumps(report.as_dict(), indent=1) if as_json else report._repr_markdown_()
@@ -292,15 +305,14 @@ def audit_artifact(target: str, level: str, seed: int, build: str | None, **wher
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.auditor.audit import audit
     from golf.auditor.material import door, sliding
-    from golf.store.saved import model_path
-    from golf.text.corpus import load_corpus
+    from golf.store.saved import corpus_for, model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:
         sys.path.insert(0, os.getcwd())  # a module that lies here
     make = door(build) if build else sliding
     predictor = make(path)
-    corpus = load_corpus(source, **where)
+    corpus = corpus_for(path, source, **where)
     if corpus.vocab_size != predictor.vocab_size:
         ids = f"{predictor.vocab_size} ids, but the corpus has {corpus.vocab_size}"
         raise GolfError(f"artifact {path.name} has {ids}: see --data-path and --tokenizer")
@@ -327,7 +339,7 @@ def audit_command(
 ) -> None:
     """Run an artifact and try to catch it; check a submission's numbers, or a run's times, without code.
 
-    Ends with code 1 when something was found.
+    Ends with code 1 when something was found, and with 2 when the target cannot be read.
     """
     if each:
         raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
@@ -339,11 +351,16 @@ def audit_command(
         raise GolfError(f"{target}: --json and --against are for submissions, not for: {kind}")
     from golf.auditor.audit import audit
     from golf.auditor.report import LEVELS
+    from golf.base.files import check_room
+    from golf.lab.runs import read_record
 
+    if out is not None:
+        check_room(out, 1 << 20)
     if level not in LEVELS:
         raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
     if kind == "run":
-        report = audit(None, None, level, seed=seed, name=Path(target).name, record=target)
+        record = dict(read_record(target))
+        report = audit(None, None, level, seed=seed, name=Path(target).name, record=record)
     else:
         where = dict(data_path=data_path, tokenizer_path=tokenizer)
         report = audit_artifact(target, level, seed, build, **where)
@@ -382,7 +399,7 @@ def referred() -> dict[str, set[str]]:
         try:
             named = json.loads(path.read_text("utf-8"))["artifacts"].values()
             names |= {Path(artifact["file"]).stem for artifact in named}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # no record; reading one says so
     made = {p.name for p in cache_dir("artifacts").iterdir() if p.stem in names}
     notes = [(path, _noted(path)) for path in cache_dir("origins").glob("*.json")]
@@ -426,12 +443,16 @@ def cache_command(
 # %% ../../nbs/lab/09_cli.ipynb #83343a77
 @app.command("why-stale")
 def why_stale() -> None:
-    """Name what changed in the code of cached arms since they were scored."""
+    """Name what changed in the code of cached arms and models since they were scored and trained."""
+    from golf.base.cache import cache_dir
     from golf.predict.compare import stale_arms
+    from golf.train.loop import stale_models
 
-    found = stale_arms()
+    found, models = stale_arms(), stale_models(cache_dir("artifacts"))
     for row in found.itertuples():
         where = f" on {row.stream}" if row.stream else ""
         typer.echo(f"{row.arm}{where}, scored {str(row.date)[:10]}: {row.changed}")
-    if found.empty:
-        typer.echo("nothing is stale: every cached arm is of the code as it is")
+    for row in models.itertuples():
+        typer.echo(f"{row.file}: {row.changed}")
+    if found.empty and models.empty:
+        typer.echo("nothing is stale: every cached arm and model is of the code as it is")

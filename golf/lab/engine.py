@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..base.digests import digest, digest_file
-from ..base.files import GolfError, closest
+from ..base.files import GolfError, closest, read_json
 
 # %% ../../nbs/lab/00_engine.ipynb #bf218fff
 class Parameter(NamedTuple):
@@ -69,10 +69,10 @@ def notebook_parameters(path: str | Path) -> list[Parameter]:
     Raises `GolfError` for a file that is no notebook, two such cells, or a value that is no literal.
     """
     try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        cells = read_json(path, "a readable notebook")["cells"]
         tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
         sources = ["".join(cell["source"]) for cell in tagged]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise GolfError(f"{path}: not a readable notebook ({error})") from None
     if len(tagged) > 1:
         raise GolfError(f"{path}: {len(tagged)} cells are tagged `parameters`, expected one")
@@ -318,11 +318,12 @@ def _enter() -> None:
         return
     try:
         path = output_path(sys.argv[1:])
-    except GolfError as error:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except (GolfError, OSError) as error:
         print(f"papermill: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         sys.argv.append(str(path).replace("{", "{{").replace("}", "}}"))
 
 

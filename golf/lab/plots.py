@@ -11,6 +11,7 @@ __all__ = ['GREY', 'MATRICES', 'style', 'Picture', 'arm_colors', 'cumulative', '
 # %% ../../nbs/lab/02_plots.ipynb #20a97c8b
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -107,14 +108,29 @@ def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, object]:
     return {baseline: GREY, **colors}
 
 # %% ../../nbs/lab/02_plots.ipynb #8c79f57b
-def _select(source: Record | pd.DataFrame, stream: str | None) -> pd.DataFrame:
+def _select(
+    source: Record | pd.DataFrame, stream: str | None, baseline: str | None
+) -> pd.DataFrame:
     "The chunks of one stream (the first, if not given), in order."
     chunks = source.chunks if isinstance(source, Record) else source
     names = list(dict.fromkeys(chunks["stream"]))
     if not names or (stream is not None and stream not in names):
         raise GolfError(f"no stream is called {stream!r} (there are {', '.join(names) or 'none'})")
-    found = chunks[chunks.stream == (stream or names[0])]
+    found = _finite(chunks[chunks.stream == (stream or names[0])], baseline)
     return found.sort_values("chunk", kind="stable")
+
+
+def _finite(chunks: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    "The chunks of all arms but those with infinite loss, which no axis can show; one line names them."
+    lost, base = (
+        list(dict.fromkeys(chunks.arm[np.isinf(chunks.nll)])),
+        baseline_of(chunks, baseline),
+    )
+    if base in lost:
+        raise GolfError(f"the loss of {base!r} is infinite: nothing can be drawn against it")
+    if lost:
+        warnings.warn(f"not drawn, as their loss is infinite: {', '.join(lost)}", stacklevel=4)
+    return chunks[~chunks.arm.isin(lost)]
 
 
 def _label_chunks(axes: Axes, chunks: pd.DataFrame) -> None:
@@ -155,7 +171,7 @@ def plot_cumulative(
     source: Record | pd.DataFrame, *, baseline: str | None = None, stream: str | None = None
 ) -> Figure:
     """Cumulative bits per byte of each arm over the chunks: the curve that misleads."""
-    chunks = _select(source, stream)
+    chunks = _select(source, stream, baseline)
     figure, axes = _picture()
     _draw_cumulative(axes, chunks, arm_colors(chunks.arm, baseline_of(chunks, baseline)))
     _label_chunks(axes, chunks)
@@ -248,7 +264,7 @@ def plot_difference(
 
     `resets`: the interval, or the chunks, to mark; `window`: chunks in the running mean.
     """
-    chunks = _select(source, stream)
+    chunks = _select(source, stream, baseline)
     base, places = baseline_of(chunks, baseline), reset_positions(resets, chunks.chunk.nunique())
     colors = arm_colors(chunks.arm, base)
     figure, axes = _picture()
@@ -269,7 +285,7 @@ def plot_drift(
     window: int | None = None,
 ) -> Figure:
     """Two panels over the same chunks: the cumulative curve that misleads, the paired difference."""
-    chunks = _select(source, stream)
+    chunks = _select(source, stream, baseline)
     base, places = baseline_of(chunks, baseline), reset_positions(resets, chunks.chunk.nunique())
     colors = arm_colors(chunks.arm, base)
     figure, (top, bottom) = _picture(2, height=5.4, sharex=True, height_ratios=[1, 1.25])
@@ -316,7 +332,7 @@ def plot_shuffled(
     figure, grid = _picture(2, len(streams), height=4.8, sharex="col", sharey="row", squeeze=False)
     ranges = []
     for (top, bottom), stream in zip(grid.T, streams):
-        chunks = _select(every, stream)
+        chunks = _select(every, stream, base)
         places = reset_positions(resets, chunks.chunk.nunique())
         width = window or smoothing_window(chunks.chunk.nunique(), places)
         _draw_chunks(top, chunks, colors, width)
@@ -428,7 +444,10 @@ def _draw_arms(panel: Axes, table: pd.DataFrame) -> None:
         blue if high < 0 else red if low > 0 else GREY for low, high in zip(table.low, table.high)
     ]
     rows = range(len(table))
-    panel.hlines(rows, table.low, table.high, color=colors, linewidth=1.5)
+    edge = 3 * table[["difference", "low", "high"]].abs().replace(np.inf, 0.0).max().max()
+    panel.hlines(
+        rows, table.low.clip(lower=-edge), table.high.clip(upper=edge), color=colors, linewidth=1.5
+    )
     panel.scatter(table.difference, rows, color=colors, s=18, zorder=3)
     panel.axvline(0, color=GREY, linewidth=0.8)
     panel.set(yticks=list(rows), yticklabels=table.index)
@@ -443,7 +462,7 @@ def plot_arms(source: Record | pd.DataFrame, baseline: str | None = None) -> Fig
     Blue is clearly better, red clearly worse, grey neither; the axis is linear within 0.01 bits per
     byte of zero and logarithmic beyond. Raises `GolfError` for what has no such arms.
     """
-    chunks = source.chunks if isinstance(source, Record) else source
+    chunks = _finite(source.chunks if isinstance(source, Record) else source, baseline)
     parts = [
         (name, arms_table(part, baseline, block=max(1, part.chunk.nunique() // 20)).loc[name])
         for name, part in chunks.groupby("stream", sort=False)

@@ -54,7 +54,7 @@ def published_list(root: str | Path | None = None) -> list[Published]:
         return [Published(**row | {"figures": tuple(row.get("figures", ()))}) for row in rows]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GolfError(f"{path}: not a list of published runs ({error})") from None
 
 

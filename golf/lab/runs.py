@@ -22,6 +22,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,20 @@ import pandas as pd
 import torch
 
 from ..base.cache import locked
+from ..base.checks import check_device
 from ..base.digests import CodeSize, code_digest, digest, digest_file
-from ..base.files import GolfError, atomic_write, closest, project_root
+from golf.base.files import (
+    GolfError,
+    atomic_write,
+    check_room,
+    closest,
+    project_root,
+    read_limited,
+)
 from ..base.tables import markdown_table
-from ..base.task import Budget, budget_table
+from ..base.task import BUDGET_PARTS, Budget, budget_table
 from .engine import run_key
-from ..predict.stats import Interval, block_sums, paired_bootstrap, robust_slope
+from ..predict.stats import Interval, block_sums, paired_bootstrap, ratio_change, robust_slope
 
 # %% ../../nbs/lab/01_runs.ipynb #d157ecf5
 _PATH = re.compile(r"(?<![\w./\\-])(?:file://)?(?:~|[A-Za-z]:)?[\\/](?![\\/\s])[^\s'\"<>|,;:()]*")
@@ -92,22 +101,44 @@ def _plain_scalar(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 # %% ../../nbs/lab/01_runs.ipynb #149e5ea2
-def _git(root: Path, *arguments: str) -> str | None:
-    "What a git command prints, or None without git, without a repository or without a commit."
+_QUIET = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "protocol.allow": "never"}
+
+
+def _git(root: Path, *arguments: str, settings: dict[str, str] | None = None) -> str | None:
+    """What a git command prints, or None without git, without a repository or without a commit.
+
+    `settings` go before the repository's own.
+    """
+    given = _QUIET | (settings or {})
+    pairs = {f"GIT_CONFIG_KEY_{i}": name for i, name in enumerate(given)}
+    pairs |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(given.values())}
+    pairs |= {"GIT_CONFIG_COUNT": str(len(given)), "GIT_NO_LAZY_FETCH": "1"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", "--no-optional-locks", "-C", str(root), *arguments], env=os.environ | pairs,
             capture_output=True, text=True, timeout=30, check=True, stdin=subprocess.DEVNULL,
+            errors="surrogateescape",
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _filters_off(root: Path) -> dict[str, str]:
+    "Settings that switch off the programs which a repository's own settings put between files and git."
+    listed = _git(root, "config", "--local", "--includes", "--name-only", "--null", "--list") or ""
+    listed += "\0" + (_git(root, "config", "--worktree", "--name-only", "--null", "--list") or "")
+    parts = [re.fullmatch(r"(filter\..*)\.\w+", name, re.S) for name in listed.split("\0")]
+    drivers = {part[1] for part in parts if part}
+    off = {"clean": "", "process": "", "required": "false"}
+    return {f"{driver}.{key}": value for driver in drivers for key, value in off.items()}
 
 
 def git_state(root: Path) -> dict[str, Any]:
     """Commit of the repository at `root`, and whether its tree was clean; None where unknown."""
     commit = _git(root, "rev-parse", "--verify", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--", ".", ":!runs", ":!figures")
+    what = ["status", "--porcelain", "--ignore-submodules=dirty", "--", ".", ":!runs", ":!figures"]
+    changes = _git(root, *what, settings=_filters_off(root))
     return {"commit": commit, "clean": None if commit is None or changes is None else not changes}
 
 # %% ../../nbs/lab/01_runs.ipynb #2a20556f
@@ -166,6 +197,9 @@ class Run:
         self.stages: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.budget = Budget()
+        if self.device not in (None, "", "auto"):
+            check_device(str(self.device), f"{self.notebook}")
+        check_room(self.folder / "record.json", 1 << 20)  # before the work, not after it
 
     # %% ../../nbs/lab/01_runs.ipynb #81b9a851
     @property
@@ -214,7 +248,7 @@ class Run:
         """Write the record and its tables and return the record's path; it replaces an earlier one.
 
         Raises `GolfError`, before anything is touched, for a frame that lacks a column, repeats a row
-        or holds what is not finite.
+        or holds what is no number; an infinite loss is one.
         """
         given = {"chunks": chunks, "documents": documents}
         tables = {k: _parquet(_check_frame(f, k)) for k, f in given.items() if f is not None}
@@ -271,8 +305,8 @@ def _check_frame(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
         raise GolfError(f"{kind}: the frame lacks the column {missing[0]!r}")
     if frame.duplicated(["stream", "arm", kind[:-1]]).any():
         raise GolfError(f"{kind}: expected one row for each stream, arm and {kind[:-1]}")
-    if not np.isfinite(frame.nll).all() or (frame.bytes < 0).any():
-        raise GolfError(f"{kind}: expected finite nll and bytes that are not negative")
+    if not (frame.nll > -np.inf).all() or (frame.bytes < 0).any():
+        raise GolfError(f"{kind}: expected numbers as nll and bytes that are not negative")
     counts = {c: "int64" for c in _COLUMNS[kind] if c not in ("stream", "arm", "nll")}
     return frame[_COLUMNS[kind]].astype(counts | {"nll": "float64"}).reset_index(drop=True)
 
@@ -287,7 +321,7 @@ def _settle(folder: Path) -> None:
     try:
         tables = json.loads((folder / "record.json").read_text("utf-8"))["tables"]
         names = {kind: tables[kind]["digest"] for kind in _COLUMNS if kind in tables}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = {}
     for kind in _COLUMNS:
         if kind in names and (path := _pending(folder, kind, names[kind])).exists():
@@ -316,6 +350,31 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 # %% ../../nbs/lab/01_runs.ipynb #72721112
+_NUMBER = int, float
+_SHAPE = {  # "": whatever its names are, each value so
+    "notebook": str, "key": str, "parameters": {}, "stages": {"": {}}, "artifacts": {"": {}},
+    "git": {"commit": (str, type(None)), "clean": (bool, type(None))},
+    "device": {"name": str, "type": str, "world_size": int},
+    "budget": {
+        "seconds": dict.fromkeys(BUDGET_PARTS, _NUMBER), "cached_seconds": {"": _NUMBER},
+        "unaccounted_seconds": _NUMBER, "bytes": {"": _NUMBER},
+        "limits": dict.fromkeys(("training", "evaluation", "artifact"), _NUMBER),
+    },
+    "tables": {"": {"digest": str}},
+}  # fmt: skip
+
+
+def _misshapen(found: Any, shape: Any = _SHAPE, where: str = "it") -> str:
+    "The first entry of a record that is missing or of another type, '' if there is none."
+    if not isinstance(shape, dict):
+        return "" if isinstance(found, shape) else where
+    if not isinstance(found, dict):
+        return where
+    wanted = {k: shape[""] for k in found} if "" in shape else shape
+    parts = (_misshapen(found[k], inner, k) if k in found else k for k, inner in wanted.items())
+    return next(filter(None, parts), "")
+
+
 class Record(dict):
     """A saved record: a dictionary whose entries are also attributes, and its two tables.
 
@@ -326,13 +385,15 @@ class Record(dict):
         path = Path(path)
         path = path / "record.json" if path.is_dir() else path
         try:
-            found = json.loads(path.read_text("utf-8"))
+            if not path.exists():
+                raise GolfError(f"{path}: no complete record here; run the notebook again")
+            found = json.loads(read_limited(path))
             if found["format"] != 1:
                 raise GolfError(f"{path}: a record of format {found['format']}, expected 1")
+            if wrong := _misshapen(found):
+                raise GolfError(f"{path}: not a record ({wrong} is missing or of another type)")
             dict.__init__(self, found)
-        except FileNotFoundError:
-            raise GolfError(f"{path}: no complete record here; run the notebook again") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, GolfError):
                 raise
             raise GolfError(f"{path}: not a record ({type(error).__name__}: {error})") from None
@@ -379,6 +440,21 @@ class Record(dict):
         return "\n\n".join([*tables, _markdown(["budget", "used", "", "limit", ""], costs)])
 
 # %% ../../nbs/lab/01_runs.ipynb #2578ef63
+def _frame_in(data: bytes, kind: str, path: Path) -> pd.DataFrame:
+    "The table in the bytes of a Parquet file; raises `GolfError` for bytes that hold none."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_metadata(io.BytesIO(data))
+        if about.num_rows * about.num_columns > 1 << 26:
+            raise ValueError(f"{about.num_rows} rows of {about.num_columns} columns")
+        table = pq.read_table(io.BytesIO(data), columns=_COLUMNS[kind])
+        return _check_frame(table.to_pandas(ignore_metadata=True), kind)
+    except (ValueError, KeyError, TypeError, OSError, MemoryError, pa.ArrowException) as error:
+        raise GolfError(f"{path}: not a table of {kind} ({error})") from None
+
+
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
     path = record.folder / f"{kind}.parquet"
@@ -387,11 +463,11 @@ def _read_table(record: Record, kind: str) -> pd.DataFrame:
     name, wrong = record["tables"][kind]["digest"], "no such file, expected beside its record"
     for place in (path, _pending(record.folder, kind, name), path):  # it may move meanwhile
         try:
-            data = place.read_bytes()
-        except OSError:
+            data = read_limited(place, 1 << 28)
+        except GolfError:
             continue
         if digest(data) == name:
-            return pd.read_parquet(io.BytesIO(data))
+            return _frame_in(data, kind, path)
         wrong = "not the table that its record was saved with"
     raise GolfError(f"{path}: {wrong}")
 
@@ -417,11 +493,31 @@ def _markdown(columns: list[str], rows: list[list[Any]]) -> str:
     return markdown_table(columns, [[*map(_cell, row)] for row in rows])
 
 # %% ../../nbs/lab/01_runs.ipynb #b8eb7871
+def _row(record: Record) -> dict[str, Any]:
+    "What `records` tells of one run."
+    row = {"key": record["key"], "date": record["date"], "commit": record["git"]["commit"]}
+    row |= record["parameters"]
+    for stage, metrics in record["stages"].items():
+        row |= {f"{stage}.{name}": value for name, value in metrics.items()}
+    budget = record["budget"]
+    return row | {"seconds": budget["wall_seconds"], "bytes": sum(budget["bytes"].values())}
+
+
 def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:
-    "All complete records of a notebook, oldest first."
+    "All complete records of a notebook, oldest first; one that cannot be read is left out, and said."
     folder = (Path(root) if root else project_root()) / "runs" / Path(notebook).stem
-    found = [Record(path) for path in folder.glob("*/record.json")]
-    return sorted(found, key=lambda record: (record["date"], record["key"]))
+    found = []
+    for path in sorted(folder.glob("*/record.json")):
+        try:
+            record = Record(path)
+            _row(record)
+            found.append((str(record["date"]), str(record["key"]), record))
+        except GolfError as error:
+            warnings.warn(f"left out: {error}", stacklevel=3)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"not a record ({type(error).__name__}: {error})"
+            warnings.warn(f"left out: {path}: {what}", stacklevel=3)
+    return [record for *_, record in sorted(found, key=lambda one: one[:2])]
 
 
 def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Record:
@@ -435,17 +531,10 @@ def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Re
 def records(notebook: str | Path, *, root: str | Path | None = None) -> pd.DataFrame:
     """One row for each complete run of `notebook`, oldest first, by key.
 
-    Columns: date, commit, the parameters, `stage.metric`, seconds, bytes of the artifact.
+    Columns: date, commit, the parameters, `stage.metric`, seconds, bytes of the artifact. A record that
+    is damaged is left out, and a warning names it.
     """
-    rows = []
-    for record in _records(notebook, root):
-        row = {"key": record["key"], "date": record["date"], "commit": record["git"]["commit"]}
-        row |= record["parameters"]
-        for stage, metrics in record["stages"].items():
-            row |= {f"{stage}.{name}": value for name, value in metrics.items()}
-        budget = record["budget"]
-        row |= {"seconds": budget["wall_seconds"], "bytes": sum(budget["bytes"].values())}
-        rows.append(row)
+    rows = [_row(record) for record in _records(notebook, root)]
     columns = None if rows else ["key", "date", "commit", "seconds", "bytes"]
     return pd.DataFrame(rows, columns=columns).set_index("key")
 
@@ -490,6 +579,7 @@ def baseline_of(chunks: pd.DataFrame, baseline: str | None = None) -> str:
 def paired_chunks(chunks: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Per stream, arm and chunk: tokens, bytes, `nats` (difference of sums) and `difference` (BPB).
 
+    An arm's infinite loss is an infinite difference, and NaN where the baseline's is infinite, too.
     Raises `GolfError` when an arm did not read the same chunks as the baseline.
     """
     base = chunks[chunks.arm == baseline_of(chunks, baseline)]
@@ -515,34 +605,53 @@ def _chunks(source: Record | pd.DataFrame) -> pd.DataFrame:
 
 def _interval(rows: pd.DataFrame, block: int, **options) -> Interval:
     "Mean difference in BPB with its interval; the mean alone where there are too few blocks."
-    mean = rows.nats.sum() / (math.log(2) * rows.bytes.sum())
+    bits, size = rows.nats.to_numpy() / math.log(2), rows.bytes.to_numpy()
     blocks = math.ceil(len(rows) / block)
-    if blocks < 20:
-        return Interval(mean, math.nan, math.nan, blocks)
-    bits = rows.nats.to_numpy() / math.log(2)
-    return paired_bootstrap(bits, rows.bytes.to_numpy(), block=block, **options)
+    if blocks < 20 or not np.isfinite(bits).all():
+        with np.errstate(invalid="ignore"):
+            return Interval(bits.sum() / size.sum(), math.nan, math.nan, blocks)
+    return paired_bootstrap(bits, size, block=block, **options)
+
+
+def _infinite(rows: pd.DataFrame) -> str:
+    "In which chunks of an arm the loss is infinite; nothing if in none."
+    at = rows.chunk[np.isinf(rows.nll)]
+    return f"{len(at):,} of {len(rows):,} chunks, first chunk {at.min():,}" if len(at) else ""
 
 # %% ../../nbs/lab/01_runs.ipynb #2a93bfa3
 def arms_table(source: Record | pd.DataFrame, baseline: str | None = None, *, block: int = 1,
                **options: Any) -> pd.DataFrame:  # fmt: skip
-    """Per stream and arm: bpb, difference to the baseline in BPB, its interval, share of chunks better.
+    """Per stream and arm: bpb, difference to the baseline in BPB, its interval, the smallest `detectable`
+    effect (see `Interval`), share of chunks better; `infinite` says where an arm's loss is infinite.
 
     From a record, or a frame of chunks, alone. `block` and `options` go to `paired_bootstrap`.
     """
     chunks, rows = _chunks(source), []
-    totals = chunks.groupby(["stream", "arm"], sort=False)[["nll", "bytes", "tokens"]].sum()
-    for (stream, arm), part in paired_chunks(chunks, baseline).groupby(
-        ["stream", "arm"], sort=False
-    ):
-        total = totals.loc[(stream, arm)]
-        row = {"stream": stream, "arm": arm, "bpb": total.nll / (math.log(2) * total.bytes)}
-        if arm != baseline_of(chunks, baseline):
+    base, arms = baseline_of(chunks, baseline), dict(list(chunks.groupby(["stream", "arm"])))
+    pairs = paired_chunks(chunks, baseline).groupby(["stream", "arm"], sort=False)
+    for (stream, arm), part in pairs:
+        own, lost = arms[stream, arm], _infinite(arms[stream, arm])
+        row = {"stream": stream, "arm": arm, "bpb": own.nll.sum() / (math.log(2) * own.bytes.sum())}
+        if arm != base:
             found = _interval(part, block, **options)
             row |= {"difference": found.mean, "low": found.low, "high": found.high}
-            row |= {"better": float((part.nats < 0).mean())}
-        rows.append(row)
-    columns = ["stream", "arm", "bpb", "difference", "low", "high", "better"]
-    return pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
+            row |= {"detectable": found.detectable, "better": float((part.nats < 0).mean())}
+            if lost and _infinite(arms[stream, base]):
+                lost += "; no difference, as the baseline's is infinite, too"
+        rows.append(row | {"infinite": lost})
+    columns = [
+        "stream",
+        "arm",
+        "bpb",
+        "difference",
+        "low",
+        "high",
+        "detectable",
+        "better",
+        "infinite",
+    ]
+    table = pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
+    return table if table.infinite.any() else table.drop(columns="infinite")
 
 # %% ../../nbs/lab/01_runs.ipynb #cb5167d1
 @dataclasses.dataclass(frozen=True)
@@ -569,18 +678,11 @@ class Drift:
         return "falls" if max(self.slope.high, self.thirds.high) < 0 else "no trend"
 
 # %% ../../nbs/lab/01_runs.ipynb #6d1f40f4
-def _thirds(bits: np.ndarray, size: np.ndarray, samples: int, level: float, seed: int) -> Interval:
-    "Ratio of sums in the last third of the blocks minus the first, each third resampled by itself."
-    third, rng = len(bits) // 3, np.random.default_rng(seed)
-    means, values = [], []
-    for part in (slice(-third, None), slice(0, third)):
-        top, bottom = bits[part], size[part]
-        drawn = rng.integers(0, third, (samples, third))  # [samples, blocks]
-        values.append(top[drawn].sum(1) / bottom[drawn].sum(1))
-        means.append(top.sum() / bottom.sum())
-    tail = (1 - level) / 2
-    low, high = np.quantile(values[0] - values[1], [tail, 1 - tail])
-    return Interval(float(means[0] - means[1]), float(low), float(high), len(bits))
+def _thirds(bits: np.ndarray, size: np.ndarray, level: float) -> Interval:
+    "Ratio of sums in the last third of the blocks minus the first."
+    third = len(bits) // 3
+    early, late = slice(0, third), slice(-third, None)
+    return ratio_change((bits[early], size[early]), (bits[late], size[late]), level=level)
 
 # %% ../../nbs/lab/01_runs.ipynb #19b92bd4
 def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
@@ -592,40 +694,52 @@ def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
 
 # %% ../../nbs/lab/01_runs.ipynb #56cce8e4
 def drift(source: Record | pd.DataFrame, arm: str, *, baseline: str | None = None,
-          stream: str | None = None, block: int | None = None, samples: int = 2000,
-          level: float = 0.95, seed: int = 0) -> Drift:  # fmt: skip
+          stream: str | None = None, block: int | None = None,
+          level: float = 0.95) -> Drift:  # fmt: skip
     """The trend of the paired difference of `arm` over the chunks of a stream (the first, if not given).
 
-    Raises `GolfError` for fewer than 20 blocks.
+    Raises `GolfError` for fewer than 20 blocks, or an infinite loss.
     """
     chunks = _chunks(source)
     stream, base = _only_stream(chunks, stream), baseline_of(chunks, baseline)
     baseline_of(chunks, arm)  # the arm exists
     rows = paired_chunks(chunks[(chunks.stream == stream) & chunks.arm.isin([arm, base])], base)
     rows = rows[rows.arm == arm].sort_values("chunk")
+    for name in (arm, base):
+        if lost := _infinite(chunks[(chunks.stream == stream) & (chunks.arm == name)]):
+            raise GolfError(f"the loss of {name!r} is infinite, so there is no trend: {lost}")
     bits, size = rows.nats.to_numpy() / math.log(2), rows.bytes.to_numpy(dtype=float)
     block = block or math.ceil(len(rows) / 96)
     slope = robust_slope(bits, size, block=block, level=level)
-    thirds = _thirds(block_sums(bits, block), block_sums(size, block), samples, level, seed)
+    thirds = _thirds(block_sums(bits, block), block_sums(size, block), level)
     return Drift(stream, arm, base, slope, thirds, len(rows), block)
 
 # %% ../../nbs/lab/01_runs.ipynb #5d48cfb9
 def drift_table(
     source: Record | pd.DataFrame, *, baseline: str | None = None, **options: Any
 ) -> pd.DataFrame:
-    """Per stream and arm: slope (BPB per 100 chunks) and thirds (BPB) with intervals, and a verdict."""
+    """Per stream and arm: slope (BPB per 100 chunks) and thirds (BPB) with intervals, and a verdict.
+
+    Where a loss is infinite there are no numbers, and the verdict is that.
+    """
     chunks, rows = _chunks(source), []
     base = baseline_of(chunks, baseline)
     for stream, arm in dict.fromkeys(zip(chunks.stream, chunks.arm)):
         if arm == base:
             continue
-        found = drift(chunks, arm, baseline=base, stream=stream, **options)
         row = {"stream": stream, "arm": arm}
+        own = chunks[(chunks.stream == stream) & chunks.arm.isin([arm, base])]
+        if np.isinf(own.nll).any():
+            rows.append(row | {"verdict": "infinite loss"})
+            continue
+        found = drift(chunks, arm, baseline=base, stream=stream, **options)
         for name, interval, unit in (("slope", found.slope, 100), ("thirds", found.thirds, 1)):
             values = interval.mean * unit, interval.low * unit, interval.high * unit
             row |= dict(zip([name, f"{name}_low", f"{name}_high"], values))
         rows.append(row | {"verdict": found.verdict})
-    return pd.DataFrame(rows).set_index(["stream", "arm"])
+    names = [f"{name}{end}" for name in ("slope", "thirds") for end in ("", "_low", "_high")]
+    columns = ["stream", "arm", *names, "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index(["stream", "arm"])
 
 # %% ../../nbs/lab/01_runs.ipynb #78d3a226
 def phase_profile(source: Record | pd.DataFrame, arm: str, reset_every: int, *,
@@ -637,6 +751,8 @@ def phase_profile(source: Record | pd.DataFrame, arm: str, reset_every: int, *,
     baseline_of(chunks, arm)
     rows = paired_chunks(chunks[chunks.stream == _only_stream(chunks, stream)], baseline)
     rows = rows[rows.arm == arm]
+    if rows.nats.isna().any():
+        raise GolfError(f"{arm!r} and its baseline have infinite loss in one chunk: no difference")
     groups = rows.groupby(rows.chunk % reset_every)
     bits = groups.nats.sum() / math.log(2)
     found = pd.DataFrame({"chunks": groups.size(), "difference": bits / groups.bytes.sum()})

@@ -60,6 +60,10 @@ class Fixed(Gate):
 
     experts = property(lambda self: len(self.shares))
 
+    def __post_init__(self):
+        if not (min(self.shares, default=-1) >= 0 and abs(sum(self.shares) - 1) <= 1e-9):
+            raise GolfError(f"Fixed needs shares >= 0 that sum to 1, not {self.shares}")
+
     def weights(self, features: dict[str, Tensor]) -> Tensor:
         return torch.tensor(self.shares, dtype=torch.float64)
 
@@ -92,6 +96,11 @@ class Entropy(Second):
 
     needs = property(lambda self: ("entropy:0", "order:1")[: 1 if self.order is None else 2])
 
+    def __post_init__(self):
+        if not (0 <= self.low <= 1 and 0 <= self.low + self.span <= 1):
+            rule = "low and low + span in [0, 1], or a weight may be negative"
+            raise GolfError(f"Entropy needs {rule}, not {self.low} and {self.low + self.span}")
+
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         doubt = torch.sigmoid(self.slope * (features["entropy:0"] - self.centre))
         seen = True if self.order is None else features["order:1"] >= self.order
@@ -111,6 +120,10 @@ class Selective(Second):
 
     needs = ("peak:0", "peak:1", "total:1")
 
+    def __post_init__(self):
+        if not 0 <= self.scale <= 1:
+            raise GolfError(f"Selective needs a scale in [0, 1], not {self.scale}")
+
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         first, peak, total = (features[name] for name in self.needs)
         return self.scale * peak * ((peak > first + self.margin) & (total > self.least))
@@ -123,6 +136,10 @@ class Evidence(Second):
     strength: float = 10.0
 
     needs = ("total:1",)
+
+    def __post_init__(self):
+        if not 0 < self.strength < math.inf:
+            raise GolfError(f"Evidence needs a strength above 0, not {self.strength}")
 
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         return features["total:1"] / (features["total:1"] + self.strength)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError
-from ..predict.dist import Counts, Distribution, Mixture
+from ..predict.dist import Counts, Distribution, Mixture, check_weights
 from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/02_mixtures.ipynb #c0556f2e
@@ -68,21 +68,24 @@ class Gated(Distribution):
         "The parts' weights [n, K] at each position, fixed before its target: float64."
         if self._weights is not None:
             return self._weights
+        who = type(getattr(self.gate, "rule", self.gate)).__name__
         if isinstance(self.gate, Online):
             inputs = self.chunk.inputs
             if self._heard is None:  # the last id reaches no weight of this chunk
                 last = inputs if self.targets is None else self.targets
-                self.hear(torch.cat([inputs[1:], last[-1:]]))
-            self._weights = self.gate.walk(self.state.copy(), self.features(), self._heard[1])
+                heard = self.hear(torch.cat([inputs[1:], last[-1:]]))
+            else:
+                heard = self._heard[1]
+            weights = self.gate.walk(self.state.copy(), self.features(), heard)
         else:
             weights = self.gate.weights(self.features()).double()
-            self._weights = weights.expand(self.n, len(self.parts))
-        off = (self._weights.sum(1) - 1).abs().max().item()
-        if not (off <= 1e-9 and bool((self._weights >= 0).all())):
-            raise GolfError(
-                f"the gate gave weights that are not >= 0 or sum to 1 only within {off:.1e}"
-            )
-        return self._weights
+            if weights.shape not in ((len(self.parts),), (self.n, len(self.parts))):
+                rule = f"[{len(self.parts)}] or [{self.n}, {len(self.parts)}]"
+                raise GolfError(f"the gate {who} must give weights {rule}, not {list(weights.shape)}")
+            weights = weights.expand(self.n, len(self.parts))
+        check_weights(weights, f"the gate {who}", self.chunk.start, 1e-9)
+        self._weights = weights
+        return weights
 
     # %% ../../nbs/mix/02_mixtures.ipynb #b14ba3cf
     def after(self, targets: Tensor) -> Any:

@@ -8,7 +8,6 @@ __all__ = ['Pass', 'record_pass', 'Replayed', 'Recorded']
 # %% ../../nbs/mix/04_recorded.ipynb #b5797bfb
 import hashlib
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..base.digests import digest
-from ..base.files import GolfError, Undigestable, atomic_path
+from ..base.files import GolfError, Undigestable
 from ..predict.dist import SHAPES, Distribution
 from golf.predict.stream import (
     Chunk,
@@ -28,6 +27,8 @@ from golf.predict.stream import (
     _check_normalised,
     _check_values,
     _check_vocabulary,
+    load_arrays,
+    save_arrays,
 )
 
 # %% ../../nbs/mix/04_recorded.ipynb #7c5a182f
@@ -36,7 +37,8 @@ class Pass:
     """What a predictor said on a stream: `log_prob` of the targets, `entropy`, `peak`, float32 [N], `best` ids.
 
     `marks` uint64 [chunks] name the tokens of each chunk of `chunk_tokens` positions; `made_by` the
-    predictor at its start, "" if it cannot be digested. `seconds` is what the pass took.
+    predictor at its start, "" if it cannot be digested. `seconds` is what the pass took; `tokenizer`
+    the digest of the tokenizer whose ids were scored, "" if not known.
     """
 
     log_prob: np.ndarray
@@ -48,10 +50,11 @@ class Pass:
     vocab_size: int
     made_by: str = ""
     seconds: float = 0.0
+    tokenizer: str = ""
 
     def digestible(self) -> Any:
         arrays = self.log_prob, self.entropy, self.peak, self.best, self.marks
-        return arrays, self.chunk_tokens, self.vocab_size
+        return arrays, self.chunk_tokens, self.vocab_size, self.tokenizer
 
     def __repr__(self) -> str:
         chunks = f"{len(self.marks):,} chunks of {self.chunk_tokens:,}"
@@ -60,35 +63,24 @@ class Pass:
     # %% ../../nbs/mix/04_recorded.ipynb #5a766ede
     def save(self, path: str | Path) -> Path:
         """Write the record as one `.npz` file, in one step, and return its path."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self))
-        return Path(path)
+        return save_arrays(path, vars(self))
 
     # %% ../../nbs/mix/04_recorded.ipynb #b156b5de
     @classmethod
     def load(cls, path: str | Path) -> "Pass":
         """A record from a file that `save` wrote. Raises `GolfError` naming a file that is not one."""
+        found = load_arrays(path, "a recorded pass")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in cls.__dataclass_fields__}
-            facts = {
-                name: found[name].item()
-                for name in ("chunk_tokens", "vocab_size", "made_by", "seconds")
-            }
-            record = cls(**found | facts)
+            kept: dict[str, Any] = {name: found[name] for name in cls.__dataclass_fields__}
+            for name in ("chunk_tokens", "vocab_size", "made_by", "seconds", "tokenizer"):
+                kept[name] = kept[name].item()
+            record = cls(**kept)
             n, chunks = len(record.log_prob), -(-len(record.log_prob) // record.chunk_tokens)
             shapes = [x.shape for x in (record.entropy, record.peak, record.best, record.marks)]
             if shapes != [(n,)] * 3 + [(chunks,)]:
                 raise ValueError(f"its arrays have shapes {shapes}")
             return record
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            ZeroDivisionError,
-            zipfile.BadZipFile,
-        ) as error:
+        except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
             raise GolfError(f"{path} is not a recorded pass: {error}") from None
 
 # %% ../../nbs/mix/04_recorded.ipynb #bb51403c
@@ -123,8 +115,11 @@ def record_pass(
         )
     finally:
         predictor.load(start)
-    facts = stream.chunk_tokens, predictor.vocab_size, made_by, time.perf_counter() - begin
-    record = Pass(*kept.values(), np.array(marks, np.uint64), *facts)
+    record = Pass(
+        **kept, marks=np.array(marks, np.uint64), chunk_tokens=stream.chunk_tokens,
+        vocab_size=predictor.vocab_size, made_by=made_by, seconds=time.perf_counter() - begin,
+        tokenizer=stream.tokenizer,
+    )  # fmt: skip
     if path is not None:
         record.save(path)
     return Recorded(record)
@@ -183,7 +178,8 @@ class Recorded(Predictor):
     """Replays a `Pass`, or the file of one, as an expert, on exactly its stream.
 
     `made_by` is the predictor that it should be a record of, at its start. Raises `GolfError` for a
-    record of another one and, when predicting, for other tokens or chunks.
+    record of another one and, when predicting, for other tokens or chunks; `evaluate` refuses the same
+    numbers as ids of another tokenizer.
     """
 
     def __init__(self, record: Pass | str | Path, made_by: Predictor | None = None):

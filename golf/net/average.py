@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ..base.checks import check_fields
 from ..base.files import GolfError, closest
 
 # %% ../../nbs/net/05_average.ipynb #c32486a8
@@ -201,7 +202,8 @@ def _due(average: Any, lr_scale: float) -> bool:
 class LAWA(Average):
     """Mean of the last `keep` snapshots, one at each `every`-th `update` below `below` (PR #399).
 
-    `.count` is the number of snapshots held; while it is 0, `average` gives the present weights.
+    `.count` is the number of snapshots held; while it is 0, `average` gives the present weights. With
+    fewer than two the script of PR #473, where LAWA is off, would have exported its EMA instead.
     """
 
     def __init__(
@@ -300,19 +302,9 @@ class AverageConfig:
     )
     keep: int = 10  # lawa: snapshots held
 
-    # %% ../../nbs/net/05_average.ipynb #2aa85d18
-    def check(self) -> None:
-        """Raise `GolfError` naming the first setting that cannot work."""
-        rules = [
-            ("kind", self.kind in KINDS, f"one of {list(KINDS)}{closest(str(self.kind), KINDS)}"),
-            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
-            ("every", isinstance(self.every, int) and self.every > 0, "a positive whole number"),
-            ("below", self.below > 0, "positive (inf: at any rate)"),
-            ("keep", isinstance(self.keep, int) and self.keep > 0, "a positive whole number"),
-        ]
-        for name, holds, wanted in rules:
-            if not holds:
-                raise GolfError(f"AverageConfig: {name} must be {wanted}, not {getattr(self, name)!r}")
+    def __post_init__(self):
+        whole = dict(every="[1, inf)", keep="[1, inf)")
+        check_fields(self, kind=KINDS, decay="[0, 1)", below="(0, inf]", **whole)
 
 # %% ../../nbs/net/05_average.ipynb #52c0785b
 def make_average(
@@ -320,7 +312,6 @@ def make_average(
 ) -> Average:
     """The average of `source` that `config` names; raises `GolfError` for impossible settings."""
     c = config or AverageConfig()
-    c.check()
     makers: dict[str, Callable[[], Average]] = {
         "ema": lambda: EMA(source, c.decay),
         "swa": lambda: SWA(source, c.every, below=c.below),

@@ -6,8 +6,8 @@
 __all__ = ['VALUE_RESIDUALS', 'DEVIATIONS', 'ACTIVATIONS', 'GATED', 'PRESETS', 'EPSILON', 'Transform', 'Watch', 'ROLES', 'Trunk',
            'GPTConfig', 'last_layers', 'relu2', 'leaky_relu2', 'preset', 'rms_norm', 'rope_table', 'rotate',
            'exclude_self', 'once', 'smear', 'bigram_rows', 'NarrowEmbedding', 'softcap', 'Block', 'attend',
-           'attention_dtype', 'attention', 'GPT', 'Smear', 'Pass', 'config_from', 'star_relu', 'swiglu', 'square_glu',
-           'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
+           'attention_dtype', 'attention', 'GPT', 'Smear', 'Memory', 'Pass', 'config_from', 'star_relu', 'swiglu',
+           'square_glu', 'initial_mix', 'mix_with_first', 'trigram_rows', 'deviation_shapes', 'Deviations']
 
 # %% ../../nbs/net/01_model.ipynb #4daa3150
 import math
@@ -343,7 +343,7 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(ones.clone())
         self.residual_mix = nn.Parameter(torch.stack([ones, torch.zeros(config.width)]))
         if gain:
-            self.q_gain = nn.Parameter(torch.full((config.heads,), config.qk_gain))
+            self.q_gain = nn.Parameter(torch.full((config.heads,), float(config.qk_gain)))
         if config.activation == "star_relu":
             self.activation_scale = nn.Parameter(torch.ones(config.mlp_width))
             self.activation_bias = nn.Parameter(torch.zeros(config.mlp_width))
@@ -421,7 +421,10 @@ class GPT(nn.Module):
     """The transformer of PRs #473 and #549 with banked matrices, at the shape of `config`.
 
     Calling it on `ids` int [B, T] gives logits float32 [B, T, V]. `seed` fixes the initial weights.
+    `tokenizer`: the digest of the tokenizer whose ids it was trained on, "" if not known.
     """
+
+    tokenizer: str = ""
 
     def __init__(
         self, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32
@@ -528,13 +531,14 @@ class GPT(nn.Module):
         """
         c, heads = self.config, (-1, self.config.head_width)
         asking = h[:, run.since :] if run.since else h
-        q, k, own = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
-        v = own
-        if i in c.value_layers:
-            v = own + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
+        q, k, v = (self.project(r, i, x, run) for r, x in zip("qkv", (asking, h, h)))
+        if i in c.value_layers and run.values is not None:
+            v = v + self.value_scales[c.value_layers.index(i)].to(h.dtype) * run.values
         if c.value_residual:
-            v = self.mix_values(i, own, v, run)
+            v = self.mix_values(i, v, run)
         q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+        if run.memory is not None:
+            k, v = run.memory.extend(i, k, v)
         y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
         if c.gated_attention:
             y = self.gate_heads(i, asking, y, run)
@@ -579,24 +583,39 @@ class GPT(nn.Module):
         x = rms_norm(x)
         return smear(x, self.smear.gate) if c.smear else x
 
+    # %% ../../nbs/net/01_model.ipynb #5e1a77b2
+    def continued(
+        self, ids: Tensor, memory: "Memory | None", transform: Transform
+    ) -> tuple[Tensor, int]:
+        """The stream [B, T, d] that enters the first layer, and how many positions attention will see.
+
+        A `memory` gives the ids that tables and the smear gate look back at, and keeps the last of `ids`.
+        """
+        if memory is None:
+            return self.embed(ids, transform), ids.size(1)
+        whole = ids if memory.ids is None else torch.cat([memory.ids, ids], 1)
+        memory.ids, memory.length = whole[:, -3:], memory.length + ids.size(1)
+        return self.embed(whole, transform)[:, -ids.size(1) :], memory.length
+
     # %% ../../nbs/net/01_model.ipynb #c75d66f0
     def hidden(
         self,
         ids: Tensor,
         *,
         since: int = 0,
+        memory: "Memory | None" = None,
         transform: Transform | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
         """Final normalised states [B, T - since, d] of `ids` int [B, T], from position `since` on.
 
         The output head turns them into logits. `transform(name, weight)` replaces weights, once per call;
-        `watch(bank, slice, input)` looks on.
+        `watch(bank, slice, input)` looks on. With a `memory`, `ids` continue the text that it has read.
         """
         transform, c = once(transform), self.config
-        x = self.embed(ids, transform)
-        values, rope = self.value_vectors(ids, transform), self.rope(ids.size(1))
-        run = Pass(transform, watch, rope, x, values)
+        x, length = self.continued(ids, memory, transform)
+        values, rope = self.value_vectors(ids, transform), self.rope(length)
+        run = Pass(transform, watch, rope, x, values, memory=memory)
         stack, half = [], c.layers // 2
         for i in range(c.layers):
             if c.skips and i >= half and stack:
@@ -700,13 +719,13 @@ class GPT(nn.Module):
         return (6 if training else 2) * (weights + attention)
 
     # %% ../../nbs/net/01_model.ipynb #0fd933cd
-    def mix_values(self, i: int, own: Tensor, v: Tensor, run: "Pass") -> Tensor:
-        """Values [B, T, kd] of layer `i`: `own` as projected, `v` with the value embedding added."""
-        form = self.config.value_residual
+    def mix_values(self, i: int, v: Tensor, run: "Pass") -> Tensor:
+        """Values [B, T, kd] of layer `i` for its own `v`, the value embedding added where it has one."""
         if i == 0:
-            run.first_values = v if form == "faint" else own
+            run.first_values = v
             return v
-        return mix_with_first(v, run.first_values, self.value_mix[i if form == "even" else i - 1])
+        even = self.config.value_residual == "even"
+        return mix_with_first(v, run.first_values, self.value_mix[i if even else i - 1])
 
     # %% ../../nbs/net/01_model.ipynb #33316a6d
     def gate_heads(self, i: int, h: Tensor, y: Tensor, run: "Pass") -> Tensor:
@@ -800,6 +819,33 @@ class Smear(nn.Module):
 
 # %% ../../nbs/net/01_model.ipynb #720e5977
 @dataclass
+class Memory:
+    """Of a text read so far: its last ids, and the keys and values of each layer, before rotation.
+
+    `GPT.hidden(ids, memory=...)` continues that text and adds to it, at the price of `ids` alone.
+    """
+
+    ids: Tensor | None = None  # [B, at most 3]: what n-gram tables and the smear gate look back at
+    length: int = 0  # positions kept
+    kept: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # of each layer, [B, T, K, D]
+
+    def extend(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of layer `i` with those kept before them; they are kept as well."""
+        if i in self.kept:
+            k, v = (torch.cat(pair, 1) for pair in zip(self.kept[i], (k, v)))
+        self.kept[i] = k, v
+        return k, v
+
+    def last(self, n: int) -> "Memory":
+        """A memory of the last `n` positions only; this one stays as it is."""
+        skip = max(0, self.length - n)
+        short = {i: (k[:, skip:], v[:, skip:]) for i, (k, v) in self.kept.items()}
+        return Memory(self.ids, self.length - skip, short)
+
+
+@dataclass
 class Pass:
     """What one forward hands to its layers: both seams, and what was computed on the way."""
 
@@ -809,6 +855,7 @@ class Pass:
     first: Tensor  # [B, T, d]: the stream before the first layer
     values: Tensor | None  # [B, T, kd]: the value embedding of each token
     first_values: Tensor | None = None  # [B, T, kd]: those of layer 0, for the value residual
+    memory: Memory | None = None  # of what came before `ids`
     since: int = 0  # the first position that a layer must answer for
     cut: dict[str, tuple] = field(default_factory=dict)  # the matrices of each bank used so far
 

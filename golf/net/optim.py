@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base.checks import FLOATS, check_fields
 from ..base.files import GolfError
 from .ranks import Pending, Ranks
 
@@ -43,7 +44,8 @@ def newton_schulz(g: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        both = (square @ square).mul_(c).add_(square.mul_(b))  # in place: the same, and no copies
+        x = (both @ x).add_(x.mul_(a))
     return x.mT if tall else x
 
 # %% ../../nbs/net/04_optim.ipynb #d9503b92
@@ -56,7 +58,8 @@ def muon_direction(grad: Tensor, state: dict, group: dict) -> Tensor:
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(g)
     buffer = state["momentum"].mul_(group["momentum"]).add_(g)
-    return newton_schulz(g + group["momentum"] * buffer, group["steps"])
+    ahead = torch.add(g, buffer, alpha=group["momentum"])  # rounded once, as in #473
+    return newton_schulz(ahead, group["steps"])
 
 
 def apply_update(p: Tensor, update: Tensor, group: dict) -> None:
@@ -188,6 +191,22 @@ class OptimConfig:
     muon_dtype: str = "bfloat16"
     reduce_dtype: str = "float32"  # of gradients between ranks; "bfloat16" in the PRs
     fused: bool = False  # AdamW as one kernel
+
+    def __post_init__(self):
+        rates = (
+            "matrix_lr",
+            "table_lr",
+            "scalar_lr",
+            "head_lr",
+            "lr_by_name",
+            "weight_decay",
+            "matrix_decay",
+        )
+        shares = dict.fromkeys(("momentum", "momentum_start", "betas"), "[0, 1)")
+        check_fields(
+            self, **dict.fromkeys(rates, "[0, inf)"), **shares, momentum_warmup="[0, inf)",
+            newton_schulz_steps="[0, 100]", muon_dtype=FLOATS, reduce_dtype=FLOATS,
+        )  # fmt: skip
 
 # %% ../../nbs/net/04_optim.ipynb #b66be23a
 class Optimisers:

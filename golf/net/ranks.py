@@ -13,9 +13,10 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,6 +128,11 @@ class Ranks:
         if len(set(names)) > 1:
             raise GolfError(f"{what} differs between the ranks: {names}")
 
+    def all_see(self, path: str | Path) -> bool:
+        """Whether a file exists; raises `GolfError` on every rank where some see it and others do not."""
+        self.agree(str(found := Path(path).exists()), f"whether {path} exists")
+        return found
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if not self.alone:
@@ -162,16 +168,34 @@ def share(slices: int, world_size: int) -> int:
     return -(-slices // world_size)
 
 # %% ../../nbs/net/00_ranks.ipynb #2d38bf2b
+def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    "Rank, rank on this machine and number of ranks."
+    given = {name: environment.get(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    if given["WORLD_SIZE"] in (None, "1") and given["RANK"] in (None, "0"):
+        return 0, 0, 1
+    given |= {name: environment.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")}
+    if missing := [name for name, value in given.items() if not value]:
+        there = ", ".join(f"{k}={v}" for k, v in given.items() if v)
+        raise GolfError(f"ranks: {there} but no {', '.join(missing)}; start them with torchrun")
+    try:
+        size, rank, local = (int(given[k] or "") for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+        if 0 <= local <= rank < size:
+            return rank, local, size
+    except ValueError:
+        pass
+    told = ", ".join(f"{k}={v:.20}" for k, v in given.items())
+    raise GolfError(f"ranks: {told} is no place among ranks; start them with torchrun")
+
+
 def join(device: str = "cpu") -> Ranks:
     """This process's place, from the environment that `torchrun` sets; alone if there is none.
 
     Opens the process group ("cuda": NCCL, one card a rank; otherwise Gloo). Raises `GolfError` for
-    more ranks than cards.
+    more ranks than cards, and for an environment that is set by half.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local, world_size = _place(os.environ)
     if world_size == 1:
         return Ranks(device=device)
-    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if device.startswith("cuda"):
         if local >= (cards := torch.cuda.device_count()):
             raise GolfError(f"rank {rank} has no GPU: this machine has {cards}; start fewer ranks")

@@ -64,46 +64,76 @@ class Comparison:
         """
         ours, theirs = self[arm], self[against or self.baseline]
         weight = np.ones(len(ours.nll)) if self.unit == "loss" else math.log(2) * ours.bytes
-        return ours.nll.astype(np.float64) - theirs.nll, weight
+        with np.errstate(invalid="ignore"):  # both infinite
+            return ours.nll.astype(np.float64) - theirs.nll, weight
+
+    def infinite(self, arm: str) -> str:
+        """How many tokens `arm` called impossible, and the first of them; "" if none."""
+        at = np.flatnonzero(np.isinf(self[arm].nll))
+        rest = (
+            f"{len(at):,} of {len(self[arm].nll):,} tokens, first at position {at[0]:,}"
+            if len(at)
+            else ""
+        )
+        return rest
 
     # %% ../../nbs/predict/03_compare.ipynb #0e11baf0
     def interval(
-        self, arm: str, against: str | None = None, *, by: str = "chunk", block: int = 1
+        self,
+        arm: str,
+        against: str | None = None,
+        *,
+        by: str = "chunk",
+        block: int = 1,
+        trend: bool = False,
     ) -> Interval:
         """The difference of `arm` and `against` (the baseline) with its 95 % interval, in `unit`.
 
-        Draws `block` consecutive chunks together or, by="document", whole documents. Raises `GolfError`
-        when there are fewer than 20 blocks.
+        Draws `block` consecutive chunks together or, by="document", whole documents; `trend` as in
+        `paired_bootstrap`. Raises `GolfError` for fewer than 20 blocks, or an arm with infinite loss.
         """
+        for name in (arm, against or self.baseline):
+            if lost := self.infinite(name):
+                raise GolfError(f"the loss of {name!r} is infinite, so there is no interval: {lost}")
         difference, weight = self.paired(arm, against)
         if by == "document":
+            if trend:
+                raise GolfError("a trend is taken out by chunk, not by document")
             return document_bootstrap(difference, weight, document=self[arm].document)
         if by != "chunk":
             raise GolfError(f"by must be 'chunk' or 'document', not {by!r}")
         chunk = self[arm].chunk
         sums = [np.bincount(chunk, weights=x) for x in (difference, weight)]
-        return paired_bootstrap(*sums, block=block)
+        return paired_bootstrap(*sums, block=block, trend=trend)
 
     # %% ../../nbs/predict/03_compare.ipynb #61e372af
-    def table(self, *, by: str = "chunk", block: int = 1) -> pd.DataFrame:
+    def table(
+        self, *, by: str = "chunk", block: int = 1, trend: bool = False
+    ) -> pd.DataFrame:
         """One row an arm: its score in `unit`, `difference` to the baseline, and 95 % `low`, `high`.
 
-        The range is NaN where there are fewer than 20 blocks; see `interval` for `by` and `block`.
+        `detectable` is the smallest effect that would have been seen four times in five. All three are
+        NaN where there are fewer than 20 blocks; see `interval` for `by`, `block` and `trend`. Where an
+        arm's loss is infinite, a column `infinite` says where.
         """
-        rows = {}
-        for arm, scores in self.scores.items():
-            row = {self.unit: getattr(scores, self.unit)}
-            if arm != self.baseline:
-                row["difference"] = row[self.unit] - getattr(self[self.baseline], self.unit)
-                try:
-                    found = self.interval(arm, by=by, block=block)
-                    row |= {"low": found.low, "high": found.high}
-                except GolfError as error:
-                    if "20 blocks" not in str(error):
-                        raise
-            rows[arm] = row
-        columns = [self.unit, "difference", "low", "high"]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
+        rows = {arm: {self.unit: getattr(scores, self.unit)} for arm, scores in self.scores.items()}
+        lost = {arm: self.infinite(arm) for arm in rows}
+        for arm, row in rows.items():
+            if arm == self.baseline:
+                continue
+            row["difference"] = row[self.unit] - rows[self.baseline][self.unit]
+            try:
+                if not (lost[arm] or lost[self.baseline]):
+                    found = self.interval(arm, by=by, block=block, trend=trend)
+                    row |= {"low": found.low, "high": found.high, "detectable": found.detectable}
+            except GolfError as error:
+                if "20 blocks" not in str(error):
+                    raise
+            if lost[arm] and lost[self.baseline]:
+                lost[arm] += "; no difference, as the baseline's is infinite, too"
+        columns = [self.unit, "difference", "low", "high", "detectable"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm")
+        return table.assign(infinite=list(lost.values())) if any(lost.values()) else table
 
     # %% ../../nbs/predict/03_compare.ipynb #20a0b17e
     def per_chunk(self) -> pd.DataFrame:
@@ -219,8 +249,14 @@ def _origin_path(origin: dict[str, Any]) -> Path:
 def _noted(path: Path) -> dict[str, Any]:
     "What stands in such a note; nothing if it is not there or cannot be read."
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = json.loads(path.read_text(encoding="utf-8"))
+        texts = [
+            *note["files"].items(),
+            *((name, note[name]) for name in ("arm", "stream", "date")),
+        ]
+        code = [line for then in note["origin"]["code"].values() for line in then.items()]
+        return note if all(isinstance(x, str) for line in texts + code for x in line) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000008
@@ -322,11 +358,16 @@ def _scores_path(origin: dict | None, files: dict[str, str] | None = None) -> Pa
 # %% ../../nbs/predict/03_compare.ipynb #84d46f23
 def _stored(path: Path | None, stream: Stream) -> Scores | None:
     "Scores from the cache; None if there are none, or none that can be read."
-    try:
-        found = Scores.load(path) if path and path.exists() else None
-    except GolfError:
+    if path is None or not path.exists():
         return None
-    return found if found is not None and len(found.nll) == stream.positions else None
+    try:
+        found = Scores.load(path)
+        if len(found.nll) != stream.positions:
+            raise GolfError(f"{path} has {len(found.nll)} scores, expected {stream.positions}")
+    except GolfError as error:
+        warnings.warn(f"{error}; the arm is scored again", stacklevel=4)
+        return None
+    return found
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000101
 def stale_arms() -> pd.DataFrame:

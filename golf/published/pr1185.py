@@ -54,16 +54,16 @@ class Backoff(Predictor):
         return {"text": self._text[: self._size].clone()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._text, self._size = state["text"].clone(), len(state["text"])
+        self._text, self._size, self._lent = state["text"].clone(), len(state["text"]), False
         self._grams = NGram(self.vocab_size + 2, self.order, semantics="chunk", documents="inside")
         self._grams.learn(Chunk(0, 0, self._size - 1, self._text))
 
     # %% ../../nbs/published/05_pr1185.ipynb #40bff789
     def _followed(self, ids: Tensor) -> Tensor:
-        "The text so far and `ids` after it, which are written behind its end and not yet counted in."
+        "The text so far and `ids` after it, not yet counted in; where nobody else's are still needed."
         need = self._size + len(ids)
-        if need > len(self._text):
-            grown = torch.empty(2 * need, dtype=torch.int64)
+        if self._lent or need > len(self._text):
+            grown = torch.empty(max(2 * need, len(self._text)), dtype=torch.int64)
             grown[: self._size] = self._text[: self._size]
             self._text = grown
         self._text[self._size : need] = ids
@@ -71,6 +71,7 @@ class Backoff(Predictor):
 
     def learn(self, chunk: Chunk) -> None:
         "Count the grams inside the chunk's inputs."
+        self._lent = False  # what was predicted ends here
         text = self._followed(torch.cat([chunk.inputs + 2, torch.tensor([1])]))
         self._size = len(text)
         self._grams.learn(Chunk(chunk.index, 0, len(text) - 1, text))
@@ -79,7 +80,7 @@ class Backoff(Predictor):
     def distribution(self, chunk: Chunk) -> Counts:
         "One order at most speaks at each position; where none does, 1 / V."
         text = self._followed(chunk.tokens[max(chunk.start - self.order + 2, 0) :] + 2)
-        last = len(text) - 1
+        self._lent, last = True, len(text) - 1
         found = self._grams.distribution(Chunk(chunk.index, last - len(chunk), last, text))
         at = torch.arange(len(chunk))
         ends = found.count(at, torch.ones_like(at))  # [order, n]: how often a break followed

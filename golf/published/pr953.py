@@ -42,7 +42,7 @@ from ..train.loop import Trainer
 
 # %% ../../nbs/published/03_pr953.ipynb #486625ef
 FLOOR = 1 / 15  # the least step; no row below 1.0 in magnitude has another
-LATE_QAT = Qat(bits=5, floor=FLOOR, clip=0.9995, start=0.5, soft_below=0.0)
+LATE_QAT = Qat(bits=5, floor=FLOOR, clip=0.9995, start=0.5, soft_below=0.0, least_code=-16)
 
 # %% ../../nbs/published/03_pr953.ipynb #74fd67ea
 def crown_953(model: GPT) -> Tensor:
@@ -56,9 +56,9 @@ def crown_953(model: GPT) -> Tensor:
 
 
 def objective_953(trainer: Trainer, ids: Tensor, targets: Tensor) -> Tensor:
-    """Training loss plus .01 × `crown_953` while the learning rate is below half of the full one."""
+    """Training loss plus .01 × `crown_953` once the learning rate has been below half of the full one."""
     loss = trainer.passes[trainer.phase](ids, targets)
-    return loss + 0.01 * crown_953(trainer.model) if trainer.scale < 0.5 else loss
+    return loss + 0.01 * crown_953(trainer.model) if trainer.lowest_scale < 0.5 else loss
 
 # %% ../../nbs/published/03_pr953.ipynb #51077c15
 def stale_gptq(w: Tensor, hessian: Tensor, bits: int = 5) -> Quantized:
@@ -594,7 +594,8 @@ class Tempered(Distribution):
 class Calibrated(Predictor):
     """`learner`'s predictions at the temperature that suited the chunk it has just learnt from.
 
-    `learner` has a `model`; `first` serves the first chunk; `count` sequences decide.
+    `learner` has a `model`; `first` serves the first chunk; `count` sequences decide. An empty `grid`
+    leaves it at `first` (#720).
     """
 
     def __init__(
@@ -619,8 +620,12 @@ class Calibrated(Predictor):
     def learn(self, chunk: Chunk) -> None:
         "Let the learner learn, then try each temperature on the beginning of the same chunk."
         self.learner.observe(chunk)
+        if not self.grid:
+            return
         model = self.learner.model
         ids, targets = sequences(chunk, model.config.context)
+        if not len(ids):  # the end of a text
+            return
         where = model.embedding.weight.device
         with torch.no_grad():
             logits = model(ids[: self.count].to(where)).flatten(0, 1).float()
@@ -633,7 +638,7 @@ class Calibrated(Predictor):
 class MixedAdaptation(Adaptation):
     """How #953's line adapts and mixes; `start` makes the predictor, which is no score unless `mixer` is False.
 
-    `calibrate`: a temperature as in `Calibrated`; `eta`, `warm_up` and `mixtures`, the ranks that never
+    `temperature`: that of the first chunk, and of all others unless `calibrate`; `eta`, `warm_up` and `mixtures`, the ranks that never
     meet, as in `FiveExperts`, whose blocks are scoring batches.
     """
 
@@ -645,6 +650,7 @@ class MixedAdaptation(Adaptation):
     scale: Callable[[GPT], Masks] | None = role_scales()
     polyak: float = 0.998
     weight: str = "bytes"
+    temperature: float = 0.98
     calibrate: bool = True
     mixer: bool = True
     eta: float = 0.1
@@ -661,8 +667,9 @@ class MixedAdaptation(Adaptation):
         Raises `GolfError` for a loss weighted by bytes without a `byte_table`.
         """
         found: Predictor = Adaptation.start(self, model, positions, byte_table=byte_table, ranks=ranks)
-        if self.calibrate:
-            found = Calibrated(found)
+        if self.calibrate or self.temperature != 1:
+            grid = GRID if self.calibrate else ()
+            found = Calibrated(found, first=self.temperature, grid=grid)
         if self.mixer:
             block = self.batch * self.stride
             options: dict[str, Any] = dict(eta=self.eta, ranks=self.mixtures, warm_up=self.warm_up)
@@ -672,7 +679,9 @@ class MixedAdaptation(Adaptation):
 # %% ../../nbs/published/03_pr953.ipynb #e6685070
 ADAPT = {"pr953": MixedAdaptation(), "pr967": MixedAdaptation(optimiser="sgd", lr=0.002)}
 ADAPT["pr995"] = ADAPT["pr967"]  # the momentum in its title was never read
-ADAPT["pr720"] = MixedAdaptation(stride=32, epochs=3, trainable=last_blocks(2))
+ADAPT["pr720"] = MixedAdaptation(
+    stride=32, epochs=3, trainable=last_blocks(2), scale=None, calibrate=False
+)
 RECIPES = {name: replace(r, adapt=ADAPT[name]) for name, r in RECIPES.items()}
 RECIPES |= {name: replace(RECIPES["pr953"], adapt=ADAPT[name]) for name in ("pr967", "pr995")}
 
@@ -818,6 +827,7 @@ WARTS += [
         ran="the best of seven on text just trained on, with weights that are not scored",
         evidence="lines 1271–1303",
         effect="T = 1 in 188 to 193 of 195 logged chunks",
+        of=("pr953", "pr967", "pr995"),
     ),
     Wart(
         name="The end of the text",

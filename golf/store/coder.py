@@ -190,7 +190,7 @@ def _code(code, places, model, tape, state, reading):
 @_jit
 def _walk(codes, rows, columns, model, tape, state, reading):
     "Write all codes to the tape, or read them from it."
-    above, means = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+    above, means = np.zeros(columns, np.int16), np.zeros(columns, np.int32)  # one row may hold all
     places, overall, mean, off = np.zeros(3, np.int64), 2048, 0, 1024
     for at in range(codes.size):
         column, row = at % columns, at // columns % rows
@@ -201,7 +201,7 @@ def _walk(codes, rows, columns, model, tape, state, reading):
         _places(places, mean, means[column], overall, above[column], off)
         codes[at] = _code(np.int64(codes[at]), places, model, tape, state, reading)
         code = np.int64(codes[at])
-        off += ((min(abs(code - above[column]), 32) << 6) - off) >> 3
+        off += ((min(abs(code - np.int64(above[column])), 32) << 6) - off) >> 3
         above[column], size = code, abs(code) << 8
         mean = _toward(mean, size, column)
         means[column] = _toward(means[column], size, row)

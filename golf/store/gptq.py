@@ -18,16 +18,16 @@ from torch import Tensor
 
 from ..base.files import GolfError, closest
 from ..base.task import PARAMETER_GOLF
-from ..net.model import GPT
+from ..net.model import GPT, Memory
 from .artifact import SMALL, TABLES, Plan, Treatment, default_plan, encode
 from golf.store.quant import (
     SHARES,
     Quantized,
     dequantize_rows,
+    largest_code,
     quantize_rows,
     row_percentiles,
     row_scale,
-    to_grid,
 )
 
 # %% ../../nbs/store/04_gptq.ipynb #4be8b177
@@ -68,16 +68,21 @@ def round_columns(w: Tensor, scale: Tensor, factor: Tensor, bits: int, block: in
 
     Each column's error goes to the later ones by the rows of `factor` [c, c] (see `inverse_factor`).
     """
-    codes, step = torch.empty_like(w, dtype=torch.int8), scale.to(w.dtype)
+    codes, step, limit = (
+        torch.empty_like(w, dtype=torch.int8),
+        scale.to(w.dtype),
+        largest_code(bits),
+    )
     for begin in range(0, w.shape[1], block):
         end = min(begin + block, w.shape[1])
-        errors = torch.empty_like(w[:, begin:end])
-        for i in range(begin, end):
-            codes[:, i] = to_grid(w[:, i, None], scale, bits)[:, 0]
-            error = (w[:, i] - codes[:, i] * step) / factor[i, i]
-            w[:, i:end] -= error[:, None] * factor[i, i:end]
-            errors[:, i - begin] = error
-        w[:, end:] -= errors @ factor[begin:end, end:]
+        columns = w[:, begin:end].T.contiguous()  # a column's values side by side
+        own, errors, rounded = factor[begin:end, begin:end], *torch.empty(2, *columns.shape).to(w)
+        for i, column in enumerate(columns):
+            rounded[i] = (column / step).round_().clamp_(-limit, limit)
+            errors[i] = (column - rounded[i] * step) / own[i, i]
+            columns[i + 1 :] -= own[i, i + 1 :, None] * errors[i]
+        codes[:, begin:end] = rounded.T
+        w[:, end:] -= errors.T @ factor[begin:end, end:]
     return codes
 
 # %% ../../nbs/store/04_gptq.ipynb #271f4f33
@@ -218,7 +223,7 @@ def self_generated(
     """Text that `model` writes: ids int64 [sequences, length] on the CPU, the same for the same seed.
 
     The first id is `start`, or uniform if None; the others are drawn from the softmax of the logits
-    over `temperature`, one forward pass of the prefix for each. Raises `GolfError` for numbers that
+    over `temperature`, keys and values of the prefix being kept. Raises `GolfError` for numbers that
     are not positive or a `start` that is no id. (PR #1019: 64, 2048, 0.8, batch 8)
     """
     vocabulary, device = model.config.vocab_size, model.embedding.weight.device
@@ -228,8 +233,9 @@ def self_generated(
     ids = torch.zeros(sequences, length, dtype=torch.long)
     ids[:, 0] = (chance[:, 0] * vocabulary).long() if start is None else start
     for rows, luck in zip(ids.split(batch), chance.split(batch)):  # views: filled in place
+        memory = Memory()
         for t in range(1, length):
-            state = model.hidden(rows[:, :t].to(device))[:, -1]
+            state = model.hidden(rows[:, t - 1 : t].to(device), memory=memory)[:, -1]
             rows[:, t] = _draw(model.head(state).cpu() / temperature, luck[:, t])
     return ids
 

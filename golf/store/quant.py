@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields
 from ..base.files import GolfError
 
 # %% ../../nbs/store/00_quant.ipynb #b6266cdb
@@ -56,10 +57,14 @@ def row_scale(clip: Tensor, bits: int = 6, *, floor: float = 0.0) -> Tensor:
     return step.half()
 
 # %% ../../nbs/store/00_quant.ipynb #58c28899
-def to_grid(rows: Tensor, scale: Tensor, bits: int = 6) -> Tensor:
-    """The int8 codes [..., r, c] of float rows for their steps [..., r]; ties go to even."""
+def to_grid(rows: Tensor, scale: Tensor, bits: int = 6, *, least_code: int | None = None) -> Tensor:
+    """The int8 codes [..., r, c] of float rows for their steps [..., r]; ties go to even.
+
+    The grid is symmetric unless `least_code` says where it begins.
+    """
     limit = largest_code(bits)
-    return (rows.float() / scale.float()[..., None]).round_().clamp_(-limit, limit).to(torch.int8)
+    least = -limit if least_code is None else least_code
+    return (rows.float() / scale.float()[..., None]).round_().clamp_(least, limit).to(torch.int8)
 
 
 @dataclass(frozen=True)
@@ -279,11 +284,11 @@ def _check_soft(mode: str, tau: float, blend: float) -> None:
 
 # %% ../../nbs/store/00_quant.ipynb #ddb06e69
 def _soft_weights(
-    w: Tensor, steps: Tensor, bits: int, tau: float, blend: float, normalize: bool
+    w: Tensor, steps: Tensor, least: int, bits: int, tau: float, blend: float, normalize: bool
 ) -> Tensor:
     "Weights [..., r, c] on smooth stairs, flat beyond the grid, blended with the weights."
-    largest, steps = largest_code(bits), steps[..., None]
-    stairs = soft_round(w / steps, tau=tau, normalize=normalize).clamp(-largest, largest)
+    steps = steps[..., None]
+    stairs = soft_round(w / steps, tau=tau, normalize=normalize).clamp(least, largest_code(bits))
     return blend * steps * stairs + (1 - blend) * w
 
 # %% ../../nbs/store/00_quant.ipynb #4910ccf5
@@ -297,20 +302,24 @@ def fake_quantize(
     tau: float = 0.1,
     blend: float = 1.0,
     normalize: bool = False,
+    least_code: int | None = None,
 ) -> Tensor:
     """`w` [r, c] or [S, r, c] as it will be after export, with a gradient to train it by.
 
     The values are those of `dequantize_rows(quantize_rows(w, bits, clip=clip, floor=floor))`, in
-    `w`'s dtype. Gradient: 1 for "hard"; for "soft" `blend` times the slope of `soft_round`, plus
-    1 - `blend`. "off" returns `w`. Raises `GolfError` for bad settings; values are not checked.
+    `w`'s dtype, but for a `least_code` below the export's. Gradient: 1 for "hard"; for "soft" `blend`
+    times the slope of `soft_round`, plus 1 - `blend`. "off" returns `w`. Raises `GolfError` for bad
+    settings; values are not checked.
     """
     _check_soft(mode, tau, blend)
     if mode == "off":
         return w
     steps = _steps(_clips(w.detach(), bits, floor, clip), bits, floor)
-    rounded = dequantize_rows(Quantized(to_grid(w.detach(), steps, bits), steps, bits))
-    soft = mode == "soft"
-    stand_in = _soft_weights(w.float(), steps, bits, tau, blend, normalize) if soft else w.float()
+    least = -largest_code(bits) if least_code is None else least_code
+    codes = to_grid(w.detach(), steps, bits, least_code=least)
+    rounded, stand_in = dequantize_rows(Quantized(codes, steps, bits)), w.float()
+    if mode == "soft":
+        stand_in = _soft_weights(stand_in, steps, least, bits, tau, blend, normalize)
     return (rounded + (stand_in - stand_in.detach())).to(w.dtype)
 
 # %% ../../nbs/store/00_quant.ipynb #32b53943
@@ -318,8 +327,9 @@ def fake_quantize(
 class Qat:
     """Settings of training on the grid; raises `GolfError` for values out of range.
 
-    `bits`, `floor` and `clip` as in `quantize_rows`. Training is on the grid while the learning
-    rate's multiplier is below `start`, with the soft gradient (`tau`, `blend`) below `soft_below`.
+    `bits`, `floor` and `clip` as in `quantize_rows`. Training is on the grid once the learning rate's
+    multiplier has been below `start`, with the soft gradient (`tau`, `blend`) while below `soft_below`.
+    `least_code`: where the grid of training begins, if it is not symmetric (-16 in #953).
     """
 
     bits: int = 6
@@ -329,19 +339,24 @@ class Qat:
     soft_below: float = 0.02
     tau: float = 0.1
     blend: float = 1.0
+    least_code: int | None = None
 
     def __post_init__(self):
-        largest_code(self.bits)
+        at_least_0 = dict.fromkeys(("floor", "start", "soft_below"), "[0, inf)")
+        check_fields(self, **at_least_0)
+        if self.least_code not in (None, *range(-largest_code(self.bits) - 1, 1)):
+            rule = f"a whole number from {-largest_code(self.bits) - 1} to 0, or None"
+            raise GolfError(f"least_code = {self.least_code!r}: expected {rule}")
         _clip_rule(self.clip, self.bits, self.floor)
         _check_soft("soft", self.tau, self.blend)
-        for name in ("floor", "start", "soft_below"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise GolfError(f"{name} = {getattr(self, name)!r}: expected zero or more")
 
     # %% ../../nbs/store/00_quant.ipynb #94a1add0
-    def phase(self, lr_scale: float) -> str:
-        """The mode for a multiplier of the learning rate, 1 at its peak: "off", "hard" or "soft"."""
-        if lr_scale >= self.start:
+    def phase(self, lr_scale: float, lowest: float = math.inf) -> str:
+        """The mode for a multiplier of the learning rate, 1 at its peak: "off", "hard" or "soft".
+
+        `lowest` is the lowest multiplier before it: a phase that has begun never goes back to "off".
+        """
+        if min(lr_scale, lowest) >= self.start:
             return "off"
         return "soft" if lr_scale < self.soft_below else "hard"
 
@@ -362,6 +377,7 @@ def qat_transform(
     """
     _check_soft(mode, qat.tau, qat.blend)
     options: dict[str, Any] = dict(floor=qat.floor, clip=qat.clip, tau=qat.tau, blend=qat.blend)
+    options["least_code"] = qat.least_code
 
     def transform(name: str, w: Tensor) -> Tensor:
         return fake_quantize(w, qat.bits, mode=mode, **options) if chosen(name) else w

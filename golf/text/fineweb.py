@@ -6,7 +6,6 @@
 __all__ = ['REPOSITORY', 'HubFile', 'write_provenance', 'Fetched', 'fetch_fineweb', 'SplitReport', 'DataReport', 'check_data']
 
 # %% ../../nbs/text/05_fineweb.ipynb #6fe3d9fd
-import contextlib
 import datetime
 import hashlib
 import json
@@ -15,7 +14,6 @@ import platform
 import re
 import shutil
 import tempfile
-import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +28,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..base.digests import digest_file
-from ..base.files import GolfError, atomic_write, closest
+from ..base.cache import locked
+from ..base.digests import digest, digest_file
+from ..base.files import GolfError, atomic_write, closest, read_json, sweep
 from ..base.tables import escape, markdown_table
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
@@ -154,40 +153,59 @@ def _verified(path: Path, file: HubFile, vocab_size: int) -> str:
     return found
 
 # %% ../../nbs/text/05_fineweb.ipynb #02d62d15
+def _download(partial: Path, file: HubFile, repo: str, revision: str, endpoint, progress) -> None:
+    "Download a file to `partial`, going on where an earlier download stopped."
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, silent_tqdm
+
+    url = hf_hub_url(repo, file.path, repo_type="dataset", revision=revision, endpoint=endpoint)
+    options = {"headers": build_hf_headers(), "tqdm_class": None if progress else silent_tqdm}
+    partial.touch()
+    before = partial.stat().st_size
+    try:
+        with open(partial, "r+b") as out:
+            out.seek(0, os.SEEK_END)
+            http_get(url, out, resume_size=before, expected_size=file.size, **options)
+    except Exception as error:
+        other = "Consistency check" in str(error)  # all of it came, and was not the file
+        if other or partial.stat().st_size <= before:  # nothing to go on from
+            partial.unlink()
+        raise
+
+
 def _fetch(
     place: Path, file: HubFile, *, what: str, repo: str, revision: str, endpoint: str | None,
     vocab_size: int, progress: bool,
 ) -> str:  # fmt: skip
     "Download a file, verify it, put it in its place and return its SHA-256; `what` is for errors."
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import silent_tqdm
-
-    with _hub(f"{place}: {what}"):
+    with _hub(f"{place}: {what}"), locked(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        for old in place.parent.glob(".fetch-*"):  # left by a killed process
-            with contextlib.suppress(FileNotFoundError):  # another download's, just finished
-                if time.time() - old.stat().st_mtime > 86400:
-                    shutil.rmtree(old, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetch-") as staging:
-            options = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
-            options |= {"local_dir": staging, "tqdm_class": None if progress else silent_tqdm}
-            arrived = Path(hf_hub_download(repo, file.path, **options))
-            try:
-                found = _verified(arrived, file, vocab_size)
-            except GolfError as error:
-                raise GolfError(str(error).replace(str(arrived), str(place))) from None
-            os.replace(arrived, place)
+        sweep(place.parent, ".fetch-*")
+        if found := _complete(place, file, vocab_size):
+            return found  # another download was faster
+        partial = place.parent / f".fetch-{digest([repo, revision, tuple(file)])}{place.suffix}"
+        _download(partial, file, repo, revision, endpoint, progress)
+        try:
+            found = _verified(partial, file, vocab_size)
+            os.chmod(partial, 0o644)
+            os.replace(partial, place)
+        except GolfError as error:
+            raise GolfError(str(error).replace(str(partial), str(place))) from None
+        finally:
+            partial.unlink(missing_ok=True)
     return found
 
 # %% ../../nbs/text/05_fineweb.ipynb #fa787e76
 def _provenance(folder: Path) -> dict[str, Any]:
     "The record beside the shards in `folder`, empty where there is none."
     path = folder / "provenance.json"
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {"files": {}}
-        return found | {"files": dict(found["files"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise GolfError(f"{path}: not a provenance record ({error})") from None
+    found = read_json(path, "a provenance record") if path.is_file() else {"files": {}}
+    files = found.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not all(isinstance(e, dict) and isinstance(e.get("sha256", ""), str) for e in entries):
+        raise GolfError(f"{path}: not a provenance record (its files have no entries of a SHA-256)")
+    return found
 
 # %% ../../nbs/text/05_fineweb.ipynb #758bc576
 def write_provenance(

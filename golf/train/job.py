@@ -10,14 +10,15 @@ import importlib
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..base.cache import cache_dir
-from ..base.files import GolfError, closest
+from ..base.checks import check_fields, function_from, written
+from ..base.files import GolfError, checked_fields, read_limited
 from ..net.average import AverageConfig
 from ..net.model import GPTConfig, config_from, preset
 from ..net.optim import OptimConfig
@@ -42,26 +43,34 @@ class Job:
     corpus_options: dict[str, Any] = field(default_factory=dict)  # such as data_path, limit
     folder: str = ""  # where the artifact goes; the cache by default
     doors: dict[str, str] = field(default_factory=dict)
+    reuse: bool = False  # take what other code or another torch made of the same settings
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def to_json(job: Job) -> str:
-    """The text of a job's file; `job_from` reads it."""
-    return json.dumps(asdict(job), indent=1, sort_keys=True, default=str)
+    """The text of a job's file; `job_from` reads it.
+
+    Raises `GolfError` for a function in it that another process could not find.
+    """
+    if qat := job.train.qat:
+        if isinstance(found := written(qat)["clip"], dict):
+            function_from(found, "qat.clip")
+    return json.dumps(written(job), indent=1, sort_keys=True)
 
 # %% ../../nbs/train/01_job.ipynb #d491d11c
 def _settings(kind: type, given: dict, where: str) -> Any:
     "A settings dataclass from a dictionary, its nested settings included."
-    known = {f.name: f for f in fields(kind)}
-    for name in given:
-        if name not in known:
-            raise GolfError(f"{where} has no field {name!r}{closest(name, known)}")
     inner = {"optim": OptimConfig, "average": AverageConfig, "qat": Qat, "crown": Crown}
     inner["burst"] = Burst
+    if isinstance(clip := given.get("clip"), dict):
+        given = given | {"clip": function_from(clip, f"{where}.clip")}
     made = {
         k: _settings(inner[k], v, f"{where}.{k}") if k in inner and isinstance(v, dict) else v
         for k, v in given.items()
     }
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in made.items()})
+    return kind(**checked_fields(kind, made, where))
 
 
 def job_from(text: str) -> Job:
@@ -70,14 +79,20 @@ def job_from(text: str) -> Job:
         given = json.loads(text)
         if not isinstance(given, dict):
             raise GolfError(f"a job is a JSON object, not {type(given).__name__}")
-    except ValueError as error:
-        raise GolfError(f"this is not a job's JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise GolfError(f"this is not a job's JSON: {error!s:.200}") from None
     job = dict(given)
-    model = job.pop("model", "tiny")
-    model = dict(preset=model) if isinstance(model, str) else dict(model)
-    name = model.pop("preset", None)
-    shape = preset(name, **model) if name else config_from(model)
-    train = _settings(TrainConfig, job.pop("train", {}), "train")
+    model, train = job.pop("model", "tiny"), job.pop("train", {})
+    model = dict(preset=model) if isinstance(model, str) else model
+    for name, found in (("model", model), ("train", train)):
+        if not isinstance(found, dict):
+            raise GolfError(f"the job: {name} must hold settings, not {found!r:.60}")
+    name = model.get("preset", "")
+    if not isinstance(name, str):
+        raise GolfError(f"the job: preset must be a name, not {name!r:.60}")
+    rest = {k: v for k, v in model.items() if k != "preset"}
+    shape = preset(name, **checked_fields(GPTConfig, rest, "model")) if name else config_from(rest)
+    train = _settings(TrainConfig, train, "train")
     return _settings(Job, job | dict(model=shape, train=train), "the job")
 
 # %% ../../nbs/train/01_job.ipynb #84cde8bd
@@ -104,7 +119,8 @@ def work(text: str, progress: bool = True) -> str:
     corpus = load_corpus(job.corpus, **job.corpus_options)
     if ranks.main:
         ranks.barrier()
-    path = fit(job.model, job.train, corpus, folder, progress=progress, ranks=ranks, **doors)
+    options: dict[str, Any] = {"progress": progress, "reuse": job.reuse, "ranks": ranks}
+    path = fit(job.model, job.train, corpus, folder, **options, **doors)
     return str(path) if ranks.main else ""
 
 # %% ../../nbs/train/01_job.ipynb #d0eb5b91
@@ -125,7 +141,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise GolfError("usage: python -m golf.train JOB.json")
-        path = guarded(work, Path(arguments[0]).read_text())
+        path = guarded(work, read_limited(arguments[0]).decode("utf-8", "replace"))
     except (OSError, GolfError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,0 +1,225 @@
+"""Full disks, folders that cannot be written, hostile checkouts: one line, before the work."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import golf.base.files as files
+from golf.base.cache import cache_dir, cached
+from golf.base.files import GolfError, atomic_path, atomic_write, check_room
+from golf.base.small import SMALL
+from golf.lab.cli import app
+from golf.lab.runs import Run, git_state
+from golf.net.model import GPTConfig
+from golf.net.ranks import Ranks, join
+from golf.text.corpus import Corpus
+from golf.text.tokenizers import ByteTable
+from golf.train.loop import TrainConfig, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A fresh interpreter that runs some code."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk with no byte left."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 0))
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Folders that may not be written, for root too."""
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+
+
+# Where things are written
+
+
+def test_a_disk_fills_up_while_a_file_is_written(tmp_path):
+    target = atomic_write(tmp_path / "model.golf", b"old")
+    code = f"""
+import resource, signal
+from golf.base.files import atomic_write
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    atomic_write({str(target)!r}, bytes(100_000))
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+    done = python(code, tmp_path)
+    assert "GolfError" in done.stdout and "cannot be written (File too large)" in done.stdout
+    assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.golf"]
+
+
+def test_an_error_of_the_writer_itself_stays_what_it_was(tmp_path):
+    with pytest.raises(ConnectionError), atomic_path(tmp_path / "a"):
+        raise ConnectionError("the network went away")
+
+
+@pytest.mark.parametrize("where", ["file/a", "folder", "file/b/c"])
+def test_a_place_that_can_hold_no_file(where, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(GolfError):
+        check_room(tmp_path / where)
+    if where != "folder":
+        with pytest.raises(GolfError, match="cannot be written"):
+            atomic_write(tmp_path / where, "")
+
+
+def test_a_home_that_is_a_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(GolfError, match="XDG_CACHE_HOME"):
+        cache_dir("arms")
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = cached("things", "key", lambda path: path.write_text("made"))
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert cached("things", "key", refused) == made
+    shutil.rmtree(tmp_path / "golf" / "locks")
+    (tmp_path / "golf" / "locks").write_text("")
+    with pytest.raises(GolfError, match="XDG_CACHE_HOME"):
+        cached("things", "another", refused)
+
+
+def test_a_cache_on_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch, full):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(GolfError, match="bytes are needed"):
+        cached("things", "key", lambda path: pytest.fail("an hour of work"))
+
+
+# Before the work
+
+
+def trainer(folder: Path) -> Trainer:
+    """A very small model at its first step."""
+    text = np.frombuffer(b"the quick brown fox. " * 300, dtype=np.uint8).astype("uint16")
+    (folder / "bytes.txt").write_text("an id is a byte")
+    none = torch.zeros(256, dtype=torch.bool)
+    table = ByteTable(torch.ones(256, dtype=torch.long), none, none)
+    corpus = Corpus("fox", text[:4200], text[4200:], folder / "bytes.txt", table, 256)
+    return Trainer(
+        GPTConfig(**SMALL | {"vocab_size": 256}), TrainConfig(steps=2, batch_tokens=64), corpus
+    )
+
+
+def test_training_is_refused_before_its_first_step(tmp_path, monkeypatch, full):
+    small = trainer(tmp_path)
+    monkeypatch.setattr(Trainer, "prime", lambda self: pytest.fail("priming"))
+    with pytest.raises(GolfError, match="bytes are needed"):
+        small.run(tmp_path / "a.checkpoint", progress=False)
+
+
+def test_a_run_is_refused_where_its_record_cannot_go(tmp_path, read_only):
+    with pytest.raises(GolfError, match="read-only"):
+        Run("demo", {"seed": 0}, root=tmp_path)
+
+
+@pytest.mark.parametrize("command", [["audit", "tiny", "--out"], ["artifact", "tiny", "--out"]])
+def test_an_output_that_cannot_be_written_is_named_first(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "file" / "out")])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, done.output
+    assert "cannot be written" in done.stderr
+
+
+# Unreadable records
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"format": 2}', "\xff", "9" * 5000]
+)
+def test_an_audit_of_an_unreadable_record_is_no_success(text, tmp_path):
+    (tmp_path / "record.json").write_bytes(text.encode("latin-1"))
+    done = CliRunner().invoke(app, ["audit", str(tmp_path)])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, (done.output, done.exception)
+
+
+# Ranks
+
+
+@pytest.mark.parametrize("given", [
+    {"WORLD_SIZE": "2"}, {"RANK": "1"}, {"WORLD_SIZE": "two", "RANK": "0"}, {"WORLD_SIZE": ""},
+    {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "5", "LOCAL_RANK": "5"},
+    {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, {"WORLD_SIZE": "-1", "RANK": "0"},
+])  # fmt: skip
+def test_an_environment_of_ranks_set_by_half(given, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(GolfError, match="torchrun"):
+        join()
+
+
+def test_ranks_that_see_different_folders_do_not_part_ways(tmp_path, monkeypatch):
+    import torch.distributed as dist
+
+    def gathered(names, own):
+        names[:] = [own, "True"]
+
+    monkeypatch.setattr(dist, "all_gather_object", gathered)
+    with pytest.raises(GolfError, match="differs between the ranks"):
+        Ranks(0, 2).all_see(tmp_path / "absent.golf")
+    (tmp_path / "there.golf").write_text("")
+    assert Ranks(0, 2).all_see(tmp_path / "there.golf")
+
+
+# Other people's checkouts
+
+
+def hostile(folder: Path) -> Path:
+    """A checkout whose settings, hooks and filters each leave a mark; the mark."""
+    mark, git = (
+        folder / "mark",
+        ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=b@c"],
+    )
+    run = lambda *words: subprocess.run([*git, *words], check=True, capture_output=True)
+    run("init", "-q")
+    (folder / "a.txt").write_text("one\n")
+    run("add", ".")
+    run("commit", "-qm", "one")
+    script = folder / ".git" / "evil.sh"
+    script.write_text(f"#!/bin/sh\necho $0 >> {mark}\ncat\n")
+    script.chmod(0o755)
+    shutil.copy(script, folder / ".git" / "hooks" / "post-index-change")
+    (folder / ".git" / "info" / "attributes").write_text("* filter=evil\n*.txt filter=a=b\n")
+    run("config", "core.fsmonitor", str(script))
+    run("config", "core.hooksPath", str(folder / ".git" / "hooks"))
+    for name in ("evil", "a=b"):
+        for key in ("clean", "process"):
+            run("config", f"filter.{name}.{key}", str(script))
+        run("config", f"filter.{name}.required", "true")
+    (folder / "a.txt").write_text("two\n")
+    return mark
+
+
+def test_a_strangers_checkout_executes_nothing(tmp_path):
+    mark = hostile(tmp_path)
+    state = git_state(tmp_path)
+    assert state["commit"] and state["clean"] is False and not mark.exists()
+    subprocess.run(["git", "-C", str(tmp_path), "status"], capture_output=True, timeout=60)
+    assert mark.exists(), "plain git runs none of it, so this test shows nothing"
