@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from sentencepiece import SentencePieceTrainer
 
-from golf.auditor.lints import Finding, LintReport
+from golf.auditor.findings import Finding, LintReport
 from golf.auditor.report import FAIL, NOT_RUN, AuditReport, Result
 from golf.base.tables import code, code_block, escape, markdown_table, one_line
 from golf.lab.plots import style

@@ -166,11 +166,14 @@ def test_published_tables():
         pytest.skip("the published tables are not at hand")
     reports = lint_tables(folder)
     impossible = {pr: [f.check for f in r.failed] for pr, r in reports.items() if r.failed}
-    assert set(impossible) == {"#1185"}
-    assert set(impossible["#1185"]) == {
+    assert impossible == {"#1185": ["clock"]}
+    assert (
+        "3,500 steps of 82.98 ms are 290,430 ms; 290,495 printed"
+        in reports["#1185"].failed[0].evidence
+    )
+    open_ = {f.check for f in reports["#1185"].findings if f.verdict == "UNSURE"}
+    assert open_ >= {
         "exact scores",
-        "validation curve",
-        "clock",
         "one rank's running mean",
         "hard passages",
         "passages of the seeds",

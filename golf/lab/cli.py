@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UsageError', 'app', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo', 'Revision',
            'Root', 'one_line', 'Commands', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check',
-           'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_artifact', 'audit_command',
-           'publish_command', 'referred', 'cache_lines', 'cache_command', 'why_stale']
+           'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_each', 'audit_artifact',
+           'audit_command', 'publish_command', 'referred', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -242,15 +242,21 @@ def measure(run, made: Path, corpus, tokens: int) -> None:
 # %% ../../nbs/lab/09_cli.ipynb #2f22cded
 def kind_of(target: str) -> str:
     """What `golf audit` was given: "submission", "run" or "artifact"."""
+    from golf.auditor.folders import holds_submission
+
     path = Path(target)
     folder = path.parent if path.suffix == ".json" else path
     if path.name != "record.json" and (folder / "submission.json").is_file():
         return "submission"
     if path.name == "record.json" or (folder / "record.json").is_file():
         return "run"
+    if holds_submission(path):
+        return "submission"
     if path.is_dir():
         hint = "for a script see golf.auditor.adapters.from_script"
-        raise GolfError(f"{path}: expected submission.json or record.json in this folder; {hint}")
+        raise GolfError(
+            f"{path}: expected submission*.json, logs or record.json in this folder; {hint}"
+        )
     if path.suffix == ".py":
         raise GolfError(
             f"{path}: a script takes a glue of its own, see golf.auditor.adapters.from_script"
@@ -258,19 +264,41 @@ def kind_of(target: str) -> str:
     return "artifact"
 
 # %% ../../nbs/lab/09_cli.ipynb #010012cf
-def audit_submission(path: str, out: Path | None) -> bool:
+def audit_submission(
+    path: str, out: Path | None, *, as_json: bool = False, against: str | None = None
+) -> bool:
     """Print what the lints find about a submission; whether any of it fails."""
     from golf.auditor.lints import lint_submission
     from golf.base.files import atomic_write, check_room
 
     if out is not None:
         check_room(out, 1 << 20)
-    report = lint_submission(Path(path).parent if path.endswith(".json") else path)
-    told = report._repr_markdown_()
+    whole = Path(path).name == "submission.json"  # and what lies beside it
+    report = lint_submission(Path(path).parent if whole else path, against=against)
+    told = json.dumps(report.as_dict(), indent=1) if as_json else report._repr_markdown_()
     typer.echo(told)
     if out is not None:
         atomic_write(out, told + "\n")
     return bool(report.failed)
+
+
+def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
+    """Read every submission of a tree into one table; whether any fails. Continues a table that was begun."""
+    from tqdm import tqdm
+
+    from golf.auditor.lints import lint_folders
+
+    table = (out or Path("audit.csv")).with_suffix(".csv")
+    found = lint_folders(tree, table, progress=lambda f: tqdm(f, unit="folder", disable=None))
+    counts = {verdict: int(n) for verdict, n in found.verdict.value_counts().items()}
+    if as_json:
+        typer.echo(found.drop(columns="stamp").to_json(orient="records", indent=1))
+    else:
+        words = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "none"
+        typer.echo(
+            f"{words}, of {len(found)} in all; no code was run; {table}, {table.with_suffix('.md')}"
+        )
+    return "FAIL" in counts
 
 # %% ../../nbs/lab/09_cli.ipynb #7f6edfc4
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
@@ -303,14 +331,24 @@ def audit_command(
     data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
     tokenizer: TokenizerPath = None,
     out: Annotated[Path | None, typer.Option(help="A file for the report.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every submission of a tree.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of submissions: as JSON.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Of a submission: a folder or a row, for Welch's test.")
+    ] = None,
 ) -> None:
     """Run an artifact and try to catch it; check a submission's numbers, or a run's times, without code.
 
     Ends with code 1 when something was found, and with 2 when the target cannot be read.
     """
+    if each:
+        raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
     kind = kind_of(target)
     if kind == "submission":
-        raise typer.Exit(int(audit_submission(target, out)))
+        failed = audit_submission(target, out, as_json=as_json, against=against)
+        raise typer.Exit(int(failed))
+    if as_json or against:
+        raise GolfError(f"{target}: --json and --against are for submissions, not for: {kind}")
     from golf.auditor.audit import audit
     from golf.auditor.report import LEVELS
     from golf.base.files import check_room
