@@ -81,6 +81,7 @@ def other(kind: type, name: str, value):
         "muon_dtype": "float32", "reduce_dtype": "bfloat16", "lr_by_name": {"bank": 0.5},
         "betas": (0.5, 0.75), "optim": OptimConfig(matrix_lr=0.5), "qat": Qat(5), "crown": Crown(0.5),
         "burst": Burst(3), "average": AverageConfig("lawa"), "clip": percentile(0.5), "bits": 5,
+        "least_code": -16,
     }  # fmt: skip
     if name in special:
         return special[name]

@@ -27,9 +27,10 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/base/00_files.ipynb #666094c7
 class GolfError(ValueError):
@@ -230,6 +231,8 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 # %% ../../nbs/base/00_files.ipynb #ab110022
 def _checked_array(file: Any, size: int) -> None:
     "Raise `ValueError` unless the array that an open member of `size` bytes begins fills it."
+    import numpy as np  # nothing else here needs it, and it takes a while
+
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -242,11 +245,13 @@ def _checked_array(file: Any, size: int) -> None:
 
 def read_arrays(
     path: str | Path, what: str, names: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
+) -> "dict[str, np.ndarray]":
     """The arrays of these names (or all) in an `.npz` file, which may unfold to 256 MiB or 128 times its size.
 
     Raises `GolfError` naming a file that is absent, damaged, or lacks one of them, and `what` it should be.
     """
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n.removesuffix(".npy") for n in archive.namelist()] if names is None else names
