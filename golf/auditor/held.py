@@ -86,6 +86,10 @@ def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
             return Held("line", f"{bpb} is a line of {name}: {score.stage} {score.bpb}")
     if any(abs(line - claimed) <= half + 1e-9 for line in lines):
         return Held("line", f"{bpb} is printed in a log")
+    loose = (x for log in logs for x in _DECIMAL.findall(log.text))
+    near = [x for x in loose if claimed - SPREAD <= float(x) <= claimed + half]
+    if near and claimed + half < min(lines) - 1e-4:
+        return Held("none", f"claimed {bpb}, below every score line; a log prints {near[0]}")
     if claimed + half < min(lines) - 1e-4:
         return Held("below", f"claimed {bpb}; no line of {len(logs)} logs is below {min(lines)}")
     above = claimed - half > max(lines)

@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 _STEP = re.compile(
     r"^[ \t]*+(?:step[: ][ \t]*+)?(\d{1,15})/\d{1,15}[ \t:,|]++(\w[^\n]{0,400})", re.M | re.I)  # fmt: skip
-_PAIR = re.compile(rf"(\w{{1,40}})[:=][ \t]*+{_NUMBER}(?:[ \t]?(ms|min|m|s)(?![\w/]))?")
+_PAIR = re.compile(rf"(\w{{1,40}})[:=][ \t]*+{_NUMBER}(?:[ \t]?(ms|min|s|m(?=\s|,))(?![\w/]))?")
 _UNITS = {"ms": 1.0, "": 1.0, "s": 1e3, "m": 6e4, "min": 6e4}
 
 # %% ../../nbs/auditor/12d_logs.ipynb #b610fc11
