@@ -123,7 +123,6 @@ def excerpt(record: Record | None) -> str:
         " for paired comparison only; its bits per byte must not be set beside published scores."
     )
 
-
 # %% ../../nbs/lab/03_publish.ipynb #03f0800e
 def run_folder(run: str | Path, root: str | Path | None = None) -> Path:
     """The folder of a complete run: a folder or record, `notebook/key`, or a key.
