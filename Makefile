@@ -15,7 +15,7 @@ run: venv  ## the main experiment with its defaults, then its table
 export: venv  ## golf/ from the notebooks, as plain classes
 	$(BIN)/python tools/export.py
 
-test: venv  ## every notebook cell and every test, two files at a time
+test: venv  ## the notebooks' cells and the tests, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: venv  ## the site, in _docs/

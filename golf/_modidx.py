@@ -1135,6 +1135,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'golf.lab.publish._claim': ('lab/publish.html#_claim', 'golf/lab/publish.py'),
                                   'golf.lab.publish._copy': ('lab/publish.html#_copy', 'golf/lab/publish.py'),
                                   'golf.lab.publish._files': ('lab/publish.html#_files', 'golf/lab/publish.py'),
+                                  'golf.lab.publish.excerpt': ('lab/publish.html#excerpt', 'golf/lab/publish.py'),
                                   'golf.lab.publish.publish': ('lab/publish.html#publish', 'golf/lab/publish.py'),
                                   'golf.lab.publish.published': ('lab/publish.html#published', 'golf/lab/publish.py'),
                                   'golf.lab.publish.published_list': ('lab/publish.html#published_list', 'golf/lab/publish.py'),

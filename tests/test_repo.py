@@ -20,6 +20,8 @@ import pytest
 
 import golf
 from golf.lab.engine import notebook_parameters, parse_parameters, resolve
+from golf.lab.publish import published
+from golf.published.recipes import HOMES
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
@@ -261,6 +263,15 @@ def test_readme_is_made_from_the_index():
     assert (ROOT / "README.md").read_text(encoding="utf-8") == text, "run make readme"
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / target).exists(), f"README.md links to {target}, which is absent"
+
+
+def test_readme_counts_the_recipes_and_the_ways_to_round():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    arms = published("quantisers", corpus="shards").chunks.arm.nunique()
+    assert int(re.search(r"(\d+) public entries", text)[1]) == len(HOMES)
+    assert (
+        int(re.search(r"rounds one model in (\d+) ways", text)[1]) == arms - 1
+    )  # one is not rounded
 
 
 def test_every_notebook_is_a_chapter():
