@@ -91,7 +91,7 @@ def run(command: list, folder: Path, cache: Path, *, after: float | None = None)
 def left_over(*folders: Path) -> list[Path]:
     """Temporary files in folders; all are made two days old, as if their writers had died long ago."""
     hidden = [p for f in folders for p in f.rglob(".*") if p.name not in (".gitignore", ".lock")]
-    for path in hidden:
+    for path in [p for one in hidden for p in (one, *one.rglob("*"))]:
         os.utime(path, (time.time() - DAYS,) * 2)
     return hidden
 
@@ -202,7 +202,8 @@ def torture(kind: Callable, folder: Path, kills: int, luck: random.Random) -> No
     for _ in range(kills):
         subject.go(luck.uniform(0.1, 1.1 * whole))
     assert subject.go() == expected
-    assert subject.leftovers() == []
+    left = subject.leftovers()
+    assert left == [], left
 
 
 @pytest.mark.parametrize("kind", [Comparison, Exporters], ids=lambda kind: kind.__name__)
