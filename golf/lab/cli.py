@@ -359,7 +359,10 @@ def audit_arm(target: str, level: str, seed: int, artifact: str, **where):
         corpus = corpus_for(artifact, "shards" if where["data_path"] else "stdlib", **where)
         material = dict(byte_table=corpus.byte_table, tokenizer=corpus.tokenizer)
         tokens = corpus.val[: 1 << 16]
-        return audit(lambda _: make(), tokens, level, seed=seed, name=target, **material)
+        report = audit(lambda _: make(), tokens, level, seed=seed, name=target, **material)
+    if report.error:
+        raise GolfError(report.headline())
+    return report
 
 # %% ../../nbs/lab/09_cli.ipynb #00098c83
 @app.command("audit")
@@ -438,7 +441,8 @@ def compare_command(
     from golf.lab.verdict import as_dict, as_text, verdict_on
 
     where = dict(data_path=data_path, tokenizer_path=tokenizer)
-    options = dict(tokens=tokens, chunk_tokens=chunk_tokens, level=level, progress=True)
+    options = dict(tokens=tokens, chunk_tokens=chunk_tokens, level=level)
+    options |= dict(progress=sys.stderr.isatty())
     with redirect_stdout(sys.stderr):  # what the user's code prints
         found = verdict_on(
             target, baseline=baseline, artifact=artifact, corpus=corpus, **where, **options

@@ -38,24 +38,26 @@ def blaming(path: Path, what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if f.filename == str(path)]
+        last = ([f for f in frames if f.filename == str(path)] or frames)[-1]
+        where = f"line {last.lineno}" if last.filename == str(path) else ""
         if isinstance(error, SyntaxError):
-            lines = [error.lineno]
-        if not lines:
-            raise
-        said = f"{type(error).__name__}: {error}"
-        raise GolfError(f"{what}: line {lines[-1]}: {said}") from error
+            where = f"line {error.lineno}"
+        where = where or f"{Path(last.filename).name} line {last.lineno}"
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise GolfError(f"{what}: {where}: {said}") from error
 
 # %% ../../nbs/lab/04_verdict.ipynb #e1000009
 def _module(path: Path) -> Any:
     "The module in a file of the user's, executed anew."
     name = path.stem
+    if not name.replace("-", "_").isidentifier():
+        raise GolfError(f"{path.name}: no name for a module; rename the file, as arm.py")
+    other = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+    if name in sys.modules or other:
+        if getattr(other, "origin", None) != str(path):
+            raise GolfError(f"{path.name}: another module is called {name!r}; rename the file")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    other = sys.modules.get(name)
-    there = getattr(other, "__file__", None) if other else None
-    if name in sys.stdlib_module_names or (other and there != str(path)):
-        raise GolfError(f"{path.name}: another module is called {name!r}; rename the file")
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
@@ -90,6 +92,12 @@ def arm_from(target: str) -> Callable[[], Predictor]:
             predictor = make()
         if not isinstance(predictor, Predictor):
             raise GolfError(f"{target}: expected a golf.Predictor, not {type(predictor).__name__}")
+        own = type(predictor)
+        lacks = "" if hasattr(predictor, "vocab_size") else "vocab_size"
+        if own.distribution is Predictor.distribution and own.predict is Predictor.predict:
+            lacks = "distribution(chunk)"
+        if lacks:
+            raise GolfError(f"{target}: its {own.__name__} has no {lacks}")
         return predictor
 
     return arm
