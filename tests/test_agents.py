@@ -130,6 +130,10 @@ def test_an_arm_beside_itself_shows_no_difference(arm):
     code, out, _ = golf("compare", same, "--baseline", other, *SHORT, "--json")
     said = json.loads(out)
     assert (code, said["verdict"], said["difference"]) == (1, "no clear difference", 0.0)
+    with open(same.removesuffix(":arm"), "a") as file:
+        file.write("\n\ndef more():\n    return golf.NGram(1024, 3)\n")
+    code, out, _ = golf("compare", same, "--baseline", same.replace(":arm", ":more"), *SHORT)
+    assert code == 1 and "idea.py:more |" in out  # two arms of one file
     assert said["baseline"] == other and golf("compare", same, "--baseline", same, *SHORT)[0] == 2
 
 

@@ -357,7 +357,7 @@ def audit_arm(target: str, level: str, seed: int, artifact: str, **where):
         make = arm_from(target)
         make()  # one line, where it cannot be made
         corpus = corpus_for(artifact, "shards" if where["data_path"] else "stdlib", **where)
-        material = dict(byte_table=corpus.byte_table, tokenizer=corpus.tokenizer)
+        material: dict[str, Any] = dict(byte_table=corpus.byte_table, tokenizer=corpus.tokenizer)
         tokens = corpus.val[: 1 << 16]
         report = audit(lambda _: make(), tokens, level, seed=seed, name=target, **material)
     if report.error:
@@ -409,8 +409,10 @@ def audit_command(
         report = audit(None, None, level, seed=seed, name=Path(target).name, record=record)
     else:
         where = dict(data_path=data_path, tokenizer_path=tokenizer)
-        work, what = (audit_arm, artifact) if kind == "arm" else (audit_artifact, build)
-        report = work(target, level, seed, what, **where)
+        if kind == "arm":
+            report = audit_arm(target, level, seed, artifact, **where)
+        else:
+            report = audit_artifact(target, level, seed, build, **where)
     told = {"verdict": report.verdict, "headline": report.headline()} | report.as_dict()
     tell(as_json, told, report.markdown())
     if out is not None:
@@ -440,13 +442,10 @@ def compare_command(
     """
     from golf.lab.verdict import as_dict, as_text, verdict_on
 
-    where = dict(data_path=data_path, tokenizer_path=tokenizer)
-    options = dict(tokens=tokens, chunk_tokens=chunk_tokens, level=level)
-    options |= dict(progress=sys.stderr.isatty())
+    options: dict[str, Any] = dict(tokens=tokens, chunk_tokens=chunk_tokens, level=level)
+    options |= dict(data_path=data_path, tokenizer_path=tokenizer, progress=sys.stderr.isatty())
     with redirect_stdout(sys.stderr):  # what the user's code prints
-        found = verdict_on(
-            target, baseline=baseline, artifact=artifact, corpus=corpus, **where, **options
-        )
+        found = verdict_on(target, baseline=baseline, artifact=artifact, corpus=corpus, **options)
     tell(as_json, as_dict(found), as_text(found))
     raise typer.Exit(found.code)
 

@@ -59,6 +59,7 @@ def _module(path: Path) -> Any:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # a file in .py has both
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -187,18 +188,18 @@ def verdict_on(
     """
     if level not in LEVELS:
         raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
+    if baseline == target:
+        raise GolfError(f"{target}: it is its own baseline; give another, or none")
     _enough(tokens, chunk_tokens)
     make, base = arm_from(target), arm_from(baseline) if baseline else None
     predictor = make()
     where = dict(data_path=data_path, tokenizer_path=tokenizer_path)
     text = corpus_for(artifact, "shards" if data_path else corpus, **where)
-    limits = dict(limit=tokens, name=text.name)
-    stream = Stream(text.val, chunk_tokens, byte_table=text.byte_table, **limits)
+    about: dict[str, Any] = dict(byte_table=text.byte_table, limit=tokens, name=text.name)
+    stream = Stream(text.val, chunk_tokens, **about)
     _enough(stream.positions, chunk_tokens)
     model = base() if base else SlidingWindow(load_model(load_artifact(model_path(artifact))))
-    name = baseline or f"{Path(artifact).stem}, as it is"
-    if name == target:
-        raise GolfError(f"{target}: it is its own baseline; give another --baseline")
+    name = baseline or Path(artifact).stem
     with blaming(_file(baseline), baseline), blaming(_file(target), target):
         arms = {name: model, target: predictor}
         both = compare(arms, stream, baseline=name, progress=progress)
