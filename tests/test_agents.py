@@ -15,6 +15,13 @@ from typer.testing import CliRunner
 from golf.lab.cli import app
 
 AGENTS = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+NEW = """
+
+
+class Own(golf.NGram):
+    def __init__(self):
+        super().__init__(1024, {})
+"""
 WORDS = {"gains", "loses", "PASS", "UNSURE", "FAIL"}
 BARE = "class A(golf.Predictor):\n    distribution = lambda self, chunk: 3\n"
 SHORT = ("--tokens", "5120", "--chunk-tokens", "256")
@@ -170,6 +177,18 @@ def test_an_edited_arm_and_an_edited_neighbour_are_scored_again(arm, tmp_path):
     assert bpb() != first
     other = arm("golf.NGram(1024, 1)")
     assert json.loads(golf("compare", other, *SHORT, "--json")[1])["bpb"] != first
+
+
+def test_why_stale_names_the_edit_of_an_arm_that_lies_here(arm, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepared = "print('loaded')"
+    target = arm("golf.NGram(1024, 1)", prepared + NEW.format(1), "edited.py")
+    assert golf("compare", target.replace(":arm", ":Own"), *SHORT)[0] == 1
+    arm("golf.NGram(1024, 1)", prepared + NEW.format(2), "edited.py")
+    sys.modules.pop("edited")  # as in a new process
+    monkeypatch.chdir(tmp_path)
+    rows = json.loads(golf("why-stale", "--json")[1])["arms"]
+    assert [row["changed"] for row in rows if "edited" in row["arm"]] == ["edited: Own.__init__"]
 
 
 def test_what_an_arm_prints_does_not_spoil_the_json(arm):

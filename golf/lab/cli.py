@@ -542,8 +542,9 @@ def why_stale(as_json: AsJson = False) -> None:
     from golf.predict.compare import stale_arms
     from golf.train.loop import stale_models
 
-    sys.path.insert(0, os.getcwd())  # arms in files that lie here
-    found, models = stale_arms(), stale_models(cache_dir("artifacts"))
+    sys.path.append(os.getcwd())  # arms in files that lie here
+    with redirect_stdout(sys.stderr):
+        found, models = stale_arms(), stale_models(cache_dir("artifacts"))
     lines = []
     for row in found.itertuples():
         where = f" on {row.stream}" if row.stream else ""
