@@ -35,3 +35,4 @@ html_theme_options = {
     "footer_content_items": ["author", "copyright"],
     "home_page_in_toc": True,
 }
+html_extra_path = ["../_proc/site/llms.txt"]  # for programs that read; the stage writes it

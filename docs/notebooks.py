@@ -41,6 +41,12 @@ PARTS = {  # a folder of notebooks and a subpackage each, in the order in which 
     "lab": "The laboratory",
 }
 EXPERIMENTS = "Experiments"
+PLAIN = {  # files at the root that are pages of the site, and what they tell
+    "AGENTS": "A new arm becomes a verdict in three commands: what to type, what the answer means, "
+    "what not to touch.",
+    "CONTRIBUTING": "Where things live, how to add a chapter, an arm, an experiment or a recipe, "
+    "and which checks run.",
+}
 CHAPTERS = "<!-- chapters -->"  # in the index: where their table belongs
 
 DIRECTIVE = re.compile(r"#\s*\|\s*([\w-]+):?\s*(.*)")
@@ -103,6 +109,27 @@ def chapter_table(folder: str = "") -> str:
             rows.append([name, Markup(f"[{heading}]({place})"), Markup(lead)])
             name = ""
     return markdown_table(["", "chapter", ""], rows)
+
+
+def llms(with_api: bool = True) -> str:
+    """The site for programs that read, after llmstxt.org: a title, a sentence, a link a page.
+
+    Links are from the site's root; every page has its sentence.
+    """
+    heading, lead = title(NOTEBOOKS / "index.ipynb")
+    first = []
+    for name, told in PLAIN.items():
+        words = (ROOT / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0]
+        first.append((words.removeprefix("# "), name.lower(), told))
+    first += [("API", "api", "What `import golf` offers, by part.")] if with_api else []
+    groups = {"Start here": first}
+    for name, paths in chapters().items():
+        groups[name] = [(title(p)[0], page(p), title(p)[1]) for p in paths]
+    text = [f"# {heading}", f"> {lead}"]
+    for name, links in groups.items():
+        lines = [f"- [{words}]({place}.html): {told}" for words, place, told in links]
+        text += [f"## {name}", "\n".join(lines)] if lines else []
+    return "\n\n".join(text) + "\n"
 
 
 def reference() -> str:
@@ -240,7 +267,8 @@ def markdown(text: str, labels: set[str], home: Path = NOTEBOOKS) -> str:
     text = re.sub(r"(?<=\))\{(?:target|style|\.)[^}]*\}", "", text)
     text = re.sub(r"\$\$\s*\{#([\w-]+)\}", r"$$ (\1)", text)
     text = re.sub(r"\]\((?:\.\./)+figures/", "](/figures/", text)
-    text = re.sub(r"\]\((?:\.\./)+CONTRIBUTING\.md\)", "](/contributing.md)", text)
+    for name in PLAIN:
+        text = re.sub(rf"\]\((?:\.\./)+{name}\.md\)", f"](/{name.lower()}.md)", text)
     return text.replace('src="../figures/', 'src="figures/')
 
 
@@ -477,12 +505,14 @@ def stage(processed: Path, target: Path) -> list[Path]:
     names = api_page(importlib.import_module("golf"), labels)
     if names:
         (target / "api.md").write_text(names, encoding="utf-8")
-    shutil.copy(ROOT / "CONTRIBUTING.md", target / "contributing.md")
+    for name in PLAIN:
+        shutil.copy(ROOT / f"{name}.md", target / f"{name.lower()}.md")
+    (target / "llms.txt").write_text(llms(bool(names)), encoding="utf-8")
     for each in pages:
         cells = each.cells(labels)
         if each.name == "index":
             groups = {name: list(map(page, found)) for name, found in chapters().items()}
-            groups["Reference"] = [*(["api"] if names else []), "genindex", "contributing"]
+            groups["Reference"] = [*(["api"] if names else []), "genindex", *map(str.lower, PLAIN)]
             trees = [toctree(name, found) for name, found in groups.items() if found]
             cells.append(new_markdown_cell("\n\n".join(trees)))
         made = nbformat.v4.new_notebook(cells=cells, metadata=each.source.metadata)

@@ -40,7 +40,7 @@ def readme() -> str:
     cells = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4).cells
     text = "\n\n".join(filter(None, map(cell_text, cells)))
     text = LINK.sub(lambda m: f"[{m[1]}](nbs/{m[2]}.ipynb{m[4] or ''})", text)
-    text = text.replace("](../CONTRIBUTING.md)", "](CONTRIBUTING.md)")
+    text = re.sub(r"\]\(\.\./(AGENTS|CONTRIBUTING)\.md\)", r"](\1.md)", text)
     text = text.replace("](../figures/", "](figures/").replace('src="../figures/', 'src="figures/')
     text = text.replace(CHAPTERS, chapter_table("nbs/")).replace("this site", "the site")
     return f"{NOTE}\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -524,6 +524,8 @@ def test_the_command_ends_with_what_to_type_next(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(fineweb, "fetch_fineweb", partial(fetch_fineweb, endpoint=hub.endpoint))
     summary = f"sp290: 0 files downloaded (0.0 MB), 5 kept, from {REPO} at {COMMIT[:7]}"
     assert golf(*fetch)[:2] == (0, f"{summary}\n{export}\n{use}\n")
+    told = json.loads(golf(*fetch, "--json")[1])
+    assert (told["data_path"], len(told["kept"]), told["bytes"]) == (environment["DATA_PATH"], 5, 0)
     (Path(environment["DATA_PATH"]) / name("val", 0)).write_bytes(PAGE)
     assert f"replaced {environment['DATA_PATH']}/{name('val', 0)}" in golf(*fetch)[1]
 

@@ -173,10 +173,13 @@ def test_editors_see_the_names_that_the_surface_finds():
     assert not golf.NAMES.keys() & set(docs_module("notebooks").PARTS)
 
 
-def test_the_users_file_holds_what_readme_and_experiments_call():
+def test_the_users_file_holds_what_readme_agents_and_experiments_call():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks += [
+        line for line in (ROOT / "AGENTS.md").read_text().splitlines() if "import" not in line
+    ]
     used = {name for block in blocks for name in re.findall(r"\bgolf\.([A-Za-z_]\w*)", block)}
-    assert used <= golf.NAMES.keys(), "README calls what golf does not offer"
+    assert used <= golf.NAMES.keys(), "README or AGENTS calls what golf does not offer"
     for path in EXPERIMENTS:
         used |= {name.removeprefix("golf.") for name in imports_of(path)} & golf.NAMES.keys()
     text = (ROOT / "tests" / "users_file.py").read_text()

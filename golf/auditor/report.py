@@ -93,6 +93,14 @@ class AuditReport:
         "The tests that found a violation."
         return [r.test for r in self.results if r.verdict == FAIL]
 
+    # %% ../../nbs/auditor/01_report.ipynb #e1000031
+    @property
+    def verdict(self) -> str:
+        "The worst of all verdicts: FAIL, also for a scorer that could not start, UNSURE, or PASS."
+        if self.failed or self.error:
+            return FAIL
+        return UNSURE if UNSURE in self.verdicts.values() else PASS
+
     # %% ../../nbs/auditor/01_report.ipynb #e42f3db9
     def power(self) -> pd.DataFrame:
         """The chance 1 - (1 - r)^m that a test's m positions meet a cheat at a share r of all positions.
@@ -203,9 +211,14 @@ class AuditReport:
     # %% ../../nbs/auditor/01_report.ipynb #ef6cee7c
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON, in one step, and return its path; numbers that are none become text."""
-        found = _worded(dataclasses.asdict(self) | {"format": 1})
+        found = self.as_dict()
         found["digest"] = digest(json.dumps(found, sort_keys=True))
         return atomic_write(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+    # %% ../../nbs/auditor/01_report.ipynb #e1000030
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON, under names that stay; numbers that are none become text."""
+        return _worded(dataclasses.asdict(self) | {"format": 1})
 
     # %% ../../nbs/auditor/01_report.ipynb #e1cdf1f6
     @classmethod

@@ -161,6 +161,9 @@ class Predictor:
         """
         self._check(chunk)
         found = self.distribution(chunk)
+        if not hasattr(found, "log_prob"):
+            rule = "must give a distribution, such as golf.Dense(log_probs)"
+            raise GolfError(f"{type(self).__name__} {rule}, not a {type(found).__name__}")
         if (found.n, found.vocab_size) != (len(chunk), self.vocab_size):
             rule = f"{len(chunk)} positions and {self.vocab_size} ids"
             raise GolfError(f"{type(self).__name__} must predict {rule}, not {found!r}")
