@@ -21,6 +21,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["IN_TEST"] = "1"  # the last cell of a notebook then exports nothing
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
+if kind := os.environ.get("ATEN_CPU_CAPABILITY"):  # which torch's cache of compiled code ignores
+    place = Path(tempfile.gettempdir()) / f"golf-inductor-{kind}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 import nbformat
 import pytest
