@@ -56,10 +56,11 @@ def wanted_logs(claim: Mapping[str, Any]) -> int:
 def finished(logs: Sequence[RunLog]) -> list[RunLog]:
     """The logs that were not cut: they end with a line, and have every stage that another has.
 
-    A single log has no other; one that ends right after its round trip may lack a sliding evaluation.
+    A single log has no other; one that ends with an early stage may have been cut there.
     """
     stages = {s.stage for log in logs for s in log.scores}
-    if len(logs) == 1 and re.search(r"roundtrip.*val_bpb\S*\s*\S*$", logs[0].text.rstrip()[-400:]):
+    last = logs[0].text.rstrip().rpartition("\n")[2] if len(logs) == 1 else ""
+    if "val_bpb" in last and re.search("diagnostic|post_ema|roundtrip", last, re.I):
         return []
     return [
         log
