@@ -316,7 +316,7 @@ def check_distinct(logs: Sequence[RunLog]) -> Finding:
     """Whether logs of several seeds are of several runs."""
     check, kept, clocks = "distinct logs", distinct(logs), {}
     for log in logs:
-        times = tuple(s.train_ms for s in log.steps if s.train_ms and s.step > 10)
+        times = tuple((s.step, s.train_ms) for s in log.steps if s.train_ms and s.step > 10)
         if log.facts.get("half_ms", 1e9) <= 0.5 and len(set(times)) >= 5:
             clocks.setdefault(times, {})[log.facts.get("said_seed")] = log.name
     for times, names in clocks.items():
