@@ -2567,7 +2567,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'golf.train.loop._check_vocabulary': ('train/loop.html#_check_vocabulary', 'golf/train/loop.py'),
                                  'golf.train.loop._definitions': ('train/loop.html#_definitions', 'golf/train/loop.py'),
                                  'golf.train.loop._earlier': ('train/loop.html#_earlier', 'golf/train/loop.py'),
-                                 'golf.train.loop._function_name': ('train/loop.html#_function_name', 'golf/train/loop.py'),
                                  'golf.train.loop._origin_of': ('train/loop.html#_origin_of', 'golf/train/loop.py'),
                                  'golf.train.loop._take_checkpoint': ('train/loop.html#_take_checkpoint', 'golf/train/loop.py'),
                                  'golf.train.loop._tell': ('train/loop.html#_tell', 'golf/train/loop.py'),

@@ -645,16 +645,9 @@ def finish(
     about |= dict(seconds=trainer.elapsed, export_seconds=time.perf_counter() - begun)
     about |= dict(ranks=trainer.ranks.world_size, memory=peak_memory(trainer.ranks.device))
     about |= dict(origin=origin, places=trainer.passed())
-    text = json.dumps(about, indent=1, sort_keys=True, default=_function_name)
+    text = json.dumps(about, indent=1, sort_keys=True)
     atomic_write(path.with_suffix(".json"), text)
     save_artifact(path, data)
-
-# %% ../../nbs/train/00_loop.ipynb #2229307b
-def _function_name(value: Any) -> str:
-    "A function among the settings, such as a rule for clipping, by name, for the log."
-    inner = value.func if isinstance(value, partial) else value
-    bound = f" {value.keywords}" if isinstance(value, partial) else ""
-    return f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}{bound}"
 
 # %% ../../nbs/train/00_loop.ipynb #2eb43781
 def stale_models(folder: Path) -> pd.DataFrame:
