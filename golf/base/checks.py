@@ -89,8 +89,8 @@ def unmet(rule: str, value: Any, others: Mapping[str, Any]) -> str:
     if str(value) == beside or _inside(value, interval, others):
         return ""
     ends = [_amount(end, others) for end in interval[1:-1].split(", ")]
-    plain = f"{interval[0]}{', '.join(f'{end:,.10g}' for end in ends)}{interval[-1]}"
-    return rule if plain.replace(",", "") == interval.replace(",", "") else f"{rule} = {plain}"
+    plain = f"{interval[0]}{', '.join(f'{end:.10g}' for end in ends)}{interval[-1]}"
+    return rule if plain == interval else f"{rule} = {plain}"
 
 # %% ../../nbs/base/00b_checks.ipynb #d15252e1
 FLOATS = "float32", "bfloat16"  # precisions in which a model may compute

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['told', 'word', 'difference', 'sentence', 'Words', 'said', 'show_arms', 'show_drift', 'unpaired', 'Arm', 'as_arms',
-           'audit_of', 'in_family', 'keep_figure', 'run_arms']
+           'audit_of', 'in_family', 'keep_figure', 'run_arms', 'Kept', 'recorded']
 
 # %% ../../nbs/lab/03b_arms.ipynb #c95a3d86
 import html
@@ -20,7 +20,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..auditor.audit import audit_arms
-from ..base.files import GolfError
+from ..base.cache import cached
+from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
 from .plots import save_figure
 from golf.lab.runs import (
@@ -35,9 +36,11 @@ from golf.lab.runs import (
     drift,
     paired_chunks,
 )
+from ..mix.recorded import Recorded, record_pass
 from ..predict.compare import Comparison, compare
+from ..predict.dist import Dense
 from ..predict.stats import Interval
-from ..predict.stream import Predictor, Scores, Stream
+from ..predict.stream import Chunk, Predictor, Scores, Stream
 
 # %% ../../nbs/lab/03b_arms.ipynb #077e93bc
 def told(value: float | Interval) -> str:
@@ -78,13 +81,15 @@ def difference(source: Record | pd.DataFrame, arm: str, against: str | None = No
 
 
 def sentence(source: Record | pd.DataFrame, arm: str, against: str | None = None, *,
-             stream: str | None = None) -> str:  # fmt: skip
-    """One Markdown sentence on `difference`: who gains or loses against whom, and by how much."""
+             stream: str | None = None, name: str = "") -> str:  # fmt: skip
+    """One Markdown sentence on `difference`: who gains or loses against whom, and by how much.
+
+    `name`: what it says of the arm in place of the label.
+    """
     found = difference(source, arm, against, stream=stream)
-    chunks = _chunks(source)
     few = " (too few chunks for an interval)" if math.isnan(found.low) else ""
-    than = baseline_of(chunks, against)
-    return f"*{arm}* **{word(found)}** against *{than}*: {told(found)} bits per byte{few}."
+    than, name = baseline_of(_chunks(source), against), name or f"*{arm}*"
+    return f"{name} **{word(found)}** against *{than}*: {told(found)} bits per byte{few}."
 
 # %% ../../nbs/lab/03b_arms.ipynb #82ae04ac
 class Words(str):
@@ -203,6 +208,15 @@ def as_arms(arms: Sequence[Arm] | dict[str, Any]) -> list[Arm]:
         raise GolfError(f"two arms are called {twice[0]!r}: labels must differ")
     return list(arms)
 
+
+def _without(arms: list[Arm], names: str) -> list[Arm]:
+    'The arms but those named, as "one; another".'
+    gone, labels = [name for name in names.split("; ") if name], [arm.label for arm in arms]
+    for name in gone:
+        if name not in labels:
+            raise GolfError(f"leave_out: no arm is called {name!r}{closest(name, labels)}")
+    return [arm for arm in arms if arm.label not in gone]
+
 # %% ../../nbs/lab/03b_arms.ipynb #d61e98f6
 def audit_of(arms: Sequence[Arm] | dict[str, Any], stream: Stream, level: str) -> dict[str, str]:
     """What the auditor found in each arm on the first tokens of a stream, in a few words by label."""
@@ -243,13 +257,14 @@ def keep_figure(run: Run, figure: Figure, part: str = "") -> Figure:
 
 # %% ../../nbs/lab/03b_arms.ipynb #6d3d9d7b
 def run_arms(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, *, level: str = "",
-             part: str = "evaluation", documents: bool = False, **options: Any) -> Comparison:  # fmt: skip
+             part: str = "evaluation", documents: bool = False, leave_out: str = "", **options: Any) -> Comparison:  # fmt: skip
     """Score arms on a stream, the first as the baseline, and take them into the record of a run.
 
     `level`: of their audit, "" for none; `part`: of the budget, for the seconds of all but the first;
-    `documents`: also keep scores per document; `options`: of `golf.compare`. Errors as of these.
+    `documents`: also keep scores per document; `leave_out`: labels of arms that do not run, as "one; another";
+    `options`: of `golf.compare`. Errors as of these.
     """
-    arms = as_arms(arms)
+    arms = _without(as_arms(arms), leave_out)
     makes, base = {arm.label: arm.make for arm in arms}, arms[0].label
     options = {"baseline": base, "progress": True} | options
     with _charged(run, "evaluation") as first:
@@ -264,3 +279,30 @@ def run_arms(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, *, 
     run.configuration["families"] = run.configuration.get("families", {}) | families
     run.keep(found, stream.name, documents=documents)
     return found
+
+# %% ../../nbs/lab/03b_arms.ipynb #9d3ca8f5
+class Kept(Predictor):
+    """What `window`, a predictor that does not learn, says; `states` keeps it for all arms that share them.
+
+    Its distributions must be dense, as a network's are.
+    """
+
+    def __init__(self, window: Predictor, states: dict[tuple[int, int], Any]):
+        self.window, self.states, self.vocab_size = window, states, window.vocab_size
+
+    def digestible(self) -> Any:
+        return self.window.digestible()
+
+    def distribution(self, chunk: Chunk) -> Dense:
+        key = chunk.tokens.data_ptr(), chunk.start
+        if key not in self.states:  # beside the tokens, whose address is theirs while they are kept
+            self.states[key] = chunk.tokens, self.window.distribution(chunk).logits
+        return Dense(self.states[key][1], n=len(chunk), vocab_size=self.vocab_size)
+
+
+def recorded(predictor: Predictor, stream: Stream) -> Recorded:
+    """One pass of a predictor over a stream as an expert of its own, from the cache if it is there."""
+    key = [predictor.digestible(), stream.digestible()]
+    make = lambda path: record_pass(predictor, stream, path)
+    path = cached("passes", key, make, suffix=".npz", check=Recorded)
+    return Recorded(Recorded(path, made_by=predictor).record)

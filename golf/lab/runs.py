@@ -276,7 +276,9 @@ class Run:
             found = check_knobs(parameters, values, where=path.stem)
         except GolfError as error:
             raise Refused(str(error)) from None
-        names |= {k: str(find_place(v)) if v and k.endswith("_path") else v for k, v in found.items()}
+        places = [k for k in found if k.endswith("_path")]
+        places += ["corpus"] * (found.get("corpus") not in (None, "stdlib", "shards"))
+        names |= found | {k: str(find_place(found[k])) for k in places if found[k]}
         run = cls(path, found, **options)
         run.knobs = parameters
         return run
