@@ -1061,7 +1061,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'golf.lab.arms.Kept.digestible': ('lab/arms.html#kept.digestible', 'golf/lab/arms.py'),
                                'golf.lab.arms.Kept.distribution': ('lab/arms.html#kept.distribution', 'golf/lab/arms.py'),
                                'golf.lab.arms.Words': ('lab/arms.html#words', 'golf/lab/arms.py'),
-                               'golf.lab.arms.Words.__repr__': ('lab/arms.html#words.__repr__', 'golf/lab/arms.py'),
+                               'golf.lab.arms.Words.__str__': ('lab/arms.html#words.__str__', 'golf/lab/arms.py'),
                                'golf.lab.arms.Words._repr_markdown_': ('lab/arms.html#words._repr_markdown_', 'golf/lab/arms.py'),
                                'golf.lab.arms._charged': ('lab/arms.html#_charged', 'golf/lab/arms.py'),
                                'golf.lab.arms._metric': ('lab/arms.html#_metric', 'golf/lab/arms.py'),

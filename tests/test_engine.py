@@ -241,8 +241,8 @@ def test_each_mistake_is_one_line_before_anything_starts(words, said, output, mo
 
 def test_numbers_are_read_as_they_are_meant(monkeypatch):
     monkeypatch.chdir(ROOT)
-    plain = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "20480", "-p", "ttt_lr", "0.001"]
-    typed = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "2.048e4", "-y", "ttt_lr: 1e-3"]
+    plain = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "40960", "-p", "ttt_lr", "0.001"]
+    typed = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "4.096e4", "-y", "ttt_lr: 1e-3"]
     assert output_path(plain) == output_path(typed)
 
 

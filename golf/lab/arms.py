@@ -93,13 +93,15 @@ def sentence(source: Record | pd.DataFrame, arm: str, against: str | None = None
 
 # %% ../../nbs/lab/03b_arms.ipynb #82ae04ac
 class Words(str):
-    """Markdown that notebooks show as such, and terminals as it is."""
+    """Markdown that notebooks show as such, and terminals as plain text."""
 
     def _repr_markdown_(self) -> str:
-        return str(self)
+        return str.__str__(self)
 
-    def __repr__(self) -> str:
-        return html.unescape(self).replace("\xa0", " ")
+    def __str__(self) -> str:
+        return html.unescape(str.__str__(self)).replace("\xa0", " ")
+
+    __repr__ = __str__
 
 
 def said(lines: Iterable[str]) -> Words:
