@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..auditor.audit import audit_arms
 from ..base.cache import cached
@@ -45,15 +44,11 @@ from ..predict.stream import Chunk, Predictor, Scores, Stream
 # %% ../../nbs/lab/03b_arms.ipynb #077e93bc
 def told(value: float | Interval) -> str:
     """A difference in bits per byte as text, "−0.0048 [−0.0061, −0.0036]"; without its interval if it has none."""
-    if not isinstance(value, Interval):
-        return (
-            "no number"
-            if math.isnan(value)
-            else f"{value:+.4f}".replace("-", "−").replace("inf", "∞")
-        )
-    if math.isnan(value.low):
-        return told(value.mean)
-    return f"{told(value.mean)} [{told(value.low)}, {told(value.high)}]"
+    if isinstance(value, Interval) and not math.isnan(value.low):
+        return f"{told(value.mean)} [{told(value.low)}, {told(value.high)}]"
+    number = value.mean if isinstance(value, Interval) else value
+    text = f"{round(number, 4) + 0.0:+.4f}"  # no −0.0000
+    return "no number" if math.isnan(number) else text.replace("-", "−").replace("inf", "∞")
 
 
 def word(found: Interval, better: str = "gains", worse: str = "loses",
@@ -87,7 +82,8 @@ def sentence(source: Record | pd.DataFrame, arm: str, against: str | None = None
     `name`: what it says of the arm in place of the label.
     """
     found = difference(source, arm, against, stream=stream)
-    few = " (too few chunks for an interval)" if math.isnan(found.low) else ""
+    bare = math.isnan(found.low) and math.isfinite(found.mean)
+    few = " (too few chunks for an interval)" if bare else ""
     than, name = baseline_of(_chunks(source), against), name or f"*{arm}*"
     return f"{name} **{word(found)}** against *{than}*: {told(found)} bits per byte{few}."
 
@@ -250,10 +246,11 @@ def in_family(record: Record, family: str) -> list[str]:
     return [label for label, name in families.items() if name == family]
 
 
-def keep_figure(run: Run, figure: Figure, part: str = "") -> Figure:
+def keep_figure(run: Run, figure: Any, part: str = "") -> Any:
     """Save a figure in the folder of a run, under the notebook's name, the text's and what it shows; the figure."""
     place = run.parameters.get("data_path")
     text = Path(place).name if place else run.corpus.name
+    figure.source = f"{run.notebook}/{run.key}"  # which the files keep
     save_figure(figure, "-".join(filter(None, [run.notebook, text, part])), run.folder)
     return figure
 
