@@ -3,9 +3,9 @@ PYTHON ?= python3
 PIP_ARGS ?=  # such as --extra-index-url URL, for a build of torch without CUDA (pytorch.org names it)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TABLE := from golf.lab.runs import arms_table, newest_record; \
+TABLE := from golf.lab.arms import show_arms; from golf.lab.runs import newest_record; \
 	record = newest_record("ttt_reset"); \
-	print(arms_table(record, block=8).round(4).to_string(), record.folder, sep="\n")
+	print(show_arms(record), record.folder, sep="\n\n")
 
 .PHONY: run export test docs lab readme venv clean
 
