@@ -238,14 +238,14 @@ class TTT(_Arguments, Predictor):
     `schedule(now, total)` multiplies `lr`, by `clock` "chunk" or "step"; `scale` multiplies steps;
     `polyak` is the decay of an average to score with; `anchor` the part of the way back to the
     artifact after each step; `reset_on` a token that begins documents; `weight` "tokens" or "bytes",
-    by `byte_table`. A copy of `gradients`, kept as `former`, forms them. Several ranks are those of
+    by `byte_table`. A copy of `gradients`, kept as `gradient_estimator`, forms them. Several ranks are those of
     `predictor`. Raises `GolfError` for settings that cannot work.
     """
 
     def __post_init__(self) -> None:
         self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
         self.ranks = self.predictor.ranks
-        self.former = copy.deepcopy(self.gradients) or Gradients()
+        self.gradient_estimator = copy.deepcopy(self.gradients) or Gradients()
         self.check()
         self.prepare()
 
@@ -308,7 +308,7 @@ class TTT(_Arguments, Predictor):
         self.optimisers = self.make_optimisers()
         self.average = EMA(self.model, self.polyak) if self.polyak else None
         self.raw: dict[str, Tensor] | None = None  # the learner's weights while the average is scored
-        self.former.begin(self)
+        self.gradient_estimator.begin(self)
 
     # %% ../../nbs/adapt/00_ttt.ipynb #99d11959
     def reset_due(self, chunk: Chunk) -> bool:
@@ -348,7 +348,7 @@ class TTT(_Arguments, Predictor):
         for optimiser in self.optimisers:
             optimiser.state.clear()
         self.average = EMA(self.model, self.polyak) if self.polyak else None
-        self.former.begin(self)
+        self.gradient_estimator.begin(self)
 
     # %% ../../nbs/adapt/00_ttt.ipynb #59ca5ac2
     @torch.no_grad()
@@ -383,7 +383,7 @@ class TTT(_Arguments, Predictor):
         for i, (ids, targets) in enumerate(batches):
             self.set_rate(chunk.index, i, len(batches))
             self.step(ids, targets)
-        self.former.end_chunk(self, chunk.index)
+        self.gradient_estimator.end_chunk(self, chunk.index)
         self.model.eval()
 
     def set_rate(self, chunk: int, step: int, steps: int) -> None:
@@ -442,13 +442,13 @@ class TTT(_Arguments, Predictor):
     # %% ../../nbs/adapt/00_ttt.ipynb #106de173
     def step(self, ids: Tensor, targets: Tensor) -> None:
         "One update from one batch: gradient, masks, clip, descent, scales, anchor, average."
-        self.former.fill(self, ids, targets)
+        self.gradient_estimator.fill(self, ids, targets)
         for name, p in self.model.named_parameters():
             if name in self.masks and p.grad is not None:
                 p.grad.mul_(self.masks[name])
         if self.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-        self.former.adjust(self)
+        self.gradient_estimator.adjust(self)
         self.descend()
 
     # %% ../../nbs/adapt/00_ttt.ipynb #f2f366be
@@ -497,7 +497,7 @@ class TTT(_Arguments, Predictor):
         else:
             found |= dict(optimiser=self.optimiser, memory=memory)
         if self.gradients is not None:
-            found |= dict(gradients=self.former.state())
+            found |= dict(gradients=self.gradient_estimator.state())
         return found if self.average is None else found | dict(average=self.average.state())
 
     # %% ../../nbs/adapt/00_ttt.ipynb #31d8b970
@@ -515,7 +515,7 @@ class TTT(_Arguments, Predictor):
         self.put(state["weights"])
         self.remember(state)
         if self.gradients is not None:
-            self.former.load(state["gradients"])
+            self.gradient_estimator.load(state["gradients"])
         if averaged:
             self.average.load(state["average"])
 
