@@ -32,7 +32,8 @@ mix.rules: EM GridBayes Hedge Logistic online
 mix.mixtures: Mix
 mix.products: Hinted Product Temperatures
 mix.recorded: Recorded record_pass
-net.model: GPT GPTConfig preset
+net.config: GPTConfig preset
+net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact size_report
@@ -131,9 +132,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/lab/10_surface.ipynb #b2000002
 if TYPE_CHECKING:
+    from golf.net.config import GPTConfig as GPTConfig
+    from golf.net.config import preset as preset
     from golf.net.model import GPT as GPT
-    from golf.net.model import GPTConfig as GPTConfig
-    from golf.net.model import preset as preset
     from golf.net.optim import newton_schulz as newton_schulz
     from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.files import GolfError
-from ..net.model import GPT, GPTConfig, Pass
+from ..net.config import GPTConfig
+from ..net.model import GPT, Pass
 
 # %% ../../nbs/published/06_graveyard.ipynb #ca78e56c
 class Grokfast:

@@ -26,7 +26,8 @@ from ..base.files import GolfError
 from ..mix.gates import feature
 from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
-from ..net.model import GPT, last_layers
+from ..net.config import last_layers
+from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.dist import Counts, Distribution, Geometric, Mixture, Unnormalised, slices
