@@ -36,7 +36,8 @@ net.config: GPTConfig preset
 net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
-store.artifact: Plan decode encode load_artifact save_artifact size_report
+store.artifact: Plan decode encode load_artifact save_artifact
+store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
 train.loop: TrainConfig Trainer fit laptop
 train.job: Job launch to_json
@@ -143,12 +144,12 @@ if TYPE_CHECKING:
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
-    from golf.store.artifact import size_report as size_report
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
     from golf.store.saved import model_path as model_path
     from golf.store.saved import starting_from as starting_from
+    from golf.store.sizes import size_report as size_report
     from golf.train.job import Job as Job
     from golf.train.job import launch as launch
     from golf.train.job import to_json as to_json

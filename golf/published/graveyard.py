@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..base.files import GolfError
 from ..net.config import GPTConfig
-from ..net.model import GPT, Pass
+from ..net.model import GPT, Forward
 
 # %% ../../nbs/published/06_graveyard.ipynb #ca78e56c
 class Grokfast:
@@ -162,7 +162,7 @@ class MixtureOfDepths(GPT):
         """Which tokens go through, bool [B, T], by their scores above the threshold [B, T]."""
         return margin > 0
 
-    def mlp(self, i: int, h: Tensor, run: Pass) -> Tensor:
+    def mlp(self, i: int, h: Tensor, run: Forward) -> Tensor:
         """MLP of layer `i` on the tokens of `h` [B, T, d] that pass, times their gate; else zero."""
         if i not in self.routed:
             return GPT.mlp(self, i, h, run)
