@@ -41,7 +41,7 @@ from golf.store.quant import (
 )
 from ..text.corpus import Corpus
 from ..text.tokenizers import ByteTable
-from ..train.loop import TrainConfig
+from ..train.settings import TrainConfig
 
 # %% ../../nbs/published/01_pr473.ipynb #0b5cd33a
 def freeze_by_name(first: int) -> Callable[[GPT], Masks]:
