@@ -134,7 +134,9 @@ def _meant(value: Any, default: Any, where: str) -> Any:
 PLACES = ("_path", "_folder", "_file")
 
 
-def find_place(value: str | Path, folder: str | Path = ".", root: str | Path | None = None) -> Path:
+def find_place(
+    value: str | os.PathLike[str], folder: str | Path = ".", root: str | Path | None = None
+) -> Path:
     """Where a place of a parameter is: seen from `folder`, else from the project's `root` if it is there."""
     path = Path(folder, Path(value).expanduser())
     other = Path(project_root() if root is None else root, Path(value).expanduser())
