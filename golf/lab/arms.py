@@ -137,7 +137,8 @@ def show_arms(source: Record | pd.DataFrame, stream: str | None = None, *metrics
     stream = _only_stream(chunks, stream)
     chunks = chunks[chunks.stream == stream]
     base = baseline_of(chunks, baseline)
-    table = arms_table(chunks, base, block=max(1, chunks.chunk.nunique() // 20)).loc[stream]
+    block = max(1, chunks.chunk.nunique() // 20)
+    table: Any = arms_table(chunks, base, block=block).loc[stream]
     if sort:
         table = pd.concat([table.loc[[base]], table[table.index != base].sort_values("difference")])
     found = source["configuration"].get("audits", {}) if isinstance(source, Record) else {}
