@@ -488,6 +488,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'golf.auditor.found._hook': ('auditor/found.html#_hook', 'golf/auditor/found.py'),
                                     'golf.auditor.found._idle': ('auditor/found.html#_idle', 'golf/auditor/found.py'),
                                     'golf.auditor.found._inside': ('auditor/found.html#_inside', 'golf/auditor/found.py'),
+                                    'golf.auditor.found._is_table': ('auditor/found.html#_is_table', 'golf/auditor/found.py'),
                                     'golf.auditor.found._literal': ('auditor/found.html#_literal', 'golf/auditor/found.py'),
                                     'golf.auditor.found._names': ('auditor/found.html#_names', 'golf/auditor/found.py'),
                                     'golf.auditor.found._number': ('auditor/found.html#_number', 'golf/auditor/found.py'),

@@ -324,6 +324,12 @@ def judge_sums(e: Evidence) -> Finding:
             FAIL,
             f"the probabilities of {ids} at token {alone[0] if alone else at:,} add up to {total:.4g}",
         )
+    if high > 1.002:
+        return Finding(
+            "C2",
+            UNSURE,
+            f"sums up to {high:.4g} where several tokens are replaced at once, {alone[1]:.4g} for one alone",
+        )
     if any(r["ids"] < r["of"] for r in rows):
         return Finding(
             "C2",
@@ -511,9 +517,13 @@ def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple,
     few, many, seconds = sizes
     first = ready
     say("second run, with another text from the middle on")
-    e.cut = int(0.6 * few)
+    known = e.group.places[(e.group.places >= 0) & (e.group.losses != 0)]
+    taught = known[(e.first.learnt[known] > 0) & (e.first.learnt[known] < e.group.clocks.max())]
+    e.cut = (
+        int(np.median(taught)) if len(taught) else int(0.6 * few)
+    )  # half of what was learnt from lies behind it
     e.second = ran(
-        ready, ready.text(few, other=0.6, seed=seed), limits, name="second", unconfined=unconfined
+        ready, ready.text(few, other=e.cut, seed=seed), limits, name="second", unconfined=unconfined
     )
     room = max(1.0, seconds / max(0.1, e.first.told.get("seconds", 1.0)))
     size = few

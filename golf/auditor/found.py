@@ -226,7 +226,8 @@ def settings_of(tree: ast.Module) -> list[Setting]:
         elif isinstance(node, ast.ClassDef):
             found += _assigned(node.body, "class")
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            found += _defaults(node.args)
+            local = _assigned([n for n in ast.walk(node) if isinstance(n, ast.Assign)], "module")
+            found += [*_defaults(node.args), *(s for s in local if _is_table(s))]
         elif isinstance(node, ast.Call):
             if (word := _option(node)) and isinstance(value := _literal(word[1]), (int, float)):
                 found.append(Setting(word[0], value, node.lineno, "keyword"))
@@ -235,6 +236,14 @@ def settings_of(tree: ast.Module) -> list[Setting]:
                     found.append(Setting(word.arg, value, node.lineno, "keyword"))
     first = {(s.name, s.kind): s for s in reversed(sorted(found, key=lambda s: s.line))}
     return sorted(first.values(), key=lambda s: s.line)
+
+
+def _is_table(setting: Setting) -> bool:
+    "Whether a number within a function is the size of a table of counts, or its mask."
+    return (
+        re.fullmatch(f"{_TABLE}|{_MASK}", setting.name.lower()) is not None
+        and setting.value >= 1 << 12
+    )
 
 
 def _option(node: ast.Call) -> tuple[str, ast.expr] | None:
@@ -281,7 +290,8 @@ _LENGTH = r"(train_|eval_|val_|max_|ttt_(eval_|train_)?)?(seq_?len|sequence_leng
 _STRIDE = r"(eval_|sliding_|ttt_|window_|val_)*stride"
 _CHUNK = r"(ttt_|lora_|eval_|score_|adapt_|mixer_|ngram_)*(chunk)(_tokens|_size|_len)?"
 _ROWS = r"(ttt_|eval_|sliding_|slide_)*(batch_seqs|batch_size|batch_windows)"
-_TABLE = r"\w*(buckets|table_size|hash_size|num_slots)"
+_TABLE = r"\w*(buckets?|table_size|hash_size|(num|n)_slots|hash_mod|modulus|capacity)"
+_MASK = r"\w*mask"
 _CALIBRATION = (
     r"\w*(calib|gptq|hessian|awq)\w*(seqs|batches|samples|steps)|num_seqs|n_seqs|num_calib\w*"
 )
@@ -298,7 +308,7 @@ def sizes(settings: list[Setting], plan: Plan) -> dict[str, Any]:
         value = _number(own[name], None)
         for pattern, small in (
             (_STEPS, plan.steps), ("warmup_steps", 1), ("val_loss_every|eval_every", 1_000_000),
-            (_CALIBRATION, 2), (_TABLE, 1 << 14), (r"ttt_epochs|adapt_epochs", 3),
+            (_CALIBRATION, 2), (_TABLE, 1 << 12), (_MASK, (1 << 12) - 1), (r"ttt_epochs|adapt_epochs", 3),
             *(((_LENGTH, window), (_STRIDE, window // 4), (_CHUNK, 8 * window), (_ROWS, 8),
                ("(train_)?batch_tokens|train_batch_size|total_batch_size", 8 * window),
                ("val_batch_(size|tokens)", 64 * window)) if window else ()),
@@ -478,7 +488,11 @@ class Marker(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign) -> Any:
-        "`loss_sum = loss_sum + …`, and the setting of any name of a loss."
+        "`loss_sum = loss_sum + …`, and the setting of any name of a loss; sizes of tables are renewed."
+        if isinstance(node.targets[0], ast.Name) and re.fullmatch(
+            f"{_TABLE}|{_MASK}", node.targets[0].id.lower()
+        ):
+            _renewed(self, node)
         node.value = self.visit(node.value)
         target = node.targets[0]
         if not self.where or not LOSS.search(name_in(target)) or isinstance(target, ast.Tuple):

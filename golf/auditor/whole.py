@@ -270,12 +270,13 @@ class Prepared:
     tokenizer: Path
     changes: list[str] = field(default_factory=list)
 
-    def text(self, count: int, *, other: float | None = None, seed: int = 0) -> Path:
-        "Write the validation shard and return the file with its tokens; from the share `other` on another text."
+    def text(self, count: int, *, other: int | None = None, seed: int = 0) -> Path:
+        "Write the validation shard and return the file with its tokens; from token `other` on another text."
         tokens = script_tokens(self.vocab, count + 1, seed)
         if other is not None:
-            at = int(other * count)
-            tokens[at:] = np.random.default_rng(seed + 1).integers(4, self.vocab, count + 1 - at)
+            tokens[other:] = np.random.default_rng(seed + 1).integers(
+                4, self.vocab, count + 1 - other
+            )
         write_shard(self.data / "fineweb_val_000000.bin", tokens)
         if "val_bytes" in self.script.read_text(
             "utf-8"
