@@ -130,8 +130,8 @@ class Driver:
         self.report |= {"base": _told(base, self.sites), "facts": base.facts}
         self.window = max(1, base.facts["window"])
         self.choose(scores)
-        places = np.concatenate([e.parts.places for e in scores])
-        order = np.unique(places[places >= 0])
+        places = np.concatenate([_known(e) for e in scores])
+        order = np.unique(places[places < 1 << 60])
         for number in range(-1, self.wanted.futures):
             share = (0.04, 0.3, 0.75, 0.1, 0.5)[max(0, number) % 5]
             at = int(order[min(len(order) - 1, int(share * len(order)) + self.window // 3)])
@@ -180,7 +180,7 @@ class Driver:
         mine, theirs = ([e for e in some if self.counts(e)] for some in (before, found.entries))
         worst, count, total, reach, where, shows = 0.0, 0, 0, 0, -1, False
         for a, b in zip(mine, theirs):
-            if len(a.parts.losses) != len(b.parts.losses):  # type: ignore[union-attr]
+            if len(_losses(a)) != len(_losses(b)):
                 return {
                     "worst": 0.0,
                     "shape": True,
@@ -190,11 +190,11 @@ class Driver:
                     "place": -1,
                     "shows": False,
                 }
-            early = (_known(a) < at) & (a.parts.losses != 0)  # type: ignore[union-attr]
-            off = np.abs(a.parts.losses - b.parts.losses)[early]  # type: ignore[union-attr]
+            early = (_known(a) < at) & (_losses(a) != 0)
+            off = np.abs(_losses(a) - _losses(b))[early]
             off = np.where(np.isnan(off), np.inf, off)
             late = (_known(a) >= at) & (_known(a) < 1 << 60)
-            shows |= bool((a.parts.losses != b.parts.losses)[late].any())  # type: ignore[union-attr]
+            shows |= bool((_losses(a) != _losses(b))[late].any())
             total += int(early.sum())
             if len(off) and off.max() > 1e-5:
                 count += int((off > 1e-5).sum())
@@ -211,9 +211,7 @@ class Driver:
         for entry in scores:
             if entry.ticks:
                 self.turns_of.setdefault(entry.ticks[0], []).append(entry)
-        keys = [
-            k for k, some in self.turns_of.items() if any((e.parts.losses != 0).any() for e in some)
-        ]  # type: ignore
+        keys = [k for k, some in self.turns_of.items() if any(_losses(e).any() for e in some)]
         if not keys:
             self.report["notes"].append("no loop stands around the line that adds losses up")
             return
@@ -227,9 +225,9 @@ class Driver:
 
     def spread(self, entries: list[Entry], most: int = 12) -> list[int]:
         "Tokens of a turn to replace: no two within one window, the last among them."
-        places = np.concatenate([e.parts.places[e.parts.losses != 0] for e in entries])  # type: ignore[union-attr]
+        places = np.concatenate([_known(e)[_losses(e) != 0] for e in entries])
         chosen: list[int] = []
-        for place in sorted(set(places[places >= 0].tolist()), reverse=True):
+        for place in sorted(set(places[places < 1 << 60].tolist()), reverse=True):
             if not chosen or chosen[-1] - place > self.window + int(
                 self.random.integers(1 + self.window // 4)
             ):
@@ -347,6 +345,11 @@ def _told(found: Found, sites: set[int]) -> list[Entry]:
     return [e for e in found.entries if e.parts is not None]
 
 # %% ../../nbs/auditor/18_forks.ipynb #5702f593
+def _losses(entry: Entry) -> np.ndarray:
+    "The losses of an entry."
+    return entry.parts.losses if entry.parts is not None else np.zeros(0)
+
+
 def _known(entry: Entry) -> np.ndarray:
     "The places of an entry, unknown ones far away."
     places = entry.parts.places if entry.parts is not None else np.zeros(0, dtype=np.int64)
@@ -358,5 +361,5 @@ def _loss_at(found: Found, sites: set[int], at: int, last: int) -> float:
     for entry in reversed(found.scores(sites, last)):
         hit = np.flatnonzero(_known(entry) == at)
         if len(hit):
-            return float(entry.parts.losses[hit[-1]])  # type: ignore[union-attr]
+            return float(_losses(entry)[hit[-1]])
     return float("nan")

@@ -210,8 +210,10 @@ def _assigned(body: list[ast.stmt], kind: str) -> Iterator[Setting]:
     for node in body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
-        both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
-        for one, single in zip(target.elts, value.elts) if both else [(target, value)]:
+        pairs: Any = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = zip(target.elts, value.elts)
+        for one, single in pairs:
             number = _literal(single)
             if isinstance(one, ast.Name) and isinstance(number, (int, float)):
                 yield Setting(one.id, number, node.lineno, kind)
@@ -410,12 +412,12 @@ class Marker(ast.NodeTransformer):
             self.renew(argument, default)
         lazy = any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(node))
         doc = 1 if ast.get_docstring(node) is not None else 0
-        head = [ast.Expr(_hook("here", ast.Constant(name)))]
-        body = node.body[doc:] or [ast.Pass()]
+        head: list[Any] = [ast.Expr(_hook("here", ast.Constant(name)))]
+        body: list[Any] = node.body[doc:] or [ast.Pass()]
         if own and not lazy:
-            end = [ast.Expr(_hook("leave", ast.Constant(name)))]
+            end: list[Any] = [ast.Expr(_hook("leave", ast.Constant(name)))]
             head.append(ast.Expr(_hook("enter", ast.Constant(name))))
-            body = [ast.Try(body, [], [], end)]
+            body = [ast.Try(list(body), [], [], end)]
         node.body = [*node.body[:doc], *head, *body]
         return node
 
@@ -498,8 +500,8 @@ class Marker(ast.NodeTransformer):
         if not self.where or not LOSS.search(name_in(target)) or isinstance(target, ast.Tuple):
             return node
         value = node.value
-        same = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
-        if same and ast.unparse(value.left) == ast.unparse(target):
+        if (isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
+                and ast.unparse(value.left) == ast.unparse(target)):  # fmt: skip
             value.right = self.note(node, value.right, name_in(target), "add")
         elif isinstance(target, ast.Name) and _empty(value):
             node.value = _hook("zero", ast.Constant(f"{self.function}|{name_in(target)}"), value)
@@ -512,13 +514,14 @@ class Marker(ast.NodeTransformer):
         name = ast.unparse(node.func)
         if (
             self.where
-            and name.endswith(".append")
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "append"
             and len(node.args) == 1
-            and LOSS.search(name_in(node.func.value))
-        ):  # type: ignore[attr-defined]
-            node.args = [self.visit(node.args[0])]
-            node.args = [self.note(node, node.args[0], name_in(node.func.value), "append")]  # type: ignore[attr-defined]
-            return node
+        ):
+            if LOSS.search(name_in(node.func.value)):
+                value = self.visit(node.args[0])
+                node.args = [self.note(node, value, name_in(node.func.value), "append")]
+                return node
         self.generic_visit(node)
         if option := _option(node):
             self.renew(*option)
@@ -645,8 +648,9 @@ def _bytes(tree: ast.Module, source: str) -> Iterator[tuple[str, int, str]]:
             ast.get_source_segment(source, node) or "" if isinstance(node, ast.FunctionDef) else ""
         )
         if (
-            "id_to_piece" in text
-            and "\u2581" in text.encode().decode("unicode_escape", "ignore") + text
+            isinstance(node, ast.FunctionDef)
+            and "id_to_piece" in text
+            and re.search(r"\u2581|u2581", text)
         ):
             if not re.search(r"\[1:\]|lstrip|removeprefix|replace|\[1 :\]", text):
                 yield (

@@ -65,7 +65,7 @@ def lock_files(read: Iterable[str | Path], write: Iterable[str | Path]) -> None:
     if locked < 0:
         raise OSError(ctypes.get_errno(), "Landlock is not available")
     for paths, access in ((read, _READ), (write, known)):
-        for path in map(os.fspath, paths):
+        for path in map(str, paths):
             if not os.path.exists(path):
                 continue
             folder = os.open(path, os.O_PATH)
@@ -370,7 +370,8 @@ def _collect(pipe: Any, kept: list[bytes], most: int) -> None:
 # %% ../../nbs/auditor/15_sandbox.ipynb #008a2608
 def _watched(process: subprocess.Popen, limits: Limits, scratch: str, tick: Any) -> Outcome:
     "Wait for a launcher, and end all of it when a limit is passed or the caller is interrupted."
-    begun, seen, rounds = time.monotonic(), dict.fromkeys(("files", "memory"), 0.0), 0
+    begun, rounds = time.monotonic(), 0
+    seen: dict[str, float] = {"files": 0.0, "memory": 0.0}
     most, why = 0.0, ""
     try:
         while process.poll() is None and not why:

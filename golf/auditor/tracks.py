@@ -54,8 +54,9 @@ class Text:
         if ids.dtype.kind not in "iu" or len(ids) < _RUN:
             return None
         at = self.places.get(ids[:_RUN].astype(np.uint16).tobytes())
-        same = at is not None and at + len(ids) <= len(self.tokens)
-        return at if same and np.array_equal(self.tokens[at : at + len(ids)], ids) else None
+        if at is None or at + len(ids) > len(self.tokens):
+            return None
+        return at if np.array_equal(self.tokens[at : at + len(ids)], ids) else None
 
 # %% ../../nbs/auditor/17_tracks.ipynb #281cde1f
 @dataclass
