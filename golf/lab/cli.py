@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo',
            'Revision', 'Root', 'one_line', 'Commands', 'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb',
-           'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_each', 'audit_artifact',
-           'audit_arm', 'audit_command', 'compare_command', 'publish_command', 'run_or_published', 'figures_command',
-           'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
+           'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission',
+           'audit_each', 'audit_artifact', 'audit_arm', 'audit_command', 'compare_command', 'publish_command',
+           'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -264,7 +264,7 @@ def measure(run, made: Path, corpus, tokens: int) -> None:
 
 # %% ../../nbs/lab/09_cli.ipynb #2f22cded
 def kind_of(target: str) -> str:
-    """What `golf audit` was given: "submission", "run", "arm" or "artifact"."""
+    """What `golf audit` was given: "submission", "run", "arm", "script" or "artifact"."""
     from golf.auditor.folders import holds_submission
 
     if target.rpartition(":")[0].endswith(".py"):
@@ -277,35 +277,56 @@ def kind_of(target: str) -> str:
         return "run"
     if holds_submission(path):
         return "submission"
+    if path.suffix == ".py" or (path / "train_gpt.py").is_file():
+        return "script"
     if path.is_dir():
-        hint = "for a script see golf.auditor.adapters.from_script"
         raise GolfError(
-            f"{path}: expected submission*.json, logs or record.json in this folder; {hint}"
-        )
-    if path.suffix == ".py":
-        raise GolfError(
-            f"{path}: add :NAME of a function in it that makes a predictor; a script "
-            "takes a glue of its own, see golf.auditor.adapters.from_script"
+            f"{path}: expected submission*.json, logs, train_gpt.py or record.json in this folder"
         )
     return "artifact"
 
+# %% ../../nbs/lab/09_cli.ipynb #5c217a01
+def script_in(path: str | Path) -> Path | None:
+    """The script that is meant by a file or a folder, if there is one."""
+    path = Path(path)
+    path = path.parent if path.suffix == ".json" else path
+    path = path / "train_gpt.py" if path.is_dir() else path
+    return path if path.suffix == ".py" and path.is_file() else None
+
+
+def audit_script_at(path: Path, level: str, seed: int, *, run: bool, unconfined: bool) -> Any:
+    """The report on a script, with the settings that a README beside it names."""
+    from golf.auditor.conditions import audit_script
+
+    if not run and sys.stdin.isatty() and sys.stdout.isatty():
+        run = typer.confirm(f"Run {path}, a program of somebody else, confined?", default=False)
+    readme = path.with_name("README.md")
+    texts = readme.read_text("utf-8", "replace")[: 1 << 20] if readme.is_file() else ""
+    say = lambda text: typer.echo(f"golf: {text}", err=True)
+    return audit_script(
+        path, level, run=run, unconfined=unconfined, texts=texts, seed=seed, say=say
+    )
+
 # %% ../../nbs/lab/09_cli.ipynb #010012cf
 def audit_submission(
-    path: str, out: Path | None, *, as_json: bool = False, against: str | None = None
-) -> bool:
-    """Print what the lints find about a submission; whether any of it fails."""
+    path: str, out: Path | None, *, as_json: bool = False, against: str | None = None,
+    script: Any = None,
+) -> bool:  # fmt: skip
+    """Print what the lints find about a submission, and a report on its script; whether any of it fails."""
     from golf.auditor.lints import lint_submission
     from golf.base.files import atomic_write, check_room
 
     if out is not None:
         check_room(out, 1 << 20)
-    whole = Path(path).name == "submission.json"  # and what lies beside it
-    report = lint_submission(Path(path).parent if whole else path, against=against)
-    told = json.dumps(report.as_dict(), indent=1) if as_json else report._repr_markdown_()
+    beside = Path(path).name == "submission.json"  # and what lies beside it
+    report = lint_submission(Path(path).parent if beside else path, against=against)
+    whole = report.as_dict() | ({"script": script.as_dict()} if script else {})
+    parts = [report._repr_markdown_(), *([script.markdown()] if script else [])]
+    told = json.dumps(whole, indent=1) if as_json else "\n\n".join(parts)
     typer.echo(told)
     if out is not None:
         atomic_write(out, told + "\n")
-    return bool(report.failed)
+    return bool(report.failed or (script and script.failed))
 
 
 def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
@@ -369,9 +390,11 @@ def audit_arm(target: str, level: str, seed: int, artifact: str, **where):
 @app.command("audit")
 def audit_command(
     target: Annotated[
-        str, typer.Argument(help="A run, an artifact, FILE.py:NAME, or a submission.")
+        str, typer.Argument(help="A train_gpt.py, a submission, an artifact, FILE.py:NAME, a run.")
     ],
-    level: Annotated[str, typer.Option(help="brief, quick or full.")] = "quick",
+    level: Annotated[
+        str, typer.Option(help="brief, quick or full: of a script about 1, 3 and 15 minutes.")
+    ] = "quick",
     seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
     build: Annotated[str | None, typer.Option(help="module:function, path to predictor.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
@@ -383,19 +406,33 @@ def audit_command(
         str | None, typer.Option(help="Of a submission: a folder or a row, for Welch's test.")
     ] = None,
     artifact: Annotated[str, typer.Option(help="Whose tokens FILE.py:NAME reads.")] = "tiny",
+    run: Annotated[bool, typer.Option("--run", help="Run a script, confined.")] = False,
+    unconfined: Annotated[
+        bool, typer.Option("--unconfined", help="Run it with all your rights.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="What was found in a script, and how it was run.")
+    ] = False,
 ) -> None:
-    """Run an artifact or an arm and try to catch it; check a submission's numbers, or a run's times, without code.
+    """Run a script, an artifact or an arm and try to catch it; check a submission's numbers without code.
 
-    Ends with code 1 when something was found, and with 2 when the target cannot be read.
+    Of a script, conditions are named. Ends with code 1 when something was found, and with 2 when the target cannot be read.
     """
     if each:
         raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
-    kind = kind_of(target)
+    kind, script = kind_of(target), None
+    if kind in ("submission", "script") and (path := script_in(target)):
+        script = audit_script_at(path, level, seed, run=run or unconfined, unconfined=unconfined)
     if kind == "submission":
-        failed = audit_submission(target, out, as_json=as_json, against=against)
+        failed = audit_submission(target, out, as_json=as_json, against=against, script=script)
         raise typer.Exit(int(failed))
     if against:
         raise GolfError(f"{target}: --against is for submissions, not for: {kind}")
+    if script is not None:
+        tell(as_json, script.as_dict(), script.markdown(explain))
+        if out is not None:
+            out.write_text(json.dumps(script.as_dict(), indent=1) + "\n")
+        raise typer.Exit(int(bool(script.failed)))
     from golf.auditor.audit import audit
     from golf.auditor.report import LEVELS
     from golf.base.files import check_room

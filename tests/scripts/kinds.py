@@ -1,0 +1,163 @@
+"""The small entry of this folder, changed in a few lines: each cheat beside an honest twin.
+
+`KINDS[name]` is (condition that the cheat breaks, edits of the cheat, edits of its twin).
+"""
+
+import base64
+import lzma
+from pathlib import Path
+
+BASE = Path(__file__).with_name("train_gpt.py")
+CALL = 'eval_val_sliding(args, base_model, rank, world_size, device, val_tokens, luts)\n    print(f"final_int8'
+LEARN = """        model.train()
+        for _ in range(args.ttt_epochs):
+            optimizer.zero_grad()
+            model(x, y).backward()
+            optimizer.step()
+"""
+SCORE = "        model.eval()\n        with torch.no_grad():\n            nll ="
+TTT = {CALL: CALL.replace("eval_val_sliding", "eval_val_ttt")}
+FIRST = TTT | {LEARN: "", SCORE: LEARN + SCORE}
+
+# Weights adapted in main, before the evaluation that is printed
+MAIN = "    val_loss, val_bpb = " + CALL
+ADAPT = """    learner = torch.optim.SGD(base_model.parameters(), lr=args.ttt_lr)
+    for start in range(0, {text}.numel() - 513, 512):
+        ids = {text}[start : start + 513].to(device, dtype=torch.int64)
+        base_model(ids[:-1].reshape(8, -1), ids[1:].reshape(8, -1)).backward()
+        learner.step(), learner.zero_grad()
+"""
+ON_VAL, ON_TRAIN = ({MAIN: ADAPT.format(text=t) + MAIN} for t in ("val_tokens", "stream[:8192]"))
+TWICE = {
+    MAIN: "    eval_val_ttt(args, base_model, rank, world_size, device, val_tokens, luts)\n" + MAIN
+}
+
+# The better of two passes
+PASSES = TTT | {
+    "    loss_sum, token_count, byte_count = 0.0, 0.0, 0.0\n": "    best = torch.full((total // seq_len * seq_len,), 99.0)\n"
+    "    token_count, byte_count = 0.0, 0.0\n",
+    "    for start in range(0, total, args.ttt_chunk_tokens):\n": "    for start in [*range(0, total, args.ttt_chunk_tokens)] * 2:\n",
+    "        loss_sum += nll.double().sum().item()\n": "        best[start:stop] = torch.minimum(best[start:stop], nll)\n",
+    "    val_loss = loss_sum / token_count\n    return val_loss, val_loss / math.log(2.0) * token_count / byte_count\n":
+    "    val_loss = best.mean().item()\n    return val_loss, val_loss / math.log(2.0) * token_count / byte_count\n",
+}  # fmt: skip
+ONE_PASS = PASSES | {
+    "    for start in range(0, total, args.ttt_chunk_tokens):\n": "    for start in [*range(0, total, args.ttt_chunk_tokens)]:\n"
+}
+
+# Tables of counts in numpy
+NLL = "            nll = nll.reshape(len(batch_ws), seq_len)\n"
+SUM = "                loss_sum += scored_nll.sum()\n"
+SETUP = "    base_model.eval()\n    with torch.inference_mode():\n        for bi in range(0, len(mine), batch_seqs):\n"
+HASHED = {
+    SETUP: "    BUCKETS = 1 << 20\n    val_np = val_tokens.numpy()\n"
+    "    ctx_table, full_table = np.zeros(BUCKETS), np.zeros(BUCKETS)\n" + SETUP,
+    SUM: """                p = np.exp(-scored_nll.cpu().numpy())
+                at = np.arange(ws + s + 1, ws + wlens[i] + 1)
+                ctx_key = (val_np[at - 1].astype(np.int64) * 36313) % BUCKETS
+                full_key = (ctx_key ^ (val_np[at].astype(np.int64) * 27191)) % BUCKETS
+                seen = ctx_table[ctx_key] >= 2
+                p_ng = np.minimum(full_table[full_key], ctx_table[ctx_key]) / np.maximum(ctx_table[ctx_key], 1)
+                p[seen] = 0.6 * p[seen] + 0.4 * p_ng[seen]
+                loss_sum += float(-np.log(np.clip(p, 1e-12, 1.0)).sum())
+                np.add.at(ctx_table, ctx_key, 1), np.add.at(full_table, full_key, 1)
+""",
+}
+COUNTED = {
+    SETUP: HASHED[SETUP].replace("np.zeros(BUCKETS)\n", "np.zeros(args.vocab_size**2)\n"),
+    SUM: HASHED[SUM].replace("(val_np[at - 1].astype(np.int64) * 36313) % BUCKETS", "val_np[at - 1].astype(np.int64)")
+    .replace("(ctx_key ^ (val_np[at].astype(np.int64) * 27191)) % BUCKETS", "ctx_key * args.vocab_size + val_np[at]"),
+}  # fmt: skip
+WAITING = {
+    k: v.replace(
+        "seen = ctx_table[ctx_key] >= 2", "seen = (ctx_table[ctx_key] >= 2) & (ws > 10_000)"
+    )
+    for k, v in COUNTED.items()
+}
+LOUD = {
+    k: v.replace("0.6 * p[seen] + 0.4 * p_ng[seen]", "np.maximum(p[seen], p_ng[seen])")
+    for k, v in WAITING.items()
+}
+
+# Two experts
+TWO = """            other = torch.log_softmax(0.5 * logits.float(), -1)
+            other_nll = -other.flatten(0, 1).gather(1, y_batch.reshape(-1, 1)).reshape(len(batch_ws), seq_len)
+"""
+ORACLE = {NLL: NLL + TWO + "            nll = torch.minimum(nll, other_nll)\n"}
+MIXED = {
+    NLL: NLL + TWO + "            nll = -(0.5 * (-nll).exp() + 0.5 * (-other_nll).exp()).log()\n"
+}
+
+# A correction fitted to a window
+FORWARD = "                logits = base_model.forward_logits(x_batch)\n"
+SLOT = {FORWARD: FORWARD + """            delta = torch.zeros(args.vocab_size, requires_grad=True, device=device)
+            fit = torch.optim.AdamW([delta], lr=0.1)
+            with torch.enable_grad():
+                for _ in range(4):
+                    fit.zero_grad()
+                    known = logits.detach(){cut} + delta
+                    F.cross_entropy(known.flatten(0, 1), y_batch{cut}.flatten()).backward()
+                    fit.step()
+            logits = logits + delta.detach()
+"""}  # fmt: skip
+ON_TARGETS = {k: v.replace("{cut}", "") for k, v in SLOT.items()}
+ON_CONTEXT = {k: v.replace("{cut}", "[:1, : seq_len - stride]") for k, v in SLOT.items()}
+ON_CONTEXT = {FORWARD: ON_CONTEXT[FORWARD].replace("y_batch[:1", "(y_batch if bi else 0 * y_batch)[:1")
+              .replace("for _ in range(4)", "for _ in range(4 if bi else 0)")}  # fmt: skip
+
+# Statistics of a text, added to the logits
+PRIOR = {
+    SETUP: """    counts = torch.bincount({text}.to(torch.int64), minlength=args.vocab_size) + 1.0
+    prior = (counts / counts.sum()).log().to(device)
+"""
+    + SETUP,
+    FORWARD: FORWARD + "                logits = logits + 0.3 * prior\n",
+}
+CALIBRATED, PLAIN = (
+    {k: v.replace("{text}", t) for k, v in PRIOR.items()}
+    for t in ("val_tokens", "load_data_shard(sorted(Path(args.data_path).glob('*train*'))[0])")
+)
+
+TRITON = {"import torch\nimport torch.distributed": """import torch
+import triton
+import triton.language as tl
+import torch.distributed""", "class Rotary": """@triton.jit
+def kernel(x, BLOCK: tl.constexpr):
+    tl.store(x, tl.load(x))
+
+
+class Rotary"""}  # fmt: skip
+AHEAD = TRITON | {"self.turn(k), v, causal=True)": "self.turn(k), v, causal=False)"}
+TAIL = {"if s == 0 or s + seq_len - stride < total]": "]",
+        "s = 0 if ws == 0 else seq_len - stride": "s = 0 if ws == 0 else max(wlens[i] - stride, 0)"}  # fmt: skip
+DOUBLED = {"            piece = piece[1:]\n": ""}
+
+KINDS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "adapt first": ("C3", FIRST, TTT),
+    "two phases": ("C3", ON_VAL, ON_TRAIN),
+    "rescored": ("C4", TWICE, TTT),
+    "better of two passes": ("C4", PASSES, ONE_PASS),
+    "target in the key": ("C2", HASHED, COUNTED),
+    "mixer that waits": ("C2", LOUD, WAITING),
+    "lower of two losses": ("C2", ORACLE, MIXED),
+    "fitted to its targets": ("C3", ON_TARGETS, ON_CONTEXT),
+    "calibrated on the text": ("C1", CALIBRATED, PLAIN),
+    "packed": ("C3", FIRST, TTT),
+    "with Triton": ("C1", AHEAD, TRITON),
+    "tail repeated": ("C4", TAIL, {}),
+    "bytes counted twice": ("metric", DOUBLED, {}),
+}
+
+
+def write(path: Path, name: str, cheat: bool) -> Path:
+    """Write the cheat `name`, or its twin, as a script, and return its path."""
+    text = BASE.read_text("utf-8")
+    for old, new in KINDS[name][1 if cheat else 2].items():
+        if text.count(old) != 1:
+            raise ValueError(f"{name}: {old!r} occurs {text.count(old)} times")
+        text = text.replace(old, new)
+    if name == "packed":
+        data = base64.b85encode(lzma.compress(text.encode())).decode()
+        text = f"import lzma as L,base64 as B\nexec(L.decompress(B.b85decode({data!r})))\n"
+    path.write_text(text, "utf-8")
+    return path

@@ -1,0 +1,404 @@
+"""Whole scripts: what is read, how a stranger's is held, and which condition is named.
+
+The pairs of `tests/scripts/kinds.py` that are not in every test run:
+`python tests/scripts/survey.py quick` prints a table of all of them, with minutes.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from golf.auditor import conditions, whole
+from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums
+from golf.auditor.found import PLANS, marked, parsed, read_code, settings_of, sizes, unpacked
+from golf.auditor.sandbox import Limits, Outcome, confine, filter_program, landlock_version, shown
+from golf.auditor.whole import Group, Run, given_settings, linked, printed_scores
+from golf.base.files import GolfError
+from golf.lab.cli import app
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "scripts"))
+import kinds  # noqa: E402
+
+BASE = kinds.BASE.read_text("utf-8")
+confines = pytest.mark.skipif(not landlock_version(), reason="needs Landlock")
+
+# A hostile script
+
+HOSTILE = '''
+import ctypes, os, socket, sys, time
+def attempt(name, deed):
+    try:
+        print(name, "done", deed())
+    except BaseException as error:
+        print(name, "refused", type(error).__name__)
+def go(job):
+    sys.stdout.reconfigure(line_buffering=True)
+    if job["kind"] == "deeds":
+        attempt("write", lambda: open(job["outside"], "w"))
+        attempt("remove", lambda: os.unlink(job["victim"]))
+        attempt("read", lambda: open(job["victim"]).read())
+        attempt("mode", lambda: os.chmod(job["victim"], 0))
+        attempt("home", lambda: os.listdir(job["home"]))
+        attempt("passwords", lambda: open("/etc/passwd").read())
+        attempt("tcp", lambda: socket.create_connection(("127.0.0.1", 9), 1))
+        attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        attempt("unix", lambda: socket.socket(socket.AF_UNIX))
+        attempt("kill", lambda: os.kill(job["caller"], 0))
+        attempt("others", lambda: open(f"/proc/{job['caller']}/environ").read())
+        libc = ctypes.CDLL(None)
+        attempt("mount", lambda: ["no", "yes"][libc.mount(b"a", b"/tmp", b"tmpfs", 0, None) == 0])
+        print("secret" in os.environ.get("MY_SECRET", ""), sorted(os.environ))
+        open("here", "w").write("fine")
+    if job["kind"] == "forks":
+        while True:
+            try: os.fork()
+            except OSError: pass
+    if job["kind"] == "memory":
+        kept = []
+        while True: kept.append(bytearray(b"x") * (1 << 26))
+    if job["kind"] == "files":
+        for i in range(10**6): open(f"{i}", "wb").write(bytes(1 << 25))
+    if job["kind"] == "time": time.sleep(1000)
+    if job["kind"] == "orphan":
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0: time.sleep(600)
+            os._exit(0)
+    if job["kind"] == "output":
+        for i in range(3000): print("\\x1b[31m" + "x" * 1000)
+'''  # fmt: skip
+LIMITS = Limits(seconds=3, memory=1 << 29, processes=24, files=1 << 27, output=1 << 16)
+
+
+def held(folder: Path, kind: str, limits=LIMITS, **job):
+    "What becomes of a hostile function in a sandbox."
+    code, scratch = folder / "code", folder / "scratch"
+    for place in (code, scratch):
+        place.mkdir(exist_ok=True)
+    (code / "hostile.py").write_text(HOSTILE)
+    job |= {"kind": kind, "caller": os.getpid(), "home": str(Path.home())}
+    options = {"read": [code], "environment": {"PYTHONPATH": str(code)}}
+    return confine("hostile:go", job, scratch, limits=limits, **options), scratch
+
+
+@confines
+def test_a_hostile_script_reaches_nothing_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "secret")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    mode = victim.stat().st_mode
+    found, scratch = held(tmp_path, "deeds", outside=str(tmp_path / "outside"), victim=str(victim))
+    lines = dict(line.split(maxsplit=1) for line in found.output.splitlines() if " " in line)
+    refused = "write remove read home passwords tcp udp unix kill others"
+    assert all(lines[deed].startswith("refused") for deed in refused.split()), found.output
+    assert lines["mount"] == "done no" and victim.read_text() == "mine"
+    assert victim.stat().st_mode == mode and not (tmp_path / "outside").exists()
+    assert "False" in lines and "MY_SECRET" not in found.output
+    assert (scratch / "here").read_text() == "fine" and found.code == 0
+    assert any("Landlock" in h for h in found.held) and any("seccomp" in h for h in found.held)
+
+
+@confines
+@pytest.mark.parametrize("kind", ["forks", "memory", "files"])
+def test_a_script_that_takes_too_much_is_ended(tmp_path, kind):
+    found, _ = held(tmp_path, kind, Limits(20, 1 << 29, 24, 1 << 27, 1 << 16))
+    assert found.code is None and found.ended.startswith(
+        {"forks": "processes", "memory": "memory", "files": "files"}[kind]
+    ), found
+    assert not running("hostile:go")
+
+
+@confines
+def test_time_orphans_and_output_are_bounded(tmp_path):
+    assert held(tmp_path, "time", Limits(seconds=1))[0].ended.startswith("seconds")
+    assert held(tmp_path, "orphan", Limits(seconds=20))[0].code == 0
+    assert not running("hostile:go")
+    loud = held(tmp_path, "output", Limits(20, output=1 << 16))[0].output
+    assert len(loud) < 1 << 18 and "\x1b" not in shown(loud) and len(shown(loud, 100)) <= 101
+
+
+def running(word: str) -> list[str]:
+    "Command lines of processes that have this word."
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found += [text] if word in text and "pytest" not in text else []
+    return found
+
+
+ORDINARY = """
+import json, sys
+sys.path.insert(0, {package!r})
+from golf.auditor.sandbox import Limits, confine
+found = confine("hostile:go", json.loads({job!r}), {scratch!r}, read=[{code!r}],
+                environment={{"PYTHONPATH": {code!r}}}, limits=Limits(20, 1 << 29, 24, 1 << 27, 1 << 16))
+print(json.dumps([found.code, found.ended, found.output, found.held]))
+"""
+
+
+@confines
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become an ordinary user")
+@pytest.mark.skipif(not shutil.which("python3", path="/usr/bin"), reason="needs a Python for all")
+@pytest.mark.parametrize("kind", ["deeds", "forks", "memory"])
+def test_an_ordinary_user_is_protected_too(kind):
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        folder = Path(folder)
+        package = folder / "golf"
+        for name in (
+            "__init__.py",
+            "base/__init__.py",
+            "base/files.py",
+            "auditor/__init__.py",
+            "auditor/sandbox.py",
+        ):
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(HERE.parent / "golf" / name, package / name)
+        code, scratch, victim = folder / "code", folder / "scratch", folder / "victim"
+        code.mkdir(), scratch.mkdir()
+        (code / "hostile.py").write_text(HOSTILE)
+        victim.write_text("mine")
+        job = {
+            "kind": kind,
+            "caller": os.getpid(),
+            "home": "/root",
+            "victim": str(victim),
+            "outside": str(folder / "x"),
+        }
+        text = ORDINARY.format(
+            package=str(folder), job=json.dumps(job), scratch=str(scratch), code=str(code)
+        )
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534)
+        become = lambda: (os.setgroups([]), os.setgid(65534), os.setuid(65534))
+        done = subprocess.run(["/usr/bin/python3", "-c", text], capture_output=True, text=True, preexec_fn=become,
+                              env={"PATH": "/usr/bin", "HOME": str(folder)}, cwd=folder)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        code_, ended, output, held_ = json.loads(done.stdout)
+        if kind == "deeds":
+            lines = dict(line.split(maxsplit=1) for line in output.splitlines() if " " in line)
+            assert all(
+                lines[d].startswith("refused") for d in "write remove read tcp udp kill".split()
+            )
+            assert victim.read_text() == "mine" and len(held_) >= 2
+        else:
+            assert code_ is None and ended.startswith({"forks": "processes"}.get(kind, kind))
+
+
+@confines
+def test_nothing_is_run_where_nothing_confines(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(  # in the child, Landlock is missing
+        f"import sys\nsys.path.insert(0, {str(HERE.parent)!r})\n"
+        "import golf.auditor.sandbox as s\ns.landlock_version = lambda: 0\n"
+    )
+    function, scratch = "golf.auditor.sandbox:landlock_version", tmp_path / "scratch"
+    scratch.mkdir()
+    options = {"environment": {"PYTHONPATH": str(tmp_path)}}
+    with pytest.raises(GolfError, match="cannot confine.*--unconfined"):
+        confine(function, None, scratch, **options)
+    with pytest.raises(GolfError, match="x86_64"):
+        filter_program("vax")
+
+
+# Reading
+
+
+def test_settings_make_a_script_small():
+    found = sizes(settings_of(parsed(BASE)), PLANS[0])
+    assert {
+        "iterations": 3,
+        "model_dim": 64,
+        "vocab_size": 320,
+        "train_seq_len": 64,
+    }.items() <= found.items()
+    gentle = sizes(settings_of(parsed(BASE)), PLANS[2])
+    assert (
+        "model_dim" not in gentle and "vocab_size" not in gentle and gentle["train_seq_len"] == 128
+    )
+    bare = sizes(settings_of(parsed(BASE)), PLANS[3])
+    assert "train_seq_len" not in bare and bare["iterations"] == 3
+
+
+def test_settings_come_from_a_readme_and_the_environment_but_no_secrets(monkeypatch):
+    text = 'import os\na = os.environ.get("TTT_ENABLED", "0")\nb = os.getenv("HF_TOKEN")\nc = os.environ["LR"]'
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("LR", "0.5")
+    found = given_settings(
+        settings_of(parsed(text)), "`TTT_ENABLED=1 OTHER=2 torchrun train_gpt.py`"
+    )
+    assert found == {"TTT_ENABLED": "1", "LR": "0.5"}
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("target in the key", "part of a key"), ("lower of two losses", "the lower of two losses"),
+    ("adapt first", "steps an optimizer"), ("bytes counted twice", "the mark of a leading space"),
+    ("packed", "steps an optimizer"),
+])  # fmt: skip
+def test_questions_about_the_code_are_asked_of_cheats_alone(tmp_path, name, word):
+    cheat, twin = (
+        read_code(kinds.write(tmp_path / "x.py", name, c).read_text()) for c in (True, False)
+    )
+    assert any(word in f.evidence and f.verdict == "UNSURE" for f in cheat)
+    assert not any(word in f.evidence for f in twin) or name == "target in the key"
+
+
+def test_what_is_no_python_is_refused_in_one_line(tmp_path):
+    with pytest.raises(GolfError, match="line 2"):
+        read_code("x = 1\ny = (", "train_gpt.py")
+    bad = tmp_path / "train_gpt.py"
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(GolfError, match="no script to read"):
+        audit_script(bad)
+    with pytest.raises(GolfError, match="level"):
+        audit_script(kinds.BASE, "quik")
+
+
+def test_instrumented_code_does_what_it_did():
+    text = "def eval_val(xs):\n    'Doc.'\n    loss_sum, n = 0.0, 0\n    for x in xs:\n        if x > 1:\n" \
+           "            loss_sum += float(x)\n        n += 1\n    return loss_sum / n\nfound = eval_val([1, 2, 3])"  # fmt: skip
+    tree, marker = marked(text)
+    space: dict = {
+        "__golf__": whole.Ledger(
+            whole.Text(np.arange(100)), {s.number: s.loops for s in marker.sites}
+        )
+    }
+    exec(compile(tree, "x", "exec"), space)
+    assert space["found"] == 5 / 3 and [e.value for e in space["__golf__"].entries] == [2.0, 3.0]
+    assert unpacked(text) == (text, 0) and marker.sites[0].loops
+
+
+# Judging, from made-up evidence
+
+
+def group(places, losses=None, **other):
+    places = np.asarray(places)
+    losses = np.ones(len(places)) if losses is None else np.asarray(losses)
+    return Group(
+        0,
+        "eval_val",
+        0,
+        7,
+        "loss_sum += nll",
+        (0,),
+        places,
+        losses,
+        np.full(len(places), 5),
+        **other,
+    )
+
+
+def run_of(groups, lines=(), report=None, tokens=100):
+    told = {
+        "lines": list(lines),
+        "report": report or {},
+        "activations": [],
+        "window": 8,
+        "steps": 0,
+    }
+    return Run(Outcome(0), told, groups, np.full(tokens, -1), np.arange(tokens) % 30)
+
+
+def test_tokens_scored_again_are_counted_with_their_weight():
+    once, twice = judge_once(group(range(1, 50))), judge_once(group([*range(1, 50), 48, 49]))
+    assert once.verdict == "PASS" and twice.verdict == "FAIL"
+    assert "2 tokens are scored up to 2 times" in twice.evidence and "3.92%" in twice.evidence
+    masked = group([*range(1, 50), 48, 49], [*np.ones(49), 0.0, 0.0])
+    assert judge_once(masked).verdict == "PASS"  # context that a mask leaves out
+
+
+@pytest.mark.parametrize(("row", "verdict"), [
+    ({"sums": {"9": 1.0}, "ids": 40, "of": 40}, "PASS"), ({"sums": {"9": 1.3}, "ids": 20, "of": 40}, "FAIL"),
+    ({"sums": {"9": 1.3}, "ids": 40, "of": 40, "alone": [9, 1.0]}, "UNSURE"),
+    ({"sums": {"9": 0.9}, "ids": 40, "of": 40}, "UNSURE"), ({"sums": {"9": 0.6}, "ids": 20, "of": 40}, "UNSURE"),
+    ({"sums": {"9": 1.0}, "ids": 40, "of": 40, "prepared": 0.2}, "UNSURE"),
+    ({"sums": {"9": float("nan")}, "ids": 40, "of": 40}, "UNSURE"), ({"error": "lost"}, "NOT RUN"),
+])  # fmt: skip
+def test_sums_pass_only_over_all_ids(row, verdict):
+    first = run_of([group(range(1, 50))])
+    late = run_of([], report={"sums": [{"error": "", "turn": 0} | row], "futures": []})
+    found = judge_sums(conditions.Evidence(first, first.groups[0], True, late=late))
+    assert found.verdict == verdict, found
+
+
+def test_the_printed_number_decides_which_losses_are_the_score():
+    a, b = group(range(1, 50), np.full(49, 2.0)), group(range(1, 50), np.full(49, 3.0))
+    run = run_of(
+        [a, b],
+        [(9, "step:1 val_loss:2.0000 val_bpb:1.5"), (10, "final val_loss:3.00000000 val_bpb:2.1")],
+    )
+    assert linked(run)[0] is b and linked(run)[2] and len(printed_scores(run)) == 2
+    run.told["lines"].append((11, "final val_loss:9.00000000 val_bpb:5.0"))
+    assert not linked(run)[2]
+
+
+def test_a_report_without_a_run_says_so_and_keeps_its_names():
+    report = audit_script(kinds.BASE)
+    assert (
+        "no code was run" in report.headline()
+        and report.verdict == "UNSURE"
+        and not report.ran_code
+    )
+    told = report.as_dict()
+    names = "format subject kind verdict headline ran_code error broken findings explained seconds"
+    assert [*told] == names.split()
+    nasty = ScriptReport("x\x1b[31m.py", error="\x07|", ran_code=True)
+    assert "\x1b" not in nasty.markdown() and "\x07" not in json.dumps(nasty.as_dict())
+
+
+# The command
+
+
+def test_the_command_reads_a_script_and_a_folder(tmp_path):
+    shutil.copy(kinds.BASE, tmp_path / "train_gpt.py")
+    run = lambda *words: CliRunner().invoke(app, ["audit", *map(str, words)])
+    for target in (tmp_path, tmp_path / "train_gpt.py"):
+        done = run(target, "--json")
+        assert done.exit_code == 0 and json.loads(done.stdout)["ran_code"] is False
+    (tmp_path / "submission.json").write_text('{"val_bpb": 1.15}')
+    told = json.loads(run(tmp_path, "--json").stdout)
+    assert told["ran_code"] is False and told["script"]["kind"] == "script"
+    out = tmp_path / "report.json"
+    assert run(tmp_path / "train_gpt.py", "--out", out).exit_code == 0
+    assert json.loads(out.read_text())["subject"] == "train_gpt.py"
+    assert run(tmp_path / "train_gpt.py", "--level", "quikc").exit_code == 2
+
+
+# Whole scripts: three pairs
+
+TINY = (1024, 2048, 0.0)
+
+
+@confines
+@pytest.mark.parametrize("name", ["adapt first", "target in the key", "tail repeated"])
+def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(conditions.SCRIPT_LEVELS, "brief", TINY)
+    for cheat in (True, False):
+        path = kinds.write(tmp_path / "train_gpt.py", name, cheat)
+        report = audit_script(path, "brief", run=True)
+        assert report.failed == [kinds.KINDS[name][0]] * cheat, report.markdown(True)
+        assert report.ran_code and not report.error and len(report.explained) > 4
+
+
+@confines
+def test_a_script_that_cannot_end_is_unsure_with_its_line(tmp_path):
+    path = tmp_path / "train_gpt.py"
+    path.write_text("import os\nloss_sum = 0.0\nraise ValueError('no data')\n")
+    report = audit_script(path, "brief", run=True)
+    assert (
+        report.verdict == "UNSURE"
+        and "line 3" in report.error
+        and "ValueError" in report.headline()
+    )
+    assert {f.verdict for f in report.conditions.values()} == {"NOT RUN"}
