@@ -37,6 +37,7 @@ net.windows: Banded SlidingWindow
 net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact size_report
 store.saved: corpus_for export_model load_model model_path starting_from
+store.imported: import_model
 train.loop: TrainConfig Trainer fit laptop
 train.job: Job launch to_json
 adapt.ttt: TTT
@@ -48,6 +49,7 @@ auditor.lints: lint_submission
 published.recipes: recipe
 lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
+lab.submission: submit
 """
 NAMES = {
     name: room
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
     from golf.store.artifact import size_report as size_report
+    from golf.store.imported import import_model as import_model
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
@@ -177,4 +180,5 @@ if TYPE_CHECKING:
     from golf.lab.runs import arms_table as arms_table
     from golf.lab.runs import drift as drift
     from golf.lab.runs import read_record as read_record
+    from golf.lab.submission import submit as submit
     from golf.published.recipes import recipe as recipe
