@@ -1149,6 +1149,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'golf.lab.definitions._parses': ('lab/definitions.html#_parses', 'golf/lab/definitions.py'),
                                       'golf.lab.definitions._root': ('lab/definitions.html#_root', 'golf/lab/definitions.py'),
                                       'golf.lab.definitions._walrus': ('lab/definitions.html#_walrus', 'golf/lab/definitions.py'),
+                                      'golf.lab.definitions.copied': ('lab/definitions.html#copied', 'golf/lab/definitions.py'),
                                       'golf.lab.definitions.global_names': ('lab/definitions.html#global_names', 'golf/lab/definitions.py'),
                                       'golf.lab.definitions.is_own': ('lab/definitions.html#is_own', 'golf/lab/definitions.py'),
                                       'golf.lab.definitions.source_of': ('lab/definitions.html#source_of', 'golf/lab/definitions.py'),
