@@ -1372,6 +1372,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'golf.lab.script._imports': ('lab/script.html#_imports', 'golf/lab/script.py'),
                                  'golf.lab.script._is_read': ('lab/script.html#_is_read', 'golf/lab/script.py'),
                                  'golf.lab.script._own_text': ('lab/script.html#_own_text', 'golf/lab/script.py'),
+                                 'golf.lab.script._shadows': ('lab/script.html#_shadows', 'golf/lab/script.py'),
                                  'golf.lab.script._stored': ('lab/script.html#_stored', 'golf/lab/script.py'),
                                  'golf.lab.script._usual': ('lab/script.html#_usual', 'golf/lab/script.py'),
                                  'golf.lab.script._with': ('lab/script.html#_with', 'golf/lab/script.py'),

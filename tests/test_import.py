@@ -5,7 +5,6 @@ import lzma
 import pickle
 import zipfile
 import zlib
-from pathlib import Path
 
 import pytest
 import torch

@@ -209,7 +209,7 @@ def setting_from(text, usual):
     return text not in ("0", "False") if isinstance(usual, bool) else type(usual)(text)
 '''
 
-# %% ../../nbs/lab/05e_script.ipynb #2aa3684c
+# %% ../../nbs/lab/05e_script.ipynb #d8087643
 def module_order(reach: Reach) -> list[str]:
     """The modules of what is kept, each after those whose definitions it uses."""
     used = {module for module, _ in reach.units}
@@ -235,17 +235,40 @@ def unique_names(reach: Reach, order: list[str]) -> dict[Key, str]:
     """The name in the script of every definition, and of what libraries give, by module and name."""
     names: dict[Key, str] = {}
     owner: dict[str, Any] = {}
+    shadows = _shadows(reach)
     for module in order:
         own = [(k, k) for k in reach.units if k[0] == module]
         lent = [(k, line) for k, line in reach.foreign.items() if k[0] == module]
         for key, what in lent + own:
             name, room = key[1], module.rpartition(".")[2]
-            if owner.get(name, what) != what or name in TAKEN:
-                bare = name.lstrip("_")
-                name = f"{'_' * (len(name) - len(bare))}{room}_{bare}"
+            bare = name.lstrip("_")
+            while owner.get(name, what) != what or name in TAKEN or name in shadows.get(key, ()):
+                other = f"{'_' * (len(key[1]) - len(bare))}{room}_{bare}"
+                name = f"{name}_" if name.startswith(other) else other
             names[key] = name
             owner[name] = what
     return names
+
+
+def _shadows(reach: Reach) -> dict[Key, set[str]]:
+    "For each definition the local names that stand where it is referred to under another name."
+    found: dict[Key, set[str]] = {}
+    for unit in [u for units in reach.units.values() for u in units]:
+        local = {
+            n.id
+            for n in ast.walk(unit.node)
+            if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)
+        }
+        local |= {n.arg for n in ast.walk(unit.node) if isinstance(n, ast.arg)}
+        for node in ast.walk(unit.node):
+            if isinstance(node, (ast.Name, ast.Attribute)):
+                key = reach.target(node, unit.module, unit.local) or (
+                    unit.module,
+                    getattr(node, "id", ""),
+                )
+                said = {node.id} if isinstance(node, ast.Name) else set()
+                found.setdefault(key, set()).update(local - said)
+    return found
 
 # %% ../../nbs/lab/05e_script.ipynb #bf97b49c
 class Renamed(ast.NodeTransformer):

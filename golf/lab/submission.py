@@ -205,14 +205,14 @@ def missing_evidence(seeds: Sequence[Seed], text: str) -> list[str]:
             found.append(f"{what} within {limit} seconds")
     return found
 
-# %% ../../nbs/lab/05g_submission.ipynb #f168d6b8
+# %% ../../nbs/lab/05g_submission.ipynb #a2fefa11
 def claim_of(seeds: Sequence[Seed], code_bytes: int, **about: str) -> dict[str, Any]:
     """The content of `submission.json`: the means over the seeds, their rows, bytes, and what they comply with."""
     mean = lambda values: float(np.mean(values)) if values else None
     spread = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else None
     losses, bpbs = [s.val_loss for s in seeds], [s.val_bpb for s in seeds]
     models = [s.artifact_bytes for s in seeds if s.artifact_bytes]
-    rows = {str(s.seed): _row(s) for s in seeds}
+    rows = {str(s.seed): _row(s, code_bytes) for s in seeds}
     total = max(models) + code_bytes if models else None
     within = lambda name: (
         all((getattr(s, name) or math.inf) <= 600.5 for s in seeds) if seeds else None
@@ -229,16 +229,18 @@ def claim_of(seeds: Sequence[Seed], code_bytes: int, **about: str) -> dict[str, 
     found |= {
         "bytes_total": total,
         "bytes_code": code_bytes,
-        "artifact_bytes_max": max(models, default=None),
+        "bytes_model": max(models, default=None),
     }
     machine = seeds[0].machine.partition(" ") if seeds else ("", "", "")
     found |= {"hardware": machine[2] or None, "pytorch_version": machine[0] or None}
     return about | found | {"compliance": complies}
 
 
-def _row(s: Seed) -> dict[str, Any]:
-    names = "val_loss val_bpb artifact_bytes steps step_avg_ms train_time_s eval_time_s"
-    return {name: getattr(s, name) for name in names.split()}
+def _row(s: Seed, code_bytes: int) -> dict[str, Any]:
+    "A seed's results; its artifact is model and code, as the challenge counts it."
+    names = "val_loss val_bpb steps step_avg_ms train_time_s eval_time_s"
+    total = s.artifact_bytes and s.artifact_bytes + code_bytes
+    return {name: getattr(s, name) for name in names.split()} | {"artifact_bytes": total}
 
 # %% ../../nbs/lab/05g_submission.ipynb #05f7d99d
 def budget_lines(readable: int, small: int, seeds: Sequence[Seed], shipped: int) -> list[str]:
