@@ -45,7 +45,7 @@ from ..train.loop import TrainConfig
 def freeze_by_name(first: int) -> Callable[[GPT], Masks]:
     """Masks that hold still what is *named* after the first `first` blocks, as PR #473 did it.
 
-    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.ttt.freeze_blocks` for one that freezes blocks.
+    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.masks.freeze_blocks` for one that freezes blocks.
     """
 
     def masks(model: GPT) -> Masks:

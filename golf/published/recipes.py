@@ -192,7 +192,7 @@ def recipes() -> dict[str, Recipe]:
 
 # %% ../../nbs/published/00_recipes.ipynb #f4b41639
 def function_name(function: Callable) -> str:
-    """A function as a reader names it: "pr473.clip_local"; "ttt.freeze_first(first=2)" for what that made."""
+    """A function as a reader names it: "pr473.clip_local"; "masks.freeze_first(first=2)" for what that made."""
     if isinstance(function, partial):
         options = [f"{k}={shown(v)}" for k, v in function.keywords.items()]
         return (
