@@ -39,6 +39,7 @@ net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact
 store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
+store.imported: import_model
 train.settings: TrainConfig laptop
 train.loop: Trainer
 train.fit: fit
@@ -53,6 +54,7 @@ published.recipes: recipe
 lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
 lab.arms: Arm difference keep_figure run_arms said sentence show_arms show_drift told word
+lab.submission: submit
 """
 NAMES = {
     name: room
@@ -147,6 +149,7 @@ if TYPE_CHECKING:
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
+    from golf.store.imported import import_model as import_model
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
@@ -192,4 +195,5 @@ if TYPE_CHECKING:
     from golf.lab.runs import arms_table as arms_table
     from golf.lab.runs import drift as drift
     from golf.lab.runs import read_record as read_record
+    from golf.lab.submission import submit as submit
     from golf.published.recipes import recipe as recipe

@@ -63,7 +63,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float | N
     """
     if unknown := [name for name, value in options.items() if value and name not in _HARMLESS]:
         raise GolfError(f"the stand-in for FlashAttention does not imitate {', '.join(unknown)}")
-    from golf.net.model import attention  # not before a script needs it: it loads slowly
+    from golf.net.parts import attention  # not before a script needs it: it loads slowly
 
     q, k, v = (x.transpose(1, 2) for x in (q, k.to(q.dtype), v.to(q.dtype)))
     plain = causal and tuple(window_size) == (-1, -1) and q.shape[2] == k.shape[2]

@@ -7,7 +7,8 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'Revision', 'Root', 'one_line', 'Commands', 'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb',
            'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission',
            'audit_each', 'audit_artifact', 'audit_arm', 'audit_command', 'compare_command', 'publish_command',
-           'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
+           'settings_from', 'submit_command', 'import_command', 'run_or_published', 'figures_command', 'referred',
+           'kept', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -507,6 +508,64 @@ def publish_command(
     head = f"{entry.page} quotes {entry.notebook}/{entry.key}, as {LIST} says; to commit:"
     told = {"page": entry.page, "notebook": entry.notebook, "key": entry.key, "files": files}
     tell(as_json, told, "\n  ".join([head, *files]))
+
+# %% ../../nbs/lab/09_cli.ipynb #5b170002
+def settings_from(pairs: list[str]) -> dict[str, str]:
+    """Settings as NAME=VALUE, by name in capitals; raises `GolfError` for a pair without a sign."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise GolfError(f"--set {pair}: expected NAME=VALUE, as SEED=42")
+    return {name.upper(): value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+# %% ../../nbs/lab/09_cli.ipynb #5b170003
+@app.command("submit")
+def submit_command(
+    target: Annotated[str, typer.Argument(help="A recipe, FILE.py:NAME, FILE.ipynb:NAME, a run, or a folder written before.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    log: Annotated[list[Path], typer.Option(help="A log of the script, one a seed.")] = [],  # noqa: B006
+    change: Annotated[list[str], typer.Option("--set", help="NAME=VALUE, a setting of the script.")] = [],  # noqa: B006
+    name: Annotated[str, typer.Option(help="Title of the entry.")] = "",
+    author: Annotated[str, typer.Option(help="Who it is by.")] = "",
+    github_id: Annotated[str, typer.Option(help="Their name on GitHub.")] = "",
+    against: Annotated[str, typer.Option(help="A row for Welch's test.")] = "#549",
+    pack: Annotated[bool, typer.Option("--packed", help="train_gpt.py is the packed form.")] = False,
+    unclean: Annotated[bool, typer.Option(help="Even a run from a tree with changes.")] = False,
+    unnormalised: Annotated[bool, typer.Option("--unnormalised", help="Even if it has no score.")] = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Write an entry's folder: one script that needs nothing of golf, README, claim, requirements, logs."""
+    from golf.lab.submission import submit
+
+    words: dict[str, Any] = dict(name=name, author=author, github_id=github_id, against=against)
+    words |= dict(pack=pack, unclean=unclean, unnormalised=unnormalised)
+    with redirect_stdout(sys.stderr):
+        folder = submit(target, out, changes=settings_from(change), logs=log, **words)
+    sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir())}
+    lines = [f"{folder}:", *(f"  {file}: {size:,} bytes" for file, size in sizes.items())]
+    tell(as_json, {"folder": folder, "bytes": sizes}, "\n".join(lines))
+
+# %% ../../nbs/lab/09_cli.ipynb #5b170004
+@app.command("import")
+def import_command(
+    path: Annotated[Path, typer.Argument(help="A published artifact, such as final_model.int6.ptz.")],
+    recipe: Annotated[str, typer.Option(help="The recipe whose shapes it must have.")],
+    out: Annotated[Path | None, typer.Option(help="Keep it as an artifact of golf.")] = None,
+    data_path: Annotated[Path | None, typer.Option(envvar="DATA_PATH", help="Shards to score.")] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer-path", "--tokenizer", envvar="TOKENIZER_PATH", help="Their tokenizer."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many are scored.")] = 65_536,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Read a published model, hold it to a recipe's shapes, and score the text's beginning."""
+    from golf.lab.submission import imported
+
+    where = dict(data_path=data_path, tokenizer_path=tokenizer)
+    found = imported(path, recipe, out=out, tokens=tokens, **where)
+    bpb = "no text given" if found["bpb"] is None else f"{found['bpb']:.4f} bits per byte"
+    text = f"{path}: {found['values']:,} values as {recipe} has them, {bpb}"
+    tell(as_json, found, text + (f" on {found['tokens']:,} tokens" if found["bpb"] else ""))
 
 # %% ../../nbs/lab/09_cli.ipynb #f1600002
 def run_or_published(run: str) -> Path:
