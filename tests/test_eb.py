@@ -1,13 +1,16 @@
 """Gradients that are scaled by their measured noise do not depend on how many ranks measure it."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from golf.adapt.gradients import EmpiricalBayes, james_stein, predictive, shrink
+from golf.adapt.gradients import EmpiricalBayes, const, james_stein, predictive, shrink
 from golf.adapt.ttt import TTT
 from golf.net.model import GPT, preset
 from golf.net.ranks import join, run_ranks
 from golf.net.windows import SlidingWindow
+from golf.predict.compare import arm_key
 from golf.predict.stream import Stream, evaluate
 
 SHAPE = preset(
@@ -58,3 +61,22 @@ def test_without_the_message_ranks_would_differ(alone):
     """The scales are no constants, so the test above can fail."""
     for _, scales, _ in alone.values():
         assert 0.01 < torch.tensor(scales).std() < 1
+
+
+def test_every_option_changes_the_losses_and_the_name():
+    tokens = torch.randint(64, (48,), generator=torch.Generator().manual_seed(5)).repeat(43)
+    stream = Stream(tokens[:1025], 256)
+    options = [
+        dict(), dict(group="block"), dict(group="row"), dict(micro=2), dict(decay=0.0),
+        dict(decay=0.0, pool=3), dict(keep_length=True), dict(lo=0.9), dict(hi=0.5),
+        dict(order="after_clip"), dict(rule=james_stein, group="row"), dict(rule=predictive),
+        dict(rule=const((0.5, 2.0))), dict(rule=const((0.5, 2.0), rest=0.5)), dict(rule=const(2.0)),
+    ]  # fmt: skip
+    assert {name for each in options for name in each} == {f.name for f in fields(EmpiricalBayes)}
+    losses, names = set(), set()
+    for gradients in (*(EmpiricalBayes(**each) for each in options), None):
+        window = SlidingWindow(GPT(SHAPE, seed=3), stride=32)
+        learner = TTT(window, stream.chunks, lr=0.3, epochs=1, gradients=gradients)
+        names.add(arm_key(learner, stream))
+        losses.add(evaluate(learner, stream).loss)
+    assert len(losses) == len(names) == len(options) + 1

@@ -75,6 +75,24 @@ def _stages(logs: Sequence[RunLog]) -> dict[str, list[tuple[float, float]]]:
     shared = set.intersection(*map(set, tables)) if tables else set()
     return {stage: [table[stage] for table in tables] for stage in sorted(shared)}
 
+# %% ../../nbs/auditor/12g_held.ipynb #c024df6e
+SPREAD = 0.005  # bits per byte between seeds, where a claim does not say how many it has
+_DECIMAL = re.compile(r"(?<![\d.])\d\.\d{4,12}(?![\d.])")
+
+
+def _seed_scores(claim: Mapping[str, Any]) -> dict[str, Any]:
+    "The claimed score of each seed, placeholders left out."
+    given = {seed: field_of(row, *BPB) for seed, row in seed_rows(claim).items()}
+    return {seed: v for seed, v in given.items() if v is not None and printed(v)[0] > 0}
+
+
+def _elsewhere(claimed: Sequence[Any], logs: Sequence[RunLog]) -> bool:
+    "Whether every log has a number near one of the claimed, and below all that it calls bits per byte."
+    values = [printed(v)[0] for v in claimed]
+    near = lambda number, log: number < min(log.bpbs, default=0.0) and any(
+        abs(number - value) <= SPREAD for value in values)  # fmt: skip
+    return all(any(near(float(n), log) for n in _DECIMAL.findall(log.text)) for log in logs)
+
 # %% ../../nbs/auditor/12g_held.ipynb #b3fac237
 def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
     """Where a claimed score stands among the lines of the logs and the means of their stages."""
@@ -103,24 +121,6 @@ def find_score(bpb: Any, logs: Sequence[RunLog]) -> Held:
         "above" if above else "none",
         f"claimed {bpb}, between the lines of the logs; no line or mean is that",
     )
-
-# %% ../../nbs/auditor/12g_held.ipynb #c024df6e
-SPREAD = 0.005  # bits per byte between seeds, where a claim does not say how many it has
-_DECIMAL = re.compile(r"(?<![\d.])\d\.\d{4,12}(?![\d.])")
-
-
-def _seed_scores(claim: Mapping[str, Any]) -> dict[str, Any]:
-    "The claimed score of each seed, placeholders left out."
-    given = {seed: field_of(row, *BPB) for seed, row in seed_rows(claim).items()}
-    return {seed: v for seed, v in given.items() if v is not None and printed(v)[0] > 0}
-
-
-def _elsewhere(claimed: Sequence[Any], logs: Sequence[RunLog]) -> bool:
-    "Whether every log has a number near one of the claimed, and below all that it calls bits per byte."
-    values = [printed(v)[0] for v in claimed]
-    near = lambda number, log: number < min(log.bpbs, default=0.0) and any(
-        abs(number - value) <= SPREAD for value in values)  # fmt: skip
-    return all(any(near(float(n), log) for n in _DECIMAL.findall(log.text)) for log in logs)
 
 # %% ../../nbs/auditor/12g_held.ipynb #359961b7
 def check_score(claim: Mapping[str, Any], logs: Sequence[RunLog]) -> Finding:
@@ -267,36 +267,6 @@ def _near(check: str, said: Sequence[float], found: Sequence[float], strict: boo
 # %% ../../nbs/auditor/12g_held.ipynb #d250db9d
 SLIP = 2e-5  # bits per byte that a mean of rounded numbers may be off
 
-# %% ../../nbs/auditor/12g_held.ipynb #576e843c
-def check_means(claim: Mapping[str, Any]) -> Finding:
-    """Whether the headline is the mean of its seeds, and its deviation theirs."""
-    check, rows, mean = "mean of the seeds", seed_rows(claim), field_of(claim, *BPB)
-    columns = _columns(list(rows.values()))
-    if mean is None or printed(mean)[0] <= 0 or not columns:
-        return Finding(check, "NOT RUN", "needs val_bpb and results by seed")
-    (claimed, half), coarse = printed(mean), False
-    for name, parts in _columns(list(rows.values()), every=True).items():
-        true, best = sum(v for v, _ in parts) / len(parts), min(parts)
-        coarse |= best == (claimed, half) and half > min(h for _, h in parts)  # 1.12, 1.123, 1.126
-        if not coarse and abs(true - claimed) <= _slack(half, parts):
-            text = f"{len(parts)} seeds average {true:.6f} in {name}, claimed {mean}"
-            return _deviation(claim, parts, Finding(check, "PASS", text))
-    name, parts = next(iter(columns.items()))
-    values = {seed: v for seed, (v, _) in zip(rows, parts)}
-    fine = min(half, *(h for _, h in parts))
-    slack = 4 * fine + 1e-9 if coarse else _slack(half, parts)
-    verdict, why = _other_mean(values, claimed, slack, seeds_of(claim))
-    if name not in BPB and verdict == "FAIL":
-        verdict = "UNSURE"
-    true = sum(values.values()) / len(values)
-    text = f"{len(parts)} seeds average {true:.6f}, claimed {mean}; {why}"
-    return Finding(
-        check,
-        verdict,
-        text,
-        *(("V31: headline differs from its seeds", "held") if verdict == "FAIL" else ()),
-    )
-
 # %% ../../nbs/auditor/12g_held.ipynb #199da404
 def _slack(half: float, parts: list[tuple[float, float]]) -> float:
     "By how much a mean of printed numbers may be off: each may have been cut off rather than rounded."
@@ -344,6 +314,36 @@ def _other_mean(
     if claimed > mean:
         return "UNSURE", "worse than they are"
     return "FAIL", "better than their mean, and no other reading of them"
+
+# %% ../../nbs/auditor/12g_held.ipynb #576e843c
+def check_means(claim: Mapping[str, Any]) -> Finding:
+    """Whether the headline is the mean of its seeds, and its deviation theirs."""
+    check, rows, mean = "mean of the seeds", seed_rows(claim), field_of(claim, *BPB)
+    columns = _columns(list(rows.values()))
+    if mean is None or printed(mean)[0] <= 0 or not columns:
+        return Finding(check, "NOT RUN", "needs val_bpb and results by seed")
+    (claimed, half), coarse = printed(mean), False
+    for name, parts in _columns(list(rows.values()), every=True).items():
+        true, best = sum(v for v, _ in parts) / len(parts), min(parts)
+        coarse |= best == (claimed, half) and half > min(h for _, h in parts)  # 1.12, 1.123, 1.126
+        if not coarse and abs(true - claimed) <= _slack(half, parts):
+            text = f"{len(parts)} seeds average {true:.6f} in {name}, claimed {mean}"
+            return _deviation(claim, parts, Finding(check, "PASS", text))
+    name, parts = next(iter(columns.items()))
+    values = {seed: v for seed, (v, _) in zip(rows, parts)}
+    fine = min(half, *(h for _, h in parts))
+    slack = 4 * fine + 1e-9 if coarse else _slack(half, parts)
+    verdict, why = _other_mean(values, claimed, slack, seeds_of(claim))
+    if name not in BPB and verdict == "FAIL":
+        verdict = "UNSURE"
+    true = sum(values.values()) / len(values)
+    text = f"{len(parts)} seeds average {true:.6f}, claimed {mean}; {why}"
+    return Finding(
+        check,
+        verdict,
+        text,
+        *(("V31: headline differs from its seeds", "held") if verdict == "FAIL" else ()),
+    )
 
 # %% ../../nbs/auditor/12g_held.ipynb #b3b3233d
 def _deviation(

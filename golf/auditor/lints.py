@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'TABLES', 'tokenizer_of', 'lint_log', 'lint_logs', 'check_claim_ratio', 'check_prior', 'lint_claim',
-           'lint_submission', 'compare_with', 'lint_folders', 'page_of', 'read_tables', 'lint_tables']
+           'lint_submission', 'compare_with', 'page_of', 'lint_folders', 'read_tables', 'lint_tables']
 
 # %% ../../nbs/auditor/13_lints.ipynb #524745dc
 import csv
@@ -18,65 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from golf.auditor.budgets import (
-    CAP,
-    LATE,
-    SECONDS,
-    Part,
-    check_cap,
-    check_shipped,
-    check_sum,
-    check_times,
-    stored,
-)
-from golf.auditor.claims import (
-    BPB,
-    EVAL_SECONDS,
-    LOSS,
-    TRAIN_SECONDS,
-    VAL_TOKENS,
-    field_of,
-    on_reference,
-    read_claim,
-    seconds_of,
-    seed_rows,
-    sizes_of,
-    track_of,
-)
-from golf.auditor.curves import (
-    check_clock,
-    check_configuration,
-    check_data,
-    check_distinct,
-    check_launches,
-    check_lines,
-    check_order,
-    check_passages,
-    check_running,
-    check_seed_passages,
-    check_start,
-    check_stops,
-    check_switches,
-    check_text,
-    distinct,
-)
+from . import budgets, claims, curves, held
 from .denominators import check_bytes, check_ratio, printed, vocabulary_of, whole_text
 from .findings import VERDICTS, Finding, LintReport, one_cause
 from .folders import Submission, open_folder, submissions_in
-from golf.auditor.held import (
-    ROWS,
-    SHIFT_NATS,
-    better,
-    check_bytes_held,
-    check_evidence,
-    check_means,
-    check_p,
-    check_score,
-    check_seeds,
-    check_times_held,
-    ratio_of,
-    seeds_bpb,
-)
 from .logs import RunLog, Score, Step, parse_log, read_log, runs_of, size_of
 from ..base.files import GolfError, atomic_write
 from ..base.tables import markdown_table
@@ -99,36 +44,40 @@ def _counted(log: RunLog) -> str | None:
     return whole_text(tokens, tail=0) or (near if near == name else None)
 
 # %% ../../nbs/auditor/13_lints.ipynb #1a7bc2a2
-def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
+def lint_log(log: RunLog, vocabulary: str | None = None, *, sure: bool = True, cap: int = budgets.CAP,
              track: str = "", reference: bool | None = None) -> list[Finding]:  # fmt: skip
     """All findings about one log; `vocabulary`, `track` and `reference` where the log does not say.
 
     `sure`: the vocabulary is known by more than the name of a folder.
     """
-    facts, parts = log.facts, stored(log.sizes, cap)
+    facts, parts = log.facts, budgets.stored(log.sizes, cap)
     vocabulary, sure = tokenizer_of([log], vocabulary if sure else None, vocabulary)
     reference = reference if reference is not None else (
         "hardware" in facts and facts.get("world_size") == 8 or None)  # fmt: skip
-    clocks = [check_clock(run) for run in runs_of(log.steps)] or [check_clock([])]
+    clocks = [curves.check_clock(run) for run in runs_of(log.steps)] or [curves.check_clock([])]
     found = [
-        *check_lines(log, vocabulary, sure=sure),
-        *check_text(log),
+        *curves.check_lines(log, vocabulary, sure=sure),
+        *curves.check_text(log),
         _worst(clocks),
-        check_order(log),
+        curves.check_order(log),
     ]
-    found += [check_start(log, vocabulary), *check_switches(log, vocabulary), check_running(log)]
     found += [
-        check_passages(log),
-        *check_data(log),
-        check_sum(parts),
-        check_cap(parts, cap=cap, track=track),
+        curves.check_start(log, vocabulary),
+        *curves.check_switches(log, vocabulary),
+        curves.check_running(log),
+    ]
+    found += [
+        curves.check_passages(log),
+        *curves.check_data(log),
+        budgets.check_sum(parts),
+        budgets.check_cap(parts, cap=cap, track=track),
     ]
     train = None if log.train_ms is None else log.train_ms / 1000
     if train is not None and "stopping_ms" not in facts:
         train -= facts.get("half_ms", 0.0) / 1000  # ten minutes, to a tenth
-    found += check_times(train, log.eval_seconds, reference=reference, track=track)
+    found += budgets.check_times(train, log.eval_seconds, reference=reference, track=track)
     total = facts.get("evaluation_s", 0.0)
-    if found[-1].verdict == "PASS" and total > SECONDS + LATE and track != "other":
+    if found[-1].verdict == "PASS" and total > budgets.SECONDS + budgets.LATE and track != "other":
         text = f"{found[-1].evidence}; {total:,.2f} s in total"
         found[-1] = replace(found[-1], verdict="UNSURE", evidence=text)
     return found
@@ -139,11 +88,11 @@ def _worst(findings: Sequence[Finding]) -> Finding:
     return max(findings, key=lambda f: VERDICTS.index(f.verdict))
 
 # %% ../../nbs/auditor/13_lints.ipynb #582b6d73
-def lint_logs(logs: Sequence[RunLog], vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
+def lint_logs(logs: Sequence[RunLog], vocabulary: str | None = None, *, sure: bool = True, cap: int = budgets.CAP,
               track: str = "", reference: bool | None = None) -> list[Finding]:  # fmt: skip
     """The worst finding of each check over several logs, and what they say about each other."""
     by_check: dict[str, list[tuple[Finding, str]]] = {}
-    kept = distinct(logs)
+    kept = curves.distinct(logs)
     for log in kept:
         for finding in lint_log(
             log, vocabulary, sure=sure, cap=cap, track=track, reference=reference
@@ -152,8 +101,8 @@ def lint_logs(logs: Sequence[RunLog], vocabulary: str | None = None, *, sure: bo
     merged = [
         _merge([f for f, _ in rows], [name for _, name in rows]) for rows in by_check.values()
     ]
-    return [*merged, check_distinct(logs), check_configuration(kept), check_seed_passages(kept),
-            check_stops(kept), check_launches(kept)]  # fmt: skip
+    return [*merged, curves.check_distinct(logs), curves.check_configuration(kept), curves.check_seed_passages(kept),
+            curves.check_stops(kept), curves.check_launches(kept)]  # fmt: skip
 
 # %% ../../nbs/auditor/13_lints.ipynb #18c2133b
 def _merge(findings: list[Finding], names: list[str]) -> Finding:
@@ -180,9 +129,9 @@ def check_claim_ratio(
     claim: Mapping[str, Any], vocabulary: str | None, *, sure: bool = True
 ) -> list[Finding]:
     """`check_ratio` of the claimed mean, the worst of the seeds, and `check_bytes` if targets are given."""
-    seeds, found, tokens = [], [], field_of(claim, *VAL_TOKENS)
-    for seed, row in {"": claim, **seed_rows(claim)}.items():
-        loss, bpb = field_of(row, *LOSS), field_of(row, *BPB)
+    seeds, found, tokens = [], [], claims.field_of(claim, *claims.VAL_TOKENS)
+    for seed, row in {"": claim, **claims.seed_rows(claim)}.items():
+        loss, bpb = claims.field_of(row, *claims.LOSS), claims.field_of(row, *claims.BPB)
         if loss is None or bpb is None:
             continue
         check = "loss over bpb of the seeds" if seed else "loss over bpb"
@@ -200,7 +149,7 @@ def check_claim_ratio(
 # %% ../../nbs/auditor/13_lints.ipynb #5ea154e5
 def check_prior(claim: Mapping[str, Any]) -> Finding:
     """UNSURE for a claim below 1.00 bits per byte: no such claim is known to have been valid."""
-    bpb = field_of(claim, *BPB)
+    bpb = claims.field_of(claim, *claims.BPB)
     if bpb is None:
         return Finding("size of the claim", "NOT RUN", "needs val_bpb")
     if printed(bpb)[0] <= 0:
@@ -209,28 +158,31 @@ def check_prior(claim: Mapping[str, Any]) -> Finding:
     return Finding("size of the claim", "PASS" if printed(bpb)[0] >= 1 else "UNSURE", text)
 
 # %% ../../nbs/auditor/13_lints.ipynb #7ec014ba
-def lint_claim(claim: Mapping[str, Any], vocabulary: str | None = None, *, sure: bool = True, cap: int = CAP,
+def lint_claim(claim: Mapping[str, Any], vocabulary: str | None = None, *, sure: bool = True, cap: int = budgets.CAP,
                shipped: int | None = None, track: str = "") -> list[Finding]:  # fmt: skip
     """All findings about a `submission.json`; `shipped`: bytes of the script beside it."""
-    tokens = field_of(claim, *VAL_TOKENS)
+    tokens = claims.field_of(claim, *claims.VAL_TOKENS)
     counted = whole_text(None if tokens is None else round(printed(tokens)[0]), tail=0)
     vocabulary, sure = counted or vocabulary_of(vocabulary), sure or counted is not None
-    sizes = sizes_of(claim)
-    parts: list[Part] = [(s.part, s.field, s.bytes) for s in sizes]
+    sizes = claims.sizes_of(claim)
+    parts: list[budgets.Part] = [(s.part, s.field, s.bytes) for s in sizes]
     own = [p for p in parts if not p[1].startswith("seed ")]
     found = [
         *check_claim_ratio(claim, vocabulary, sure=sure),
-        check_means(claim),
-        check_p(claim, ratio_of(claim)),
+        held.check_means(claim),
+        held.check_p(claim, held.ratio_of(claim)),
     ]
     found += [
         check_prior(claim),
-        check_sum(parts),
-        check_cap(own or parts, cap=cap, track=track, own=bool(own)),
+        budgets.check_sum(parts),
+        budgets.check_cap(own or parts, cap=cap, track=track, own=bool(own)),
     ]
-    found.append(check_shipped([s.bytes for s in sizes if s.part == "code"], shipped))
-    times = seconds_of(claim, TRAIN_SECONDS), seconds_of(claim, EVAL_SECONDS)
-    return found + check_times(*times, reference=on_reference(claim), track=track)
+    found.append(budgets.check_shipped([s.bytes for s in sizes if s.part == "code"], shipped))
+    times = (
+        claims.seconds_of(claim, claims.TRAIN_SECONDS),
+        claims.seconds_of(claim, claims.EVAL_SECONDS),
+    )
+    return found + budgets.check_times(*times, reference=claims.on_reference(claim), track=track)
 
 # %% ../../nbs/auditor/13_lints.ipynb #3915adb1
 def _as_logs(log: Any) -> list[RunLog]:
@@ -254,14 +206,18 @@ def _gather(source: Any) -> tuple[str, Submission, str]:
             return path.resolve().name, open_folder(path), path.resolve().as_posix()
         if path.suffix.lower() in (".log", ".txt", ".out"):
             return path.name, Submission(logs=[read_log(path)], read=[path.name]), ""
-        return path.name, Submission(read_claim(path), read=[path.name]), path.resolve().as_posix()
+        return (
+            path.name,
+            Submission(claims.read_claim(path), read=[path.name]),
+            path.resolve().as_posix(),
+        )
     if not isinstance(source, Mapping):
         raise GolfError(f"expected a folder, a file or a dictionary, not {type(source).__name__}")
     return "submission", Submission(dict(source)), ""
 
 # %% ../../nbs/auditor/13_lints.ipynb #1bfc1601
 def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
-                    vocabulary: str | None = None, cap: int = CAP, against: Any = None) -> LintReport:  # fmt: skip
+                    vocabulary: str | None = None, cap: int = budgets.CAP, against: Any = None) -> LintReport:  # fmt: skip
     """The report on a submission: a folder, a `submission.json` or its content, or a log alone.
 
     Of a folder are read: `submission*.json`, every `.log`, `.txt` and `.out` in it and below, and the
@@ -272,9 +228,9 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
     vocabulary_of(vocabulary)
     subject, given, where = _gather(source)
     logs, claim = [*given.logs, *_as_logs(log)], given.claim
-    track, reference = track_of(claim, where), on_reference(claim)
+    track, reference = claims.track_of(claim, where), claims.on_reference(claim)
     known, sure = tokenizer_of(logs, vocabulary)
-    claims = (
+    own = (
         lint_claim(claim, known, sure=sure, cap=cap, shipped=given.shipped, track=track)
         if claim or not logs
         else []
@@ -282,35 +238,39 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
     found = (
         lint_logs(logs, known, sure=sure, cap=cap, track=track, reference=reference) if logs else []
     )
-    both = {f.check for f in claims} & {f.check for f in found}
+    both = {f.check for f in own} & {f.check for f in found}
     named = lambda place, f: replace(f, check=f"{place}: {f.check}") if f.check in both else f
-    rows = [check_score(claim, logs), check_seeds(claim, logs)] if claim else []
-    rows += [*(named("claim", f) for f in claims), *(named("log", f) for f in found)]
-    rows += [check_bytes_held(claim, logs), *check_times_held(claim, logs, track)] if claim else []
-    rows += [*check_evidence(claim, logs, track), *given.refused]
+    rows = [held.check_score(claim, logs), held.check_seeds(claim, logs)] if claim else []
+    rows += [*(named("claim", f) for f in own), *(named("log", f) for f in found)]
+    rows += (
+        [held.check_bytes_held(claim, logs), *held.check_times_held(claim, logs, track)]
+        if claim
+        else []
+    )
+    rows += [*held.check_evidence(claim, logs, track), *given.refused]
     rows += [] if against is None else [compare_with(against, claim, logs)]
     return LintReport(subject, one_cause(rows), given.read, given.missing)
 
 # %% ../../nbs/auditor/13_lints.ipynb #5e465bcf
 def compare_with(other: Any, claim: Mapping[str, Any], logs: Sequence[RunLog] = ()) -> Finding:
     """Welch's test of a submission's seeds against another's: a row of `ROWS`, a folder, a claim, or numbers."""
-    if isinstance(other, str) and other in ROWS:
-        base, name = list(ROWS[other]), other
+    if isinstance(other, str) and other in held.ROWS:
+        base, name = list(held.ROWS[other]), other
     elif isinstance(other, (list, tuple)):
         base, name = [printed(v)[0] for v in other], "the seeds given"
     else:
         name, given, _ = _gather(other)
-        base = seeds_bpb(given.claim, given.logs)
-    mine, check = seeds_bpb(claim, logs), f"better than {name}"
+        base = held.seeds_bpb(given.claim, given.logs)
+    mine, check = held.seeds_bpb(claim, logs), f"better than {name}"
     if min(len(mine), len(base)) < 2:
         return Finding(check, "NOT RUN", f"needs two seeds a side, not {len(mine)} and {len(base)}")
-    ratio = ratio_of(claim)
+    ratio = held.ratio_of(claim)
     try:
-        gain, p, p_shifted = better(mine, base, ratio)
+        gain, p, p_shifted = held.better(mine, base, ratio)
     except GolfError as error:
         return Finding(check, "NOT RUN", str(error))
     text = (f"{gain:+.5f} BPB; Welch p = {p:.2g} for any gain, {p_shifted:.2g} for"
-            f" {SHIFT_NATS / ratio:.5f} BPB ({SHIFT_NATS} nats a token)")  # fmt: skip
+            f" {held.SHIFT_NATS / ratio:.5f} BPB ({held.SHIFT_NATS} nats a token)")  # fmt: skip
     return Finding(check, "PASS" if p < 0.01 else "UNSURE", text)
 
 # %% ../../nbs/auditor/13_lints.ipynb #6ef099d0
@@ -353,8 +313,25 @@ def _one(folder: Path, tree: Path, cap: int) -> dict[str, Any]:
     return row | counts | text | {"verdict": report.verdict, "val_bpb": claim if claim[:1].isdigit() else "",
                                   "first_evidence": told, "seconds": took}  # fmt: skip
 
+# %% ../../nbs/auditor/13_lints.ipynb #94135e39
+def page_of(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The table as a page in Markdown, what fails first; text of strangers is shown as text."""
+    order = {"FAIL": 0, "NOT READ": 1, "UNSURE": 2, "PASS": 3}
+    count = {
+        v: sum(row["verdict"] == v for row in rows)
+        for v in ("FAIL", "UNSURE", "PASS", "NOT RUN", "NOT READ")
+    }
+    words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
+    shown = sorted(rows, key=lambda row: (order.get(row["verdict"], 4), row["folder"]))
+    cells = [[row["folder"], row["verdict"], f"{row['checks_made']} of {row['checks']}", row["val_bpb"],
+              row["failed"], row["first_evidence"], row["open"]] for row in shown]  # fmt: skip
+    head = ["folder", "verdict", "checks made", "claimed BPB", "fails", "because", "open questions"]
+    return (
+        f"{title}: {words}. {len(rows)} in all; no code was run.\n\n{markdown_table(head, cells)}\n"
+    )
+
 # %% ../../nbs/auditor/13_lints.ipynb #a1b4b256
-def lint_folders(tree: str | Path, table: str | Path, *, cap: int = CAP,
+def lint_folders(tree: str | Path, table: str | Path, *, cap: int = budgets.CAP,
                  progress: Callable[[Sequence[Path]], Any] = iter) -> pd.DataFrame:  # fmt: skip
     """One row a submission of a tree, kept in the CSV file `table` and continued from there.
 
@@ -395,23 +372,6 @@ def _rows_of(table: Path) -> dict[str, dict[str, Any]]:
             f"{table}: expected a table of golf audit --each; give another name with --out"
         )
     return {row["folder"]: row for row in rows}
-
-# %% ../../nbs/auditor/13_lints.ipynb #94135e39
-def page_of(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """The table as a page in Markdown, what fails first; text of strangers is shown as text."""
-    order = {"FAIL": 0, "NOT READ": 1, "UNSURE": 2, "PASS": 3}
-    count = {
-        v: sum(row["verdict"] == v for row in rows)
-        for v in ("FAIL", "UNSURE", "PASS", "NOT RUN", "NOT READ")
-    }
-    words = ", ".join(f"{n} {v}" for v, n in count.items() if n)
-    shown = sorted(rows, key=lambda row: (order.get(row["verdict"], 4), row["folder"]))
-    cells = [[row["folder"], row["verdict"], f"{row['checks_made']} of {row['checks']}", row["val_bpb"],
-              row["failed"], row["first_evidence"], row["open"]] for row in shown]  # fmt: skip
-    head = ["folder", "verdict", "checks made", "claimed BPB", "fails", "because", "open questions"]
-    return (
-        f"{title}: {words}. {len(rows)} in all; no code was run.\n\n{markdown_table(head, cells)}\n"
-    )
 
 # %% ../../nbs/auditor/13_lints.ipynb #d7a9ec10
 TABLES = ("results.csv", "train_curves.csv", "ttt_curves.csv")

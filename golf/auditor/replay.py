@@ -16,7 +16,7 @@ from ..predict.stream import Predictor
 # %% ../../nbs/auditor/07_replay.ipynb #ad00000e
 from .report import FAIL, UNSURE, difference
 from .subjects import Guarded, Ledger, Loop, Steps, Walk, clone
-from .watch import SHAPES, TOLERANCE, Audit, cannot, entry
+from .watch import LOOSE, TOLERANCE, Audit, cannot, entry
 
 # %% ../../nbs/auditor/07_replay.ipynb #6982855b
 _WHOLE = "it scores whole sequences only; give their length as chunk_tokens"
@@ -110,7 +110,7 @@ def truncation(job: Audit) -> dict:
         inside = max([inside, *off[whole:].tolist()])
     note = f"up to {inside:.2g} inside the last, shorter chunk, whose windows may lie elsewhere"
     return dict(worst=worst[0], where=worst[1], how=f"the stream cut after {worst[2]} positions",
-                tolerance=SHAPES[job.precision], positions=job.n, note=note)  # fmt: skip
+                tolerance=LOOSE[job.precision], positions=job.n, note=note)  # fmt: skip
 
 # %% ../../nbs/auditor/07_replay.ipynb #61a444bf
 @entry("e3", "save and load")

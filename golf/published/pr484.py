@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..adapt.gradients import EmpiricalBayes, Evidence, Groups, Memorisation, Rule, groups, needs
+from ..adapt.gradients import EmpiricalBayes, GradientEvidence, ScaleRule, needs
+from ..adapt.groups import Groups, groups
+from ..adapt.memory import Memorisation
 from ..adapt.ttt import TTT, Gradients, Masks
 from ..net.average import AverageConfig
 from ..net.config import GPTConfig
@@ -257,18 +259,18 @@ def script_groups(model: GPT) -> Groups:
     return found
 
 
-def members(e: Evidence) -> Iterator[Tensor]:
+def members(e: GradientEvidence) -> Iterator[Tensor]:
     """All values of the gradient of each group, as one vector [D]; empty where there is none."""
     for group in range(len(e.groups)):
         parts = [g[e.groups.index[n] == group].flatten() for n, g in e.gradients.items()]
         yield torch.cat(parts).float()
 
 # %% ../../nbs/published/02_pr484.ipynb #1d8af71e
-def published_ratio(lo: float = 0.3, hi: float = 3.0) -> Rule:
+def published_ratio(lo: float = 0.3, hi: float = 3.0) -> ScaleRule:
     """H's rule: `ratio` of each group's gradient; 1 where the gradient is zero or absent."""
 
     @needs()
-    def rule(e: Evidence) -> Tensor:
+    def rule(e: GradientEvidence) -> Tensor:
         found = [ratio(v, lo, hi) if v.any() else 1.0 for v in members(e)]
         return e.size.new_tensor(found)
 
