@@ -50,6 +50,7 @@ auditor.lints: lint_submission
 published.recipes: recipe
 lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
+lab.arms: Arm difference keep_figure run_arms said sentence show_arms show_drift told word
 """
 NAMES = {
     name: room
@@ -172,6 +173,16 @@ if TYPE_CHECKING:
     from golf.auditor.audit import audit as audit
     from golf.auditor.audit import audit_arms as audit_arms
     from golf.auditor.lints import lint_submission as lint_submission
+    from golf.lab.arms import Arm as Arm
+    from golf.lab.arms import difference as difference
+    from golf.lab.arms import keep_figure as keep_figure
+    from golf.lab.arms import run_arms as run_arms
+    from golf.lab.arms import said as said
+    from golf.lab.arms import sentence as sentence
+    from golf.lab.arms import show_arms as show_arms
+    from golf.lab.arms import show_drift as show_drift
+    from golf.lab.arms import told as told
+    from golf.lab.arms import word as word
     from golf.lab.plots import plot_arms as plot_arms
     from golf.lab.plots import plot_drift as plot_drift
     from golf.lab.plots import save_figure as save_figure

@@ -182,6 +182,7 @@ def test_the_users_file_holds_what_readme_agents_and_experiments_call():
     assert used <= golf.NAMES.keys(), "README or AGENTS calls what golf does not offer"
     for path in EXPERIMENTS:
         used |= {name.removeprefix("golf.") for name in imports_of(path)} & golf.NAMES.keys()
+        used |= {*re.findall(r"\bgolf\.([A-Za-z_]\w*)", code_of(path))} & golf.NAMES.keys()
     text = (ROOT / "tests" / "users_file.py").read_text()
     missing = {name for name in used if not re.search(rf"\b{name}\b", text)}
     assert not missing, f"add them to tests/users_file.py: {missing}"
