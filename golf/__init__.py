@@ -39,7 +39,9 @@ net.optim: newton_schulz
 store.artifact: Plan decode encode load_artifact save_artifact
 store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
-train.loop: TrainConfig Trainer fit laptop
+train.settings: TrainConfig laptop
+train.loop: Trainer
+train.fit: fit
 train.job: Job launch to_json
 adapt.ttt: TTT
 adapt.gradients: EmpiricalBayes james_stein
@@ -151,13 +153,13 @@ if TYPE_CHECKING:
     from golf.store.saved import model_path as model_path
     from golf.store.saved import starting_from as starting_from
     from golf.store.sizes import size_report as size_report
+    from golf.train.fit import fit as fit
     from golf.train.job import Job as Job
     from golf.train.job import launch as launch
     from golf.train.job import to_json as to_json
-    from golf.train.loop import TrainConfig as TrainConfig
     from golf.train.loop import Trainer as Trainer
-    from golf.train.loop import fit as fit
-    from golf.train.loop import laptop as laptop
+    from golf.train.settings import TrainConfig as TrainConfig
+    from golf.train.settings import laptop as laptop
 
 # %% ../nbs/lab/10_surface.ipynb #b2000003
 if TYPE_CHECKING:

@@ -251,7 +251,7 @@ def test_numbers_are_read_as_they_are_meant(monkeypatch):
 )
 def test_the_nearest_notebook_is_told(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(GolfError, match="no such notebook; did you mean 'ttt_reset.ipynb'"):
+    with pytest.raises(GolfError, match="no such notebook; did you mean 'ttt_reset'"):
         output_path([name, "-p", "reset_every", "5"])
 
 

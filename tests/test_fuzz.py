@@ -75,7 +75,7 @@ from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard
 from golf.text.tokenizers import ByteTable, is_lossless, load_tokenizer, train_tokenizer
 from golf.text.tokenizers import encode as to_ids
 from golf.train.job import Job, job_from, to_json
-from golf.train.loop import TrainConfig
+from golf.train.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEMORY = 5.0, 128 << 20  # the most that one input may take

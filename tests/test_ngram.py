@@ -5,7 +5,9 @@ import time
 import pytest
 import torch
 
-from golf.count.ngram import NGram
+from golf.count.ngram import SMOOTHINGS, NGram
+from golf.count.tables import _View
+from golf.predict.dist import Counts
 from golf.predict.stream import Stream
 
 SEEN = [5, 6, 7, 5, 6, 8, 5, 6, 7, 9, 5, 6]
@@ -59,3 +61,34 @@ def test_a_text_that_repeats_one_token_costs_what_others_cost():
         found.rows()
         seconds[name] = time.process_time() - begin
     assert seconds["one token"] < 4 * seconds["random"]  # 40 when every position walked back
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("semantics", ["prefix", "chunk"])
+def test_the_tokens_that_came_get_the_bits_that_every_count_chain_gives(smoothing, semantics):
+    """The loop over the chunk's own tokens against the tensors of `Counts`: equal, with a base, too."""
+    text = torch.randint(0, 9, (600,), generator=torch.Generator().manual_seed(1)) ** 2 % 11
+    chains = [NGram(11, 5, smoothing=smoothing, semantics=semantics, lowest=n) for n in (1, 3)]
+    for chunk in Stream(text, 150):
+        low, high = (chain.predict(chunk) for chain in chains)
+        for found in (low, high, low.over(high), high.over(low, lowest=2)):
+            expected = Counts._log_prob(found, chunk.targets)
+            assert torch.equal(found._log_prob(chunk.targets), expected)
+        for chain in chains:
+            chain.observe(chunk)
+
+
+@pytest.mark.parametrize("documents", ["joined", "split", "inside"])
+def test_a_chunk_looked_up_in_pieces_is_the_chunk(documents):
+    """Each piece grows its contexts anew, and then finds what one walk through the chunk finds."""
+    text = torch.randint(0, 7, (900,), generator=torch.Generator().manual_seed(2)) ** 2 % 9
+    chain = NGram(9, 6, documents=documents)
+    for chunk in Stream(text, 300):
+        chain.predict(chunk)
+        view = _View(chain._tables, chunk, "chunk")
+        whole = view.found.copy()
+        for pieces in (2, 3, 60):
+            view.found[:] = -7
+            view.look(pieces)
+            assert (view.found == whole).all()
+        chain.observe(chunk)

@@ -22,7 +22,8 @@ from golf.net.model import GPTConfig
 from golf.net.ranks import Ranks, join
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
-from golf.train.loop import TrainConfig, Trainer
+from golf.train.loop import Trainer
+from golf.train.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

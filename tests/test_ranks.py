@@ -16,7 +16,7 @@ from golf.net.model import preset
 from golf.net.optim import OptimConfig
 from golf.net.ranks import run_ranks
 from golf.train.job import Job, launch
-from golf.train.loop import TrainConfig
+from golf.train.settings import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("warm_ranks")
 SHAPE = preset("tiny", layers=3, value_layers=(2,), xsa_layers=(2,), context=64, width=64)

@@ -24,7 +24,8 @@ from golf.store.artifact import SMALL
 from golf.store.quant import prune_smallest, qat_transform, quantize_rows
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
-from golf.train.loop import TrainConfig, Trainer
+from golf.train.loop import Trainer
+from golf.train.settings import TrainConfig
 
 SHAPE = GPTConfig(
     vocab_size=256, layers=4, width=32, heads=2, kv_heads=1, mlp_width=64, context=64,

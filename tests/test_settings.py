@@ -21,8 +21,9 @@ from golf.net.optim import OptimConfig
 from golf.store.quant import Qat, percentile, row_maximum, search, sigmas
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
+from golf.train.fit import fit
 from golf.train.job import Job, job_from, to_json
-from golf.train.loop import Burst, Crown, TrainConfig, fit
+from golf.train.settings import Burst, Crown, TrainConfig
 
 KINDS_OF = (TrainConfig, OptimConfig, AverageConfig, Qat, Crown, Burst, Level)
 WRONG = ["x", [], {}, math.nan, -1, 10**30, object(), b"", (1, "a"), lambda: 0, 1j, -math.inf]
@@ -131,7 +132,7 @@ def test_a_run_that_rounds_by_a_function_is_not_lost_at_its_end(clip, tmp_path):
 
 def test_a_function_that_no_other_process_finds_is_refused_before_it_is_sent():
     job = Job(preset("tiny"), TrainConfig(qat=Qat(clip=lambda rows: rows.amax(-1))))
-    with pytest.raises(GolfError, match="qat.clip: no function that can be found"):
+    with pytest.raises(GolfError, match="qat.clip: expected 'module:name' of a function"):
         to_json(job)
 
 

@@ -24,7 +24,8 @@ from golf.store.artifact import load_artifact
 from golf.store.saved import corpus_for, export_model, load_model, model_path
 from golf.text.corpus import Corpus, load_corpus
 from golf.text.tokenizers import ByteTable, tokenizer_digest, train_tokenizer
-from golf.train.loop import Trainer, laptop
+from golf.train.loop import Trainer
+from golf.train.settings import laptop
 
 HALF = Fixed((0.5, 0.5))
 OTHER = "trained with tokenizer|made with tokenizer"

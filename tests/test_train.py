@@ -1,8 +1,10 @@
 """A training run that is killed, one whose processor lacks a kernel, and what is left of files."""
 
 import dataclasses
+import json
 import multiprocessing
 import random
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +24,8 @@ def work(folder: Path, begun) -> None:
     from golf.store.quant import Qat
     from golf.text.corpus import Corpus
     from golf.text.tokenizers import ByteTable
-    from golf.train.loop import Burst, TrainConfig, fit
+    from golf.train.fit import fit
+    from golf.train.settings import Burst, TrainConfig
 
     torch.set_num_threads(1)
     text = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 200, dtype=np.uint8)
@@ -152,7 +155,7 @@ def small(folder: Path) -> tuple:
     from golf.net.model import GPTConfig
     from golf.text.corpus import Corpus
     from golf.text.tokenizers import ByteTable
-    from golf.train.loop import laptop
+    from golf.train.settings import laptop
 
     rule = folder / "rule.txt"
     rule.write_text("an id is a number")
@@ -166,7 +169,7 @@ def small(folder: Path) -> tuple:
 
 def trained(folder: Path, **options) -> tuple[Path, list[str]]:
     """Where that run ended, and what was said before it."""
-    from golf.train.loop import fit
+    from golf.train.fit import fit
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -197,7 +200,7 @@ def edit(patch: pytest.MonkeyPatch) -> None:
 
 def test_an_edited_optimiser_never_returns_the_old_model(tmp_path, monkeypatch):
     """And says which definition differs before it trains; the old model is taken only when asked for."""
-    from golf.train.loop import stale_models
+    from golf.train.fit import stale_models
 
     first, said = trained(tmp_path)
     assert not said and trained(tmp_path) == (first, []) and stale_models(tmp_path).empty
@@ -217,6 +220,13 @@ def test_an_edited_optimiser_never_returns_the_old_model(tmp_path, monkeypatch):
 def test_a_model_of_another_torch_or_of_other_threads_is_not_taken_without_a_word(
     tmp_path, monkeypatch, what
 ):
+    usual = small
+
+    def as_set(folder):
+        shape, config, corpus = usual(folder)
+        return shape, dataclasses.replace(config, threads=0), corpus
+
+    monkeypatch.setattr(sys.modules[__name__], "small", as_set)
     first, _ = trained(tmp_path)
     if what == "torch":
         monkeypatch.setattr(torch, "__version__", "9.9")
@@ -224,6 +234,57 @@ def test_a_model_of_another_torch_or_of_other_threads_is_not_taken_without_a_wor
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     second, said = trained(tmp_path)
     assert first != second and len(said) == 1 and f"{what} was" in said[0]
+
+
+def test_measured_threads_are_kept_by_a_resume_and_are_no_part_of_the_name(tmp_path, monkeypatch):
+    """A run that goes on computes as its checkpoint says, though the machine would now choose otherwise."""
+    from golf.train import loop, pace
+
+    counts, used = iter((1, 2, 2)), []
+    monkeypatch.setattr(
+        loop, "choose", lambda config, shape, alone: pace.Pace(threads=next(counts))
+    )
+    set_threads = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: used.append(n) or set_threads(n))
+    folders = calm, killed, busy = [tmp_path / name for name in ("calm", "killed", "busy")]
+    for folder in folders:
+        folder.mkdir()
+    whole = trained(calm)[0]  # on one thread
+    trainer = loop.Trainer(*small(killed))
+    trainer.pace = pace.Pace(threads=1)
+    trainer.log = [trainer.train_step() for _ in range(4)]
+    trainer.save(killed / f"{trainer.name()}.checkpoint")
+    used.clear()
+    resumed = trained(killed)[0]  # nobody is asked
+    assert resumed.read_bytes() == whole.read_bytes() and 2 not in used
+    other = trained(busy)[0]  # on two threads
+    assert 2 in used and other.name == resumed.name == whole.name
+    held = [
+        json.loads(p.with_suffix(".json").read_text())["pace"]["threads"] for p in (whole, other)
+    ]
+    assert held == [1, 2]
+    second, said = trained(busy)
+    assert second == other and not said  # the second call trains nothing
+
+
+def test_attention_in_float32_is_another_computation():
+    """It changes bfloat16's last bits and not float32's, and brings the loss no further from float32's."""
+    from golf.base.small import SMALL
+    from golf.net.model import GPT, GPTConfig
+
+    shape = GPTConfig(**SMALL)
+    model = GPT(shape)
+    for p in model.parameters():
+        p.data += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    ids = torch.arange(4 * shape.context).view(4, -1) ** 2 % shape.vocab_size
+    loss = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for wide in (False, True):
+            model.compute_dtype, model.wide_attention = dtype, wide
+            loss[dtype, wide] = model.loss(ids, ids).item()
+    assert loss[torch.float32, False] == loss[torch.float32, True]
+    assert loss[torch.bfloat16, False] != loss[torch.bfloat16, True]
+    assert abs(loss[torch.bfloat16, True] - loss[torch.float32, True]) < 0.05
 
 
 def test_a_model_with_its_tokenizer_inside_is_not_the_one_without(tmp_path):
@@ -266,11 +327,11 @@ def test_every_setting_is_written_and_read_back():
     from golf.net.optim import OptimConfig
     from golf.store.quant import Qat, percentile, row_maximum
     from golf.train.job import Job, job_from, to_json
-    from golf.train.loop import Burst, Crown, TrainConfig
+    from golf.train.settings import Burst, Crown, TrainConfig
 
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.25}
     whole = TrainConfig(qat=Qat(), crown=Crown(), burst=Burst())
-    jobs = [Job(preset("tiny"), whole, reuse=True, doors={"squeeze": "golf.train.loop:unsqueezed"})]
+    jobs = [Job(preset("tiny"), whole, reuse=True, doors={"squeeze": "golf.train.fit:unsqueezed"})]
     parts = {"": whole, "optim": OptimConfig(), "average": AverageConfig(), "qat": Qat()}
     parts |= {"crown": Crown(), "burst": Burst()}
     for name, part in parts.items():
@@ -293,10 +354,8 @@ def test_every_setting_is_written_and_read_back():
 
 def test_a_run_that_clips_by_a_function_is_written(tmp_path):
     """It trained to the end, and then its log could not be written."""
-    import json
-
     from golf.store.quant import Qat, percentile
-    from golf.train.loop import fit
+    from golf.train.fit import fit
 
     shape, config, corpus = small(tmp_path)
     for clip in (percentile(0.999), lambda rows: rows.abs().amax(1)):

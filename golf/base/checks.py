@@ -138,8 +138,9 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def function_from(found: dict[str, Any], where: str) -> Any:
-    """The function that `written` wrote; raises `GolfError`, `where` first, if it cannot be found."""
+def function_from(found: str | dict[str, Any], where: str) -> Any:
+    """The function that "module:name" says, or that `written` wrote; raises `GolfError`, `where` first."""
+    found = {"function": found} if isinstance(found, str) else found
     try:
         module, _, name = found["function"].partition(":")
         function: Any = importlib.import_module(module)
@@ -149,6 +150,7 @@ def function_from(found: dict[str, Any], where: str) -> Any:
         options = {k: _tuples(v) for k, v in options.items()}
         return partial(function, *arguments, **options) if arguments or options else function
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
+        name = found.get("function", found)
         raise GolfError(
-            f"{where}: no function that can be found by {found!r:.100} ({error})"
+            f"{where}: expected 'module:name' of a function, not {name!r:.100} ({error})"
         ) from None

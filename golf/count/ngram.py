@@ -6,7 +6,9 @@
 __all__ = ['SMOOTHINGS', 'Uniform', 'Smoothing', 'chain_probability', 'ngram_probability', 'CountChain', 'NGram']
 
 # %% ../../nbs/count/02_ngram.ipynb #74fda54d
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError
-from ..predict.dist import Counts, Distribution, chain_step
+from ..predict.dist import Counts, Distribution, _same_size, chain_step
 from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/count/02_ngram.ipynb #c0b7c4ee
@@ -149,15 +151,52 @@ class CountChain(Counts):
     def __init__(
         self, view: _View, smoothing: Smoothing, lowest: int, base: Distribution | None = None
     ):
-        self._view, self._rule, self._lowest = view, smoothing, lowest
-        self.totals, self.kinds = view.seen(TOTAL), view.seen(KINDS)
-        self.matched = (self.totals > 0).sum(0)
-        vocab_size, left = view.tables.vocab_size, smoothing.continuation
-        total = view.seen(LEFTS) if left else self.totals
-        total, escape = smoothing.terms(total, self.kinds, vocab_size, lowest)
-        options = {"escape": escape, "discount": smoothing.discount, "base": base}
-        count = lambda at, ids: view.count(at, ids, left)
-        Counts.__init__(self, count, total, self.kinds, vocab_size=vocab_size, **options)
+        totals = view.seen(TOTAL)
+        Distribution.__init__(self, totals.shape[1], view.tables.vocab_size)
+        _same_size(self, [base] if base else [])
+        self._view, self._rule, self._lowest, left = view, smoothing, lowest, smoothing.continuation
+        self.totals, self.kinds = totals, view.seen(KINDS)
+        self.count = lambda at, ids: view.count(at, ids, left)
+        self.discount, self.base = smoothing.discount, base
+        self.normalised = base is None or base.normalised
+
+    @cached_property
+    def matched(self) -> Tensor:
+        "The longest order [n] whose context was followed before, 0 if none."
+        return (self.totals > 0).sum(0)
+
+    @cached_property
+    def _terms(self) -> tuple[Tensor, Tensor]:
+        total = self._view.seen(LEFTS) if self._rule.continuation else self.totals
+        return self._rule.terms(total, self.kinds, self.vocab_size, self._lowest)
+
+    # %% ../../nbs/count/02_ngram.ipynb #741a35f5
+    @property
+    def total(self) -> Tensor:
+        "Events after each context, float64 [order, n], 0 for orders that are passed over."
+        return self._terms[0]
+
+    @property
+    def escape(self) -> Tensor:
+        "Escape mass of each context, float64 [order, n]."
+        return self._terms[1]
+
+    @property
+    def distinct(self) -> Tensor:
+        "Different ids after each context, float64 [order, n]."
+        return self.kinds.double()
+
+    def _log_prob(self, ids: Tensor) -> Tensor:
+        "The chunk's own tokens by one loop; others as every count chain."
+        if not self._view.own_tokens(ids):
+            return Counts._log_prob(self, ids)
+        rule = self._rule
+        uniform = torch.full((self.n,), -math.log(self.vocab_size), dtype=torch.float64)
+        found = (self.base.log_prob(ids).double() if self.base else uniform).exp()
+        terms = float(rule.constant), float(rule.per_kind), rule.per_id * float(self.vocab_size)
+        rest = float(rule.discount), self._lowest, rule.longest
+        self._view.chain(rule.continuation, (*terms, *rest), found)
+        return found.log_()
 
     # %% ../../nbs/count/02_ngram.ipynb #7995076b
     def _rows(self, positions: Tensor) -> Tensor:

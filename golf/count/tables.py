@@ -6,6 +6,8 @@
 __all__ = ['NODE', 'REF', 'COUNT', 'TOTAL', 'KINDS', 'LEFT', 'LEFTS', 'CHILD']
 
 # %% ../../nbs/count/01_tables.ipynb #74fda54d
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -211,19 +213,22 @@ REF, COUNT, TOTAL, KINDS, LEFT, LEFTS, CHILD = range(7)
 
 
 @_jit
-def _look(slots, nodes, tokens, start, vocab_size, bos, keep, context, out):
-    "For each token from `start` on: context, counts and node `out` [7, order, n], from what is known."
-    order = context.size
+def _look(slots, nodes, tokens, start, vocab_size, bos, keep, context, out, begin, stop):
+    "For tokens `begin` to `stop` after `start`: context, counts and node `out` [7, order, n]."
+    order, first = context.size, max(begin - context.size, 0)
     _contexts(slots, nodes, tokens, start, vocab_size, context)
-    for i in range(out.shape[2]):
+    for k in range(1, order if first else 0):
+        context[k] = -1  # they grow anew from the root, one token a step
+    for i in range(first, stop):
         t = start + i
         room = _space(tokens, t, order, bos, keep)
         for k in range(order - 1, -1, -1):
             ref = context[k] if k <= room else -1
             found = _step(slots, nodes, ref, tokens, tokens[t], start, vocab_size)
-            out[REF, k, i], out[CHILD, k, i] = ref, max(found[0], 0)
-            for j in range(1, 6):
-                out[j, k, i] = found[j]
+            if i >= begin:
+                out[REF, k, i], out[CHILD, k, i] = ref, max(found[0], 0)
+                for j in range(1, 6):
+                    out[j, k, i] = found[j]
             if k + 1 < order:
                 context[k + 1] = found[0]
 
@@ -424,10 +429,11 @@ class _View:
         self.own = self.tokens[self.known :].copy()  # whoever writes there later
         size, order = len(self.own), tables.order
         self.skip = size - len(chunk)  # the stream's first token is an event too
-        self.found = np.zeros((7, order, size), np.int32)
+        self.found = np.zeros((7, order, size + 16), np.int32)[
+            :, :, :size
+        ]  # no stride of 4,096 bytes
         self.previous = np.full((order, size if self.prefix else 0), -1, np.int32)
-        rules = tables.vocab_size, tables.bos, tables.keep, tables.no_contexts()
-        _look(tables.slots, tables.nodes, self.tokens, self.known, *rules, self.found)
+        self.look()
         if self.prefix:
             self.within(False)
 
@@ -447,6 +453,23 @@ class _View:
         tables, first = self.tables, max(self.known - self.tables.order + 1, 0)
         rules = tables.vocab_size, tables.bos, tables.keep, left, self.found, self.previous
         _within(self.tokens[first:], self.known - first, *rules)
+
+    # %% ../../nbs/count/01_tables.ipynb #bf284562
+    def look(self, pieces: int = 0) -> None:
+        "Look the chunk's tokens up in the tables, many in as many `pieces` as there are threads."
+        tables, size = self.tables, self.found.shape[2]
+        pieces = pieces or (torch.get_num_threads() if size >= 1 << 14 else 1)
+        cuts = [size * i // pieces for i in range(pieces + 1)]
+
+        def work(begin: int, stop: int) -> None:
+            rules = tables.vocab_size, tables.bos, tables.keep, tables.no_contexts()
+            asked = tables.slots, tables.nodes, self.tokens, self.known, *rules
+            _look(*asked, self.found, begin, stop)
+
+        if pieces == 1:
+            return work(0, size)
+        with ThreadPoolExecutor(pieces) as pool:
+            list(pool.map(work, cuts[:-1], cuts[1:]))
 
     # %% ../../nbs/count/01_tables.ipynb #743b74e5
     def seen(self, field: int) -> Tensor:
@@ -478,6 +501,17 @@ class _View:
         out[:, turn] = told
         return torch.from_numpy(out).reshape(tables.order, *at.shape)
 
+    # %% ../../nbs/count/01_tables.ipynb #8dc8072f
+    def own_tokens(self, ids: Tensor) -> bool:
+        "Whether `ids` [n] are the tokens of the chunk; raises as `check` does."
+        self.check()
+        return np.array_equal(ids.numpy(), self.own[self.skip :])
+
+    def chain(self, left: bool, terms: tuple, lower: Tensor) -> None:
+        "Turn probabilities `lower` [n] of a base for the chunk's tokens into the chain's, in place."
+        fields = (LEFT, LEFTS, KINDS) if left else (COUNT, TOTAL, KINDS)
+        _chain(*(self.seen(field).numpy() for field in fields), terms, lower.numpy())
+
     # %% ../../nbs/count/01_tables.ipynb #c0f0b340
     def fill(self, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:
         "Turn probabilities `rows` [m, V] of a base at the positions `at` [m] into the chain's, in place."
@@ -494,3 +528,21 @@ class _View:
         _fill(tables.nodes, tables.links, *known, *asked, *rules)
         if ordered is not own:
             own[turn] = ordered
+
+# %% ../../nbs/count/01_tables.ipynb #bceb4591
+@_jit
+def _chain(counts, totals, kinds, terms, lower):
+    "Turn probabilities `lower` [n] of a base into the chain's, from its counts [order, n] of the tokens."
+    constant, per_kind, per_id, discount, lowest, longest = terms
+    top = np.zeros(lower.size, np.int64)
+    for k in range(totals.shape[0] if longest else 0):
+        for i in range(lower.size):
+            top[i] = k if totals[k, i] > 0 else top[i]
+    for k in range(lowest - 1, totals.shape[0]):
+        for i in range(lower.size):
+            if totals[k, i] > 0 and top[i] <= k:
+                escape = constant + per_kind * kinds[k, i] + per_id
+                seen = max(counts[k, i] - discount, 0.0)
+                lower[i] = (seen + escape * lower[i]) / (
+                    totals[k, i] - discount * kinds[k, i] + escape
+                )

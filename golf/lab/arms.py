@@ -137,9 +137,10 @@ def show_arms(source: Record | pd.DataFrame, stream: str | None = None, *metrics
     stream = _only_stream(chunks, stream)
     chunks = chunks[chunks.stream == stream]
     base = baseline_of(chunks, baseline)
-    table = arms_table(chunks, base, block=max(1, chunks.chunk.nunique() // 20)).loc[stream]
+    block = max(1, chunks.chunk.nunique() // 20)
+    table: Any = arms_table(chunks, base, block=block).loc[stream]
     if sort:
-        table = pd.concat([table.loc[[base]], table.drop(base).sort_values("difference")])
+        table = pd.concat([table.loc[[base]], table[table.index != base].sort_values("difference")])
     found = source["configuration"].get("audits", {}) if isinstance(source, Record) else {}
     found = {arm: found[arm] for arm in table.index if arm in found} if audits else {}
     against = Markup(f"minus {escape(base)} [95 % interval]")
@@ -164,8 +165,9 @@ def show_drift(source: Record | pd.DataFrame, baseline: str | None = None) -> Wo
         line = [stream, escape(arm), told(unpaired(chunks, arm, stream))]
         if arm != base:
             found = drift(chunks, arm, baseline=base, stream=stream)
-            slope = (100 * getattr(found.slope, end) for end in ("mean", "low", "high"))
-            line += [told(found.thirds), told(Interval(*slope, found.slope.blocks)), found.verdict]
+            a = found.slope
+            slope = Interval(100 * a.mean, 100 * a.low, 100 * a.high, a.blocks)
+            line += [told(found.thirds), told(slope), found.verdict]
         rows.append([*map(_unbroken, line)] + [""] * (6 - len(line)))
     head = ["text", "arm", "last third minus first", f"the same, minus {base}", "slope", "paired"]
     return Words(markdown_table(head, rows))
@@ -295,7 +297,8 @@ class Kept(Predictor):
     def distribution(self, chunk: Chunk) -> Dense:
         key = chunk.tokens.data_ptr(), chunk.start
         if key not in self.states:  # beside the tokens, whose address is theirs while they are kept
-            self.states[key] = chunk.tokens, self.window.distribution(chunk).logits
+            said: Any = self.window.distribution(chunk)
+            self.states[key] = chunk.tokens, said.logits
         return Dense(self.states[key][1], n=len(chunk), vocab_size=self.vocab_size)
 
 

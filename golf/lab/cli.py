@@ -198,7 +198,7 @@ def artifact(
     as_json: AsJson = False,
 ) -> None:
     """Train a shipped model again, squeeze it, and write its file and its record."""
-    from golf.train.loop import SHIPPED
+    from golf.train.settings import SHIPPED
 
     if name not in SHIPPED:
         raise GolfError(
@@ -212,7 +212,7 @@ def artifact(
 def ship(
     name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None, reuse: bool = False
 ) -> Path:
-    """Path of the artifact `name`, trained with its settings in `golf.train.loop.SHIPPED`; saves a record."""
+    """Path of the artifact `name`, trained with its settings in `golf.train.settings.SHIPPED`; saves a record."""
     from golf.base.cache import cache_dir
     from golf.base.digests import code_size
     from golf.base.files import atomic_write, check_room
@@ -222,7 +222,8 @@ def ship(
     from golf.store.artifact import load_artifact
     from golf.store.saved import load_model
     from golf.text.corpus import load_corpus
-    from golf.train.loop import SHIPPED, fit
+    from golf.train.fit import fit
+    from golf.train.settings import SHIPPED
 
     out = out or Path(__file__).parent.parent / "models" / f"{name}.golf"
     check_room(out, 1 << 24)
@@ -582,7 +583,7 @@ def why_stale(as_json: AsJson = False) -> None:
     """Name what changed in the code of cached arms and models since they were scored and trained."""
     from golf.base.cache import cache_dir
     from golf.predict.compare import stale_arms
-    from golf.train.loop import stale_models
+    from golf.train.fit import stale_models
 
     sys.path.append(os.getcwd())  # arms in files that lie here
     with redirect_stdout(sys.stderr):

@@ -134,7 +134,9 @@ def _meant(value: Any, default: Any, where: str) -> Any:
 PLACES = ("_path", "_folder", "_file")
 
 
-def find_place(value: str | Path, folder: str | Path = ".", root: str | Path | None = None) -> Path:
+def find_place(
+    value: str | os.PathLike[str], folder: str | Path = ".", root: str | Path | None = None
+) -> Path:
     """Where a place of a parameter is: seen from `folder`, else from the project's `root` if it is there."""
     path = Path(folder, Path(value).expanduser())
     other = Path(project_root() if root is None else root, Path(value).expanduser())
@@ -386,16 +388,17 @@ def _project(notebook: Path) -> Path | None:
 
 # %% ../../nbs/lab/00_engine.ipynb #baa04478
 def _no_such_notebook(notebook: str) -> None:
-    "Raise `GolfError` for a notebook that is not there, if it can only have been meant as one of ours."
-    path, root = Path(notebook), project_root()
-    if not notebook or path.exists() or path.suffix not in ("", ".ipynb"):
+    "Raise `GolfError` for a file that is not there, in a project of ours; addresses and pipes are papermill's."
+    path = Path(notebook)
+    if notebook in ("", "-") or "://" in notebook or path.suffix not in ("", ".ipynb"):
         return
-    beside = path.parent.glob("*.ipynb") if path.parent.is_dir() else ()
-    known = {p.name: p for p in [*root.glob("nbs/*.ipynb"), *beside] if _project(p.resolve())}
-    if known:
-        meant = closest(path.with_suffix(".ipynb").name, known)
-        others = "" if meant else f" (there are {', '.join(sorted(known))})"
-        raise GolfError(f"{notebook}: no such notebook{meant}{others}")
+    root = _project(path.resolve()) or _project(Path.cwd() / "nbs" / "any.ipynb")
+    if root is None or path.exists():
+        return
+    known = sorted(p.stem for p in root.glob("nbs/*.ipynb") if p.stem != "index")
+    meant = closest(path.stem, known)
+    others = "" if meant else f" (there are {', '.join(known)})"
+    raise GolfError(f"{notebook}: no such notebook{meant}{others}")
 
 # %% ../../nbs/lab/00_engine.ipynb #3282e707
 def output_path(arguments: list[str]) -> Path | None:

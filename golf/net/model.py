@@ -85,9 +85,11 @@ class GPT(nn.Module):
 
     Calling it on `ids` int [B, T] gives logits float32 [B, T, V]. `seed` fixes the initial weights.
     `tokenizer`: the digest of the tokenizer whose ids it was trained on, "" if not known.
+    `wide_attention`: attention in float32 whatever the precision, faster on some processors.
     """
 
     tokenizer: str = ""
+    wide_attention: bool = False
 
     def __init__(
         self, config: GPTConfig, *, seed: int = 0, compute_dtype: torch.dtype = torch.float32
@@ -202,7 +204,8 @@ class GPT(nn.Module):
         q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
         if run.memory is not None:
             k, v = run.memory.extend(i, k, v)
-        y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers)
+        wide = self.wide_attention
+        y = attend(q, k, v, self.blocks[c.owner(i)].q_gain, run.rope, i in c.xsa_layers, wide)
         if c.gated_attention:
             gate = self.blocks[i].attn_gate
             weight = run.transform(f"blocks.{i}.attn_gate.weight", gate.weight)

@@ -108,32 +108,34 @@ def softcap(z: Tensor, cap: float) -> Tensor:
 
 # %% ../../nbs/net/00b_parts.ipynb #5bc89d45
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, gain: Tensor, rope: tuple[Tensor, Tensor], exclusive: bool
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, gain: Tensor, rope: tuple[Tensor, Tensor], exclusive: bool,
+    wide: bool = False,
+) -> Tensor:  # fmt: skip
     """Causal attention of q [B, S, H, D] over k and v [B, T, K, D]; returns [B, S, H, D].
 
     The queries are those of the last S positions. `exclusive` removes the direction of the token's
-    own value from each head's output.
+    own value from each head's output. `wide`: the softmax and its sums in float32.
     """
     since = k.size(1) - q.size(1)
     q = rotate(rms_norm(q), *(table[since:] for table in rope)) * gain.to(q.dtype)[:, None]
-    y = _causal(q, rotate(rms_norm(k), *rope), v)
+    y = _causal(q, rotate(rms_norm(k), *rope), v, wide)
     return exclude_self(y, v[:, since:]) if exclusive else y
 
 # %% ../../nbs/net/00b_parts.ipynb #d72eb6d0
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, wide: bool = False) -> Tensor:
     """Softmax attention of q [B, S, H, D], the last S positions, over k and v [B, T, K, D].
 
-    Query head h reads head h K / H.
+    Query head h reads head h K / H. `wide`: computed in float32, returned in q's precision.
     """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    kept = q.dtype
+    q, k, v = (x.transpose(1, 2).to(torch.float32 if wide else kept) for x in (q, k, v))
     group, shared = q.size(1) // k.size(1), {}
     if group > 1 and (q.is_cpu or q.element_size() == 2):
         shared = {"enable_gqa": True}
     elif group > 1:  # on a GPU only the kernels of half precision share heads
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     late = () if q.size(2) == k.size(2) else (causal_lower_right(q.size(2), k.size(2)),)
-    return attention(q, k, v, *late, is_causal=not late, **shared).transpose(1, 2)
+    return attention(q, k, v, *late, is_causal=not late, **shared).transpose(1, 2).to(kept)
 
 # %% ../../nbs/net/00b_parts.ipynb #2188206e
 @cache

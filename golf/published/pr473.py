@@ -41,13 +41,13 @@ from golf.store.quant import (
 )
 from ..text.corpus import Corpus
 from ..text.tokenizers import ByteTable
-from ..train.loop import TrainConfig
+from ..train.settings import TrainConfig
 
 # %% ../../nbs/published/01_pr473.ipynb #0b5cd33a
 def freeze_by_name(first: int) -> Callable[[GPT], Masks]:
     """Masks that hold still what is *named* after the first `first` blocks, as PR #473 did it.
 
-    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.ttt.freeze_blocks` for one that freezes blocks.
+    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.masks.freeze_blocks` for one that freezes blocks.
     """
 
     def masks(model: GPT) -> Masks:

@@ -43,7 +43,8 @@ from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import Plan, Treatment
 from ..store.quant import Qat, Quantized, prune_smallest, row_maximum
 from ..text.corpus import Corpus
-from ..train.loop import Burst, Trainer
+from ..train.loop import Trainer
+from ..train.settings import Burst
 
 # %% ../../nbs/published/02_pr484.ipynb #477a69df
 def coarse_rope(length: int, dims: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ __all__ = ['FLOOR', 'LATE_QAT', 'BASE', 'SHAPE', 'TRAIN', 'DOORS', 'RECIPES', 'B
            'objective_953', 'stale_gptq', 'first_windows', 'pruned_matrix', 'pruned_table', 'plan_953', 'squeeze_953',
            'bucket', 'Grams', 'Clamped', 'grams_953', 'OwnEntropy', 'block_hedge', 'Claimed', 'FiveExperts',
            'Normalised', 'Honest', 'Meter', 'meter', 'illusion', 'BlockHedge', 'four_experts', 'TemperatureBayes',
-           'last_blocks', 'row_temperature', 'Tempered', 'Calibrated', 'MixedAdaptation']
+           'last_blocks', 'ramped_cosine', 'row_temperature', 'Tempered', 'Calibrated', 'MixedAdaptation']
 
 # %% ../../nbs/published/03_pr953.ipynb #959f47ed
 import math
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapt.ttt import Masks, by_layer, ramped_cosine, role_scales, sequences
+from ..adapt.masks import by_layer, role_scales
+from ..adapt.ttt import Masks, cosine, sequences
 from ..base.files import GolfError
 from ..mix.gates import feature
 from ..mix.mixtures import Ensemble, Gated, Mix
@@ -575,6 +576,11 @@ def last_blocks(count: int, *, query_only: bool = False) -> Callable[[GPT], Mask
         return found
 
     return masks
+
+# %% ../../nbs/published/03_pr953.ipynb #9d53c0f1
+def ramped_cosine(chunk: int, total: int) -> float:
+    """`cosine` times a factor that rises from 1 to 3 over the first 30 % of the text (PR #953)."""
+    return cosine(chunk, total) * (1 + 2 * min(chunk / (0.3 * total), 1))
 
 # %% ../../nbs/published/03_pr953.ipynb #d1da73db
 GRID = 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15

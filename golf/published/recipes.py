@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from ..adapt.ttt import TTT, Gradients, TTTOptions
+from ..base.checks import function_from
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, code, markdown_table
 from ..net.config import GPTConfig, preset
@@ -28,8 +29,10 @@ from ..predict.stream import Bytes, Predictor
 from ..store.artifact import Plan, default_plan
 from ..store.saved import load_model
 from ..text.corpus import Corpus
-from ..train.job import Job, door
-from ..train.loop import Combine, Objective, Squeeze, TrainConfig, Trainer
+from ..train.fit import Squeeze
+from ..train.job import Job
+from ..train.loop import Combine, Objective, Trainer
+from ..train.settings import TrainConfig
 
 # %% ../../nbs/published/00_recipes.ipynb #09ac8e00
 class Adapts(Protocol):
@@ -139,7 +142,7 @@ def door_name(what: str, function: Callable) -> str:
     """ "module:name" of a function or class; raises `GolfError` if importing it gives another."""
     name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
     try:
-        if door(name) is function:
+        if function_from(name, what) is function:
             return name
     except GolfError:
         pass
@@ -193,7 +196,7 @@ def recipes() -> dict[str, Recipe]:
 
 # %% ../../nbs/published/00_recipes.ipynb #f4b41639
 def function_name(function: Callable) -> str:
-    """A function as a reader names it: "pr473.clip_local"; "ttt.freeze_first(first=2)" for what that made."""
+    """A function as a reader names it: "pr473.clip_local"; "masks.freeze_first(first=2)" for what that made."""
     if isinstance(function, partial):
         options = [f"{k}={shown(v)}" for k, v in function.keywords.items()]
         return (
