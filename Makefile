@@ -1,10 +1,11 @@
 # make run, make test, make docs and make lab each install into .venv first, if it is absent.
 PYTHON ?= python3
+PIP_ARGS ?=  # such as --extra-index-url URL, for a build of torch without CUDA (pytorch.org names it)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TABLE := from golf.lab.runs import arms_table, newest_record; \
+TABLE := from golf.lab.arms import show_arms; from golf.lab.runs import newest_record; \
 	record = newest_record("ttt_reset"); \
-	print(arms_table(record, block=8).round(4).to_string(), record.folder, sep="\n")
+	print(show_arms(record), record.folder, sep="\n\n")
 
 .PHONY: run bench export test docs lab readme venv clean
 
@@ -38,8 +39,9 @@ venv: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (torch is large: a few minutes)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	@echo "installing into .venv: 2.4 GB, or about 7 GB where pip brings torch with CUDA (Linux's default)"
+	@echo "a machine without a GPU needs no CUDA: stop here and give PIP_ARGS, as README says"
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 clean:  ## what can be made again, .venv apart

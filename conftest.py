@@ -128,6 +128,7 @@ class Notebook(pytest.File):
             shutil.copytree(ROOT / "runs", self.scratch / "runs")
             self.home = self.scratch / "nbs"
             self.home.mkdir()
+            shutil.copy(self.path, self.home)  # `Run.here` reads its parameters
 
     def teardown(self):
         if self.scratch:

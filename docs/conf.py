@@ -23,11 +23,18 @@ myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_baseurl = settings["doc_host"] + settings["doc_baseurl"] if settings["doc_host"] else ""
+html_context = {"lead": settings["description"]}
 html_css_files = ["golf.css"]
+html_favicon = "_static/golf.svg"
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
 html_theme_options = {
+    "repository_url": f"https://github.com/{settings['user']}/{settings['repo']}",
+    "repository_branch": settings["branch"],
+    "use_repository_button": True,
     "show_toc_level": 2,
     "navbar_persistent": [],
     "use_download_button": False,
@@ -35,4 +42,6 @@ html_theme_options = {
     "footer_content_items": ["author", "copyright"],
     "home_page_in_toc": True,
 }
-html_extra_path = ["../_proc/site/llms.txt"]  # for programs that read; the stage writes it
+CARD = "ttt_reset-fineweb10B_sp1024.png"  # shown where a link is shared
+html_context |= {"card": CARD}
+html_extra_path = ["../_proc/site/llms.txt", f"../figures/{CARD}"]  # the first for programs

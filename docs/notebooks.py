@@ -41,6 +41,7 @@ PARTS = {  # a folder of notebooks and a subpackage each, in the order in which 
     "lab": "The laboratory",
 }
 EXPERIMENTS = "Experiments"
+GUIDES = "Guides"  # a folder of notebooks that export nothing: one task a page
 PLAIN = {  # files at the root that are pages of the site, and what they tell
     "AGENTS": "A new arm becomes a verdict in three commands: what to type, what the answer means, "
     "what not to touch.",
@@ -65,12 +66,12 @@ def page(path: Path) -> str:
 
 
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
-    """All notebooks, experiments first, then the parts in their order; the index left out."""
+    """All notebooks: experiments, guides, then the parts in their order; the index left out."""
+    order = {part: number for number, part in enumerate([GUIDES.lower(), *PARTS])}
     paths = [
         *folder.glob("*.ipynb"),
-        *(p for part in PARTS for p in (folder / part).glob("*.ipynb")),
+        *(p for part in order for p in (folder / part).glob("*.ipynb")),
     ]
-    order = {part: number for number, part in enumerate(PARTS)}
     named = [p for p in paths if p.stem != "index" and p.name[0] not in "_."]
     return sorted(named, key=lambda p: (order.get(p.parent.name, -1), p.name))
 
@@ -85,8 +86,9 @@ def chapters(folder: Path = NOTEBOOKS) -> dict[str, list[Path]]:
     """The notebooks of each group in reading order, the index left out; empty groups too."""
     paths = notebooks(folder)
     found = {EXPERIMENTS: [p for p in paths if p.parent == folder]}
+    groups = {GUIDES.lower(): GUIDES} | PARTS
     return found | {
-        words: [p for p in paths if p.parent.name == part] for part, words in PARTS.items()
+        words: [p for p in paths if p.parent.name == part] for part, words in groups.items()
     }
 
 

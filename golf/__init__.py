@@ -32,10 +32,12 @@ mix.rules: EM GridBayes Hedge Logistic online
 mix.mixtures: Mix
 mix.products: Hinted Product Temperatures
 mix.recorded: Recorded record_pass
-net.model: GPT GPTConfig preset
+net.config: GPTConfig preset
+net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
-store.artifact: Plan decode encode load_artifact save_artifact size_report
+store.artifact: Plan decode encode load_artifact save_artifact
+store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
 train.settings: TrainConfig laptop
 train.loop: Trainer
@@ -50,6 +52,7 @@ auditor.lints: lint_submission
 published.recipes: recipe
 lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
+lab.arms: Arm difference keep_figure run_arms said sentence show_arms show_drift told word
 """
 NAMES = {
     name: room
@@ -133,9 +136,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/lab/10_surface.ipynb #b2000002
 if TYPE_CHECKING:
+    from golf.net.config import GPTConfig as GPTConfig
+    from golf.net.config import preset as preset
     from golf.net.model import GPT as GPT
-    from golf.net.model import GPTConfig as GPTConfig
-    from golf.net.model import preset as preset
     from golf.net.optim import newton_schulz as newton_schulz
     from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
@@ -144,12 +147,12 @@ if TYPE_CHECKING:
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
-    from golf.store.artifact import size_report as size_report
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
     from golf.store.saved import model_path as model_path
     from golf.store.saved import starting_from as starting_from
+    from golf.store.sizes import size_report as size_report
     from golf.train.fit import fit as fit
     from golf.train.job import Job as Job
     from golf.train.job import launch as launch
@@ -172,6 +175,16 @@ if TYPE_CHECKING:
     from golf.auditor.audit import audit as audit
     from golf.auditor.audit import audit_arms as audit_arms
     from golf.auditor.lints import lint_submission as lint_submission
+    from golf.lab.arms import Arm as Arm
+    from golf.lab.arms import difference as difference
+    from golf.lab.arms import keep_figure as keep_figure
+    from golf.lab.arms import run_arms as run_arms
+    from golf.lab.arms import said as said
+    from golf.lab.arms import sentence as sentence
+    from golf.lab.arms import show_arms as show_arms
+    from golf.lab.arms import show_drift as show_drift
+    from golf.lab.arms import told as told
+    from golf.lab.arms import word as word
     from golf.lab.plots import plot_arms as plot_arms
     from golf.lab.plots import plot_drift as plot_drift
     from golf.lab.plots import save_figure as save_figure

@@ -32,7 +32,7 @@ def adapted() -> dict[str, tuple]:
         window = SlidingWindow(GPT(SHAPE, seed=3), stride=32, ranks=ranks)
         learner = TTT(window, stream.chunks, lr=0.3, epochs=2, gradients=EmpiricalBayes(**way))
         losses = evaluate(learner, stream).by_chunk().nll.tolist()
-        log = learner.former.frame()
+        log = learner.gradient_estimator.frame()
         found[name] = losses, log.scale.tolist(), learner.model.qo_bank.flatten()[::97].tolist()
     return found
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from golf.lab.engine import parse_command, run_key
+from golf.base.files import GolfError
+from golf.lab.engine import output_path, parse_command, run_key
 
+ROOT = Path(__file__).resolve().parent.parent
 PAPERMILL = Path(sys.executable).with_name("papermill")
 CELLS = [
     ('reset_every = 100  # chunks between resets\ncorpus = "stdlib"', ["parameters"]),
@@ -110,7 +112,9 @@ def test_redirected_from_another_folder(project, tmp_path):
 RECORDED = """
 from golf.lab.runs import Run
 
-run = Run("tiny", {"reset_every": reset_every, "corpus": corpus})
+run = Run.here()
+assert (run.parameters["reset_every"], run.notebook) == (reset_every, "tiny")
+assert type(reset_every) is int
 print(run.folder)
 """
 FIGURE = """
@@ -162,6 +166,15 @@ def test_the_executed_notebook_lies_with_its_record(repository):
     assert found == expected(repository, corpus="texts").parent
 
 
+def test_a_place_is_found_from_the_projects_root_and_a_number_is_what_it_means(repository):
+    asked = ("-p", "corpus", "texts", "-p", "reset_every", "5e0")
+    done = run(repository / "nbs", "tiny.ipynb", *asked)
+    assert done.returncode == 0, done.stderr
+    found = expected(repository, corpus="texts", reset_every=5).parent
+    assert {"notebook.ipynb", "record.json"} <= {p.name for p in found.iterdir()}
+    assert json.loads((found / "record.json").read_text())["parameters"]["reset_every"] == 5
+
+
 def test_a_run_that_fails_half_way_leaves_git_clean(repository):
     write_cells(repository, RECORDED, "1 / 0", FIGURE)
     subprocess.run(["git", "add", "."], cwd=repository, check=True)
@@ -194,6 +207,52 @@ def test_as_a_module_and_as_the_named_engine(project):
     done = run(project, "nbs/tiny.ipynb", "--engine", "golf", program=program)
     assert done.returncode == 0, done.stderr
     assert "resets 100" in printed(expected(project))
+
+
+MISTAKES = {
+    "a device that is not there": ("-p device cuda:99", "device 'cuda:99' is not there"),
+    "a reset after the last chunk": ("-p reset_every 500", "[0, prefix_tokens / chunk_tokens) = [0, 160)"),
+    "too few blocks": ("-p prefix_tokens 4096", "[20 * chunk_tokens, inf) = [10240, inf), not 4096"),
+    "no such chunk": ("-p chunk_tokens 0", "chunk_tokens must be in [1, prefix_tokens / 20] = [1, 4096]"),
+    "a chunk longer than the text": ("-p chunk_tokens 1e6", "[1, 4096], not 1000000"),
+    "one of two paths": ("-p corpus shards -p data_path nbs", "needs tokenizer_path, a Sentence"),
+    "a path that leads nowhere": ("-p tokenizer_path gone.model", "'gone.model': nothing is there"),
+    "shards that nobody reads": ("-p data_path nbs", "data_path is read where corpus is 'shards'"),
+    "an unknown name": ("-p reset_evry 50", "did you mean 'reset_every'?"),
+    "a word for a number": ("-p ttt_lr fast", "ttt_lr must be a number, not 'fast'"),
+    "a number for a word": ("-p preset 3", "preset must be text, which papermill's -r leaves"),
+    "a word that is none of them": ("-p preset tinny", "did you mean 'tiny'?"),
+    "an artifact that is not there": ("-p artifact poxy", "did you mean 'proxy'?"),
+    "half a token": ("-p prefix_tokens 1e4.5", "prefix_tokens must be a whole number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words, said", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize("output", ["", "out.ipynb"], ids=["named", "left out"])
+def test_each_mistake_is_one_line_before_anything_starts(words, said, output, monkeypatch):
+    for name in ("DATA_PATH", "TOKENIZER_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(GolfError) as caught:
+        output_path(["nbs/ttt_reset.ipynb", *filter(None, [output]), *words.split()])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("nbs/ttt_reset.ipynb: ")
+
+
+def test_numbers_are_read_as_they_are_meant(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plain = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "40960", "-p", "ttt_lr", "0.001"]
+    typed = ["nbs/ttt_reset.ipynb", "-p", "prefix_tokens", "4.096e4", "-y", "ttt_lr: 1e-3"]
+    assert output_path(plain) == output_path(typed)
+
+
+@pytest.mark.parametrize(
+    "name", ["nbs/ttt_rest.ipynb", "ttt_reset.ipynb", "nbs/ttt_reset", "ttt_reset"]
+)
+def test_the_nearest_notebook_is_told(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(GolfError, match="no such notebook; did you mean 'ttt_reset.ipynb'"):
+        output_path([name, "-p", "reset_every", "5"])
 
 
 @pytest.mark.parametrize("output", [[], ["out.ipynb"]])

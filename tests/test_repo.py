@@ -182,6 +182,7 @@ def test_the_users_file_holds_what_readme_agents_and_experiments_call():
     assert used <= golf.NAMES.keys(), "README or AGENTS calls what golf does not offer"
     for path in EXPERIMENTS:
         used |= {name.removeprefix("golf.") for name in imports_of(path)} & golf.NAMES.keys()
+        used |= {*re.findall(r"\bgolf\.([A-Za-z_]\w*)", code_of(path))} & golf.NAMES.keys()
     text = (ROOT / "tests" / "users_file.py").read_text()
     missing = {name for name in used if not re.search(rf"\b{name}\b", text)}
     assert not missing, f"add them to tests/users_file.py: {missing}"
@@ -190,10 +191,9 @@ def test_the_users_file_holds_what_readme_agents_and_experiments_call():
 def test_every_module_is_a_room_of_a_part():
     modules = {f"{p.parent.name}.{p.stem}" for p in (ROOT / "golf").glob("*/*.py")}
     chapters = {default_module(p) for p in NOTEBOOKS if p.parent.name != "nbs"}
-    assert {m for m in modules if not m.endswith(".__init__")} == chapters - {"__init__"}
-    assert {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0] != "."} == set(
-        docs_module("notebooks").PARTS
-    )
+    assert {m for m in modules if not m.endswith(".__init__")} == chapters - {"__init__", ""}
+    folders = {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0] != "."}
+    assert folders == {*docs_module("notebooks").PARTS, "guides"}
 
 
 @each_notebook

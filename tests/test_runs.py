@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -401,6 +402,65 @@ def test_large_data_is_sampled_from_its_first_byte_to_its_last(tmp_path, place):
         made.seek(place)
         made.write(b"x" * min(5_000_000, 70_000_000 - place))
     assert Run("demo", {"data_path": str(file)}, root=tmp_path).key != before
+
+
+def test_an_arm_whose_loss_is_no_number_is_named(monkeypatch):
+    from golf.base.small import OneByte, rhyme_tokens
+    from golf.predict.compare import compare
+    from golf.predict.dist import Dense
+    from golf.predict.stream import Predictor, Stream
+
+    class Broken(Predictor):
+        vocab_size = 256
+
+        def distribution(self, chunk):
+            rows = torch.zeros(len(chunk), 256)
+            return Dense(rows if chunk.index < 2 else rows * math.nan)
+
+    stream = Stream(rhyme_tokens(), 100, byte_table=OneByte())
+    with pytest.raises(GolfError, match="^arm 'the broken one': position 200 has log-prob.* nan"):
+        compare({"the broken one": Broken()}, stream, baseline="the broken one", cache=False)
+
+
+def a_notebook(folder: Path, name: str, *parameters: str) -> Path:
+    """A notebook file with a parameters cell and nothing else."""
+    cell = {
+        "cell_type": "code",
+        "metadata": {"tags": ["parameters"]},
+        "source": "\n".join(parameters),
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"cells": [cell]}))
+    return folder / name
+
+
+def in_notebook(**names) -> tuple[Run, dict]:
+    """What `Run.here()` makes of these names in a notebook, and the names afterwards."""
+    exec("from golf.lab.runs import Run\nrun = Run.here()", names)
+    return names["run"], names
+
+
+def test_a_run_reads_the_notebook_that_it_is_in(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = golf\n")
+    first = a_notebook(tmp_path / "nbs", "first.ipynb", "lr = 0.1  # rate; in (0, 1]", "seed = 0")
+    copy = a_notebook(tmp_path / "nbs", "copy.ipynb", "lr = 0.1", "seed = 0")
+    a_notebook(tmp_path / "nbs", "other.ipynb", "chunk_tokens = 3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    run, names = in_notebook(lr=0.5, seed=2.0, __vsc_ipynb_file__=str(first))
+    assert (run.notebook, run.parameters, names["seed"]) == ("first", {"lr": 0.5, "seed": 2}, 2)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(copy))
+    assert in_notebook(lr=5.0, seed=2)[0].notebook == "copy"  # which has no rule
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "nbs" / "other.ipynb"))  # of a parent
+    with pytest.raises(GolfError, match="it could be copy.ipynb or first.ipynb: say Run.here"):
+        in_notebook(lr=0.5, seed=2)
+    copy.unlink()
+    assert in_notebook(lr=0.5, seed=2)[0].notebook == "first"
+    with pytest.raises(GolfError, match=r"^first: lr must be in \(0, 1\], not 5.0$") as caught:
+        in_notebook(lr=5.0, seed=2)
+    assert caught.value._render_traceback_() == [f"GolfError: {caught.value}"]  # a cell shows this
+    with pytest.raises(GolfError, match="no file has them"):
+        in_notebook(seed=2)
 
 
 CLEAN = {"commit": "0" * 40, "clean": True}

@@ -2,24 +2,33 @@
 
 import inspect
 import pydoc
-from dataclasses import dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 
 import pytest
 import torch
 
 from golf.adapt.gradients import EmpiricalBayes
 from golf.adapt.lora import LoRA
-from golf.adapt.ttt import TTT, Gradients, constant, layer_scales, product, role_scales
+from golf.adapt.masks import (
+    freeze_embeddings,
+    freeze_first,
+    layer_scales,
+    product,
+    role_scales,
+    train_last,
+)
+from golf.adapt.ttt import TTT, Gradients, TTTOptions, constant
 from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count.ngram import NGram
 from golf.mix.gates import Entropy
 from golf.mix.mixtures import Mix
 from golf.net.model import GPT, preset
+from golf.net.optim import role
 from golf.net.ranks import Ranks, run_ranks
 from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
-from golf.published.pr953 import Calibrated
+from golf.published.pr953 import Calibrated, ramped_cosine
 from golf.published.recipes import Adaptation
 
 SHAPE = preset(
@@ -213,3 +222,139 @@ def test_chunks_all_too_short_to_learn_from_are_refused_before_the_second_is_sco
     with pytest.raises(GolfError, match="chunk_tokens must be at least the context, 32, not 16"):
         evaluate(learner, Stream(TEXT, 16))
     assert learner.position == 16
+
+
+# Each option on a text with a habit: chapter adapt/00_score_first has its curves
+
+HABIT = torch.randint(64, (48,), generator=torch.Generator().manual_seed(5)).repeat(17)[:769]
+
+
+class FiveSizes:
+    """Each target stands for 1 to 5 bytes."""
+
+    def count(self, previous, targets):
+        return 1 + targets % 5
+
+
+def fresh(**settings) -> TTT:
+    """A learner of twelve chunks on a fresh model."""
+    return TTT(SlidingWindow(GPT(SHAPE, seed=3), stride=16), 12, **{"lr": 0.3, **settings})
+
+
+def test_every_setting_changes_the_scores_and_no_two_alike():
+    adamw, muon = dict(optimiser="adamw", lr=0.01), dict(optimiser="muon", lr=0.01)
+    settings = [
+        {}, dict(lr=0.1), dict(momentum=0.5), dict(epochs=1), dict(grad_clip=0.1), dict(grad_clip=0.0),
+        dict(reset_every=4), dict(trainable=freeze_first(1)), dict(batch=1), dict(schedule=constant),
+        dict(schedule=ramped_cosine), dict(clock="step"), dict(scale=role_scales()),
+        dict(scale=layer_scales()), dict(scale=product(role_scales(), layer_scales())),
+        dict(trainable=freeze_embeddings), dict(trainable=train_last(1)), dict(polyak=0.5), dict(anchor=0.1),
+        dict(weight="bytes", byte_table=FiveSizes()),
+        adamw, adamw | dict(betas=(0.9, 0.95)), adamw | dict(scale=role_scales()),
+        muon, muon | dict(momentum=0.5), muon | dict(betas=(0.9, 0.95)), muon | dict(scale=role_scales()),
+    ]  # fmt: skip
+    untried = {f.name for f in fields(TTTOptions)} - {name for s in settings for name in s}
+    assert untried == {"reset_on", "gradients"}  # tried in adapt/00b_ttt and adapt/00d_options
+    losses = {evaluate(fresh(**s), Stream(HABIT, 64)).loss for s in settings}
+    longer = TTT(SlidingWindow(GPT(SHAPE, seed=3), stride=16), 24, lr=0.3)
+    losses.add(evaluate(longer, Stream(HABIT, 64)).loss)  # the number of chunks is a setting too
+    assert len(losses) == len(settings) + 1
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "muon"])
+def test_a_mask_within_a_matrix_holds_although_muon_mixes_its_gradients(optimiser):
+    half = torch.ones(32)
+    half[:16] = 0
+    learner = fresh(lr=0.01, optimiser=optimiser, trainable=lambda model: {"mlp_up_bank": half})
+    evaluate(learner, Stream(HABIT, 64))
+    moved = (learner.model.mlp_up_bank != learner.start["mlp_up_bank"]).any(0).any(0)
+    assert not moved[:16].any() and moved[16:].all()
+
+
+def test_frozen_tables_do_not_move_and_all_matrices_do():
+    learner = fresh(trainable=freeze_embeddings)
+    evaluate(learner, Stream(HABIT, 64))
+    for name, p in learner.model.named_parameters():
+        if role(name) in ("table", "matrix"):
+            assert torch.equal(p, learner.start[name]) == (role(name) == "table"), name
+
+
+REFUSED = {
+    "optimiser": dict(optimiser="adam"), "momentum": dict(optimiser="adamw", momentum=0.5),
+    "betas": dict(betas=(0.9, 0.95)), "clock": dict(clock="token"), "polyak": dict(polyak=1.0),
+    "anchor": dict(anchor=1.5), "reset_on": dict(reset_on=64), "weight": dict(weight="byte"),
+    "byte_table": dict(weight="bytes"),
+    "byte_table must be given for weight='bytes' only": dict(byte_table=FiveSizes()),
+    "scale names no parameter: 'mlp_up'": dict(scale=lambda m: {"mlp_up": torch.ones(())}),
+    "scale must give mlp_up_bank factors": dict(scale=lambda m: {"mlp_up_bank": torch.ones(3, 1, 1)}),
+    "reset_every must be 0 .never. or below total_chunks=12, not 12": dict(reset_every=12),
+    "reset_every must be 0 .never. or below total_chunks=12, not 17": dict(reset_every=17),
+    "reset_every must be 0 .never. or below total_chunks=12, not -1": dict(reset_every=-1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_work_is_refused_by_name(words):
+    with pytest.raises(GolfError, match=f"TTT: {words}"):
+        fresh(**REFUSED[words])
+
+
+def test_a_misspelled_optimiser_a_half_precision_table_and_a_changed_option_are_refused():
+    with pytest.raises(GolfError, match="did you mean 'adamw'"):
+        fresh(optimiser="adam")
+    model = GPT(SHAPE)
+    model.embedding.bfloat16()
+    with pytest.raises(GolfError, match="embedding.weight must be float32 while it adapts"):
+        TTT(SlidingWindow(model), 12)
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'lr'"):
+        fresh().lr = 0.2
+
+
+def test_streams_that_do_not_fit_are_refused():
+    with pytest.raises(GolfError, match="total_chunks is 3, but the stream has more"):
+        evaluate(TTT(SlidingWindow(GPT(SHAPE)), 3), Stream(HABIT, 64))
+
+
+def told(learner: TTT, chunks: list) -> list[float]:
+    """Log-probabilities of some chunks, each learned from."""
+    found = []
+    for chunk in chunks:
+        found += learner.predict(chunk).log_prob(chunk.targets).tolist()
+        learner.observe(chunk)
+    return found
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "muon"])
+def test_a_copy_taken_while_a_chunk_is_scored_by_the_average_goes_on_alike(optimiser):
+    chunks = list(Stream(HABIT, 64))
+    original, fork = (fresh(lr=0.01, optimiser=optimiser, polyak=0.5) for _ in range(2))
+    told(original, chunks[:6])
+    original.predict(chunks[6])  # the model holds the average now
+    saved = original.state()
+    rest = told(original, chunks[6:])
+    fork.load(saved)
+    assert told(fork, chunks[6:]) == rest
+    original.reset()
+    own = original.state()["own"]
+    assert own["momentum"] == {} and not own.get("memory")
+
+
+def test_a_state_of_another_kind_is_refused():
+    saved = fresh(lr=0.01, optimiser="muon", polyak=0.5).state()
+    with pytest.raises(GolfError, match="optimiser is 'sgd', but the state is of 'muon'"):
+        fresh().load(saved)
+    with pytest.raises(GolfError, match="polyak is 0.0, but the state has an average"):
+        fresh(optimiser="muon").load(saved)
+
+
+def test_factors_and_the_number_of_the_mark_are_part_of_the_name():
+    names = [
+        digest(fresh(optimiser=o, **each).digestible())
+        for o in ("sgd", "adamw", "muon")
+        for each in ({}, dict(scale=role_scales()), dict(scale=role_scales(output=2.0)),
+            dict(scale=product(role_scales(), layer_scales())), dict(trainable=freeze_embeddings),
+            dict(reset_on=0))
+    ]  # fmt: skip
+    assert len(set(names)) == len(names)
+    own = fresh().digestible()[-1]
+    assert {*own, "predictor"} == {*inspect.signature(TTT).parameters}

@@ -10,21 +10,8 @@ import pytest
 from golf.auditor import subjects, watch
 from golf.auditor.lints import lint_tables
 from golf.auditor.report import FAIL, NOT_RUN, PASS, UNSURE
-from golf.auditor.zoo import (
-    STRONG,
-    WEAK,
-    ZOO,
-    Strength,
-    World,
-    confusion,
-    inspect,
-    missed,
-    one_thread,
-    results,
-    specimen,
-    survey,
-    zoo,
-)
+from golf.auditor.specimens import STRONG, WEAK, ZOO, Strength, World, inspect, one_thread
+from golf.auditor.zoo import confusion, missed, results, specimen, survey, zoo
 from golf.base.files import GolfError, project_root
 
 NAMES = [one.id for one in zoo()]

@@ -77,8 +77,13 @@ def an_experiment(data_path: str = "") -> None:
     text = golf.corpus_for("tiny", "stdlib", data_path=data_path or None)
     stream = Stream(text.val, 512, byte_table=text.byte_table, limit=81_920)
     model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
-    run = golf.Run("ttt_reset", {"reset_every": 50, "seed": 0})
+    run = golf.Run.here()
     learner = TTT(SlidingWindow(model), stream.chunks, lr=0.002, epochs=1, batch=1, reset_every=50)
+    arms = [
+        golf.Arm(SlidingWindow(model), label="none"),
+        golf.Arm(learner, label="ttt", family="ttt"),
+    ]
+    golf.run_arms(run, arms, run.stream("prefix_tokens", name="original"), level="brief")
     reports = golf.audit_arms({"ttt": learner}, stream, "brief")
     print({arm: report.short() for arm, report in reports.items()})
     run.artifact("model", golf.model_path("tiny"), code=golf.code_size(golf.load_model, TTT))
@@ -86,6 +91,18 @@ def an_experiment(data_path: str = "") -> None:
     golf.save_figure(golf.plot_drift(record, "none", resets=50), "drift", run.folder)
     golf.save_figure(golf.plot_arms(record), "arms", run.folder)
     print(golf.arms_table(record, block=8), golf.drift(record, "ttt").verdict)
+
+
+def what_a_record_says(record_path: Path) -> None:
+    record = golf.read_record(record_path)
+    gain = golf.difference(record, "ttt", "none", stream="original")
+    print(golf.said([golf.sentence(record, "ttt"), f"TTT {golf.word(gain)}: {golf.told(gain)}"]))
+    print(golf.show_arms(record, "original", "seconds", sort=True), golf.show_drift(record))
+    run = golf.Run("mine", {"seed": 0})
+    text = run.load_corpus()
+    model = run.load_model(SlidingWindow, TTT)
+    print(text.vocab_size, model.config.context, run.model_file)
+    golf.keep_figure(run, golf.plot_drift(record, "none"), "drift")
 
 
 def every_way_to_learn(model: GPT, stream: Stream) -> list[Predictor]:

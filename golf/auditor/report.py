@@ -25,9 +25,6 @@ from ..base.digests import digest
 from ..base.files import GolfError, atomic_write, checked_fields, closest, read_json
 from ..base.tables import code_block, escape, markdown_table
 
-# %% ../../nbs/auditor/01_report.ipynb #ad00000e
-#| export
-
 # %% ../../nbs/auditor/01_report.ipynb #177c1645
 PASS, FAIL, UNSURE, NOT_RUN = "PASS", "FAIL", "UNSURE", "NOT RUN"
 

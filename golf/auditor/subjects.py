@@ -29,9 +29,6 @@ from ..base.files import GolfError
 from ..predict.dist import Distribution
 from ..predict.stream import Chunk, Predictor, Stream
 
-# %% ../../nbs/auditor/00_subjects.ipynb #ad00000e
-#| export
-
 # %% ../../nbs/auditor/00_subjects.ipynb #2f91423d
 @dataclass
 class Scored:

@@ -105,6 +105,78 @@ class Audit:
         self.chunks = [dataclasses.replace(c, tokens=c.tokens.clone()) for c in self.stream]
         self.precision = _precision(self.subject)
 
+    # %% ../../nbs/auditor/02_watch.ipynb #e785e909
+    def strata(self) -> list[list[int]]:
+        "Positions of each kind: chunk starts, chunk ends, after BOS, window edges."
+        starts = [c.start for c in self.chunks]
+        ends = [c.stop - 1 for c in self.chunks]
+        bos = (self.x[:-1] == 1).nonzero()[:, 0].tolist()
+        size = self.stride
+        edges = [e for i in range(size, self.n, size) for e in (i - 1, i)] if size else []
+        return [starts, ends, bos, edges]
+
+    def spread(self, test: str, m: int) -> list[int]:
+        "`m` different positions, the kinds taken in turn with random ones between."
+        generator, chosen = self.random(test, "places"), {}
+        kinds = [[i for i in kind if i < self.n] for kind in self.strata()]
+        kinds = [[k[j] for j in torch.randperm(len(k), generator=generator)] for k in kinds]
+        kinds.append(torch.randperm(self.n, generator=generator).tolist())
+        while len(chosen) < min(m, self.n):
+            for kind in kinds:
+                while kind and kind[-1] in chosen:
+                    kind.pop()
+                if kind and len(chosen) < m:
+                    chosen[kind.pop()] = None
+        return list(chosen)
+
+    # %% ../../nbs/auditor/02_watch.ipynb #c5bd42fd
+    def stream_places(self) -> list[int]:
+        "Where the whole changed streams part from the original: at the first token, then anywhere."
+        c, m = self.chunk_tokens, self.level.streams
+        generator = self.random("streams")
+        fixed = [0, c - 1, c, self.n - self.n // 4]
+        more = self.draw(generator, self.n, m).tolist()
+        return list(dict.fromkeys(min(i, self.n - 1) for i in fixed + more))[:m]
+
+    # %% ../../nbs/auditor/02_watch.ipynb #11ab7f50
+    def changed(self, i: int, kind: str, generator: torch.Generator, stop: int) -> Tensor:
+        "The stream with tokens i + 1 to `stop` replaced; the first of them always differs."
+        y, size, ids = self.x.clone(), stop - i, self.subject.vocab_size
+        if kind == "random":
+            y[i + 1 : stop + 1] = self.draw(generator, ids, size)
+        elif kind == "foreign":
+            at = int(self.draw(generator, max(1, len(self.spare) - size)))
+            y[i + 1 : stop + 1] = self.spare[at : at + size]
+        elif kind == "shuffled":
+            y[i + 1 : stop + 1] = y[i + 1 : stop + 1][torch.randperm(size, generator=generator)]
+        elif kind == "bos":
+            y[i + 1 : stop + 1] = min(1, ids - 1)
+        if y[i + 1] == self.x[i + 1]:  # a flip, and a future that happens to begin alike
+            y[i + 1] = (self.x[i + 1] + 1 + self.draw(generator, ids - 1)) % ids
+        return y
+
+    # %% ../../nbs/auditor/02_watch.ipynb #0ad72c8a
+    def kept(self, session: Session) -> Session | None:
+        "A copy of a session, or None where copies cannot be made or share something with the original."
+        if not self.sound:
+            return None
+        try:
+            return session.fork()
+        except Exception as error:
+            self.sound = False
+            self.facts["copies"] = f"none ({type(error).__name__}): every test replays the stream"
+            return None
+
+    def fork(self, k: int) -> Session:
+        "A session of its own at the start of chunk `k` of the stream."
+        if self.sound:
+            return self.copies[k].fork()
+        session = self.subject.start(self.x)
+        for chunk in self.chunks[:k]:
+            session.score(chunk)
+            session.update(chunk)
+        return session
+
     # %% ../../nbs/auditor/02_watch.ipynb #9dcc26cb
     def begin(self) -> None:
         "The subject's own pass, with a copy of it kept at the start of every chunk."
@@ -170,28 +242,6 @@ class Audit:
         off = difference(self.subject.run(y, self.chunk_tokens)[0][ends], self.nll[ends])
         return float(off.max()) > TOLERANCE[self.precision]
 
-    # %% ../../nbs/auditor/02_watch.ipynb #0ad72c8a
-    def kept(self, session: Session) -> Session | None:
-        "A copy of a session, or None where copies cannot be made or share something with the original."
-        if not self.sound:
-            return None
-        try:
-            return session.fork()
-        except Exception as error:
-            self.sound = False
-            self.facts["copies"] = f"none ({type(error).__name__}): every test replays the stream"
-            return None
-
-    def fork(self, k: int) -> Session:
-        "A session of its own at the start of chunk `k` of the stream."
-        if self.sound:
-            return self.copies[k].fork()
-        session = self.subject.start(self.x)
-        for chunk in self.chunks[:k]:
-            session.score(chunk)
-            session.update(chunk)
-        return session
-
     # %% ../../nbs/auditor/02_watch.ipynb #eca3ada8
     def probe(self) -> None:
         "Are copies independent? One learns from other text; the kept one must not notice."
@@ -217,56 +267,6 @@ class Audit:
         "Whether a copy's copy scores a chunk as the pass did that it was taken from."
         off = difference(self.base(chunk.index).nll, self.nll[chunk.start : chunk.stop])
         return float(off.max()) <= TOLERANCE[self.precision]
-
-    # %% ../../nbs/auditor/02_watch.ipynb #e785e909
-    def strata(self) -> list[list[int]]:
-        "Positions of each kind: chunk starts, chunk ends, after BOS, window edges."
-        starts = [c.start for c in self.chunks]
-        ends = [c.stop - 1 for c in self.chunks]
-        bos = (self.x[:-1] == 1).nonzero()[:, 0].tolist()
-        size = self.stride
-        edges = [e for i in range(size, self.n, size) for e in (i - 1, i)] if size else []
-        return [starts, ends, bos, edges]
-
-    def spread(self, test: str, m: int) -> list[int]:
-        "`m` different positions, the kinds taken in turn with random ones between."
-        generator, chosen = self.random(test, "places"), {}
-        kinds = [[i for i in kind if i < self.n] for kind in self.strata()]
-        kinds = [[k[j] for j in torch.randperm(len(k), generator=generator)] for k in kinds]
-        kinds.append(torch.randperm(self.n, generator=generator).tolist())
-        while len(chosen) < min(m, self.n):
-            for kind in kinds:
-                while kind and kind[-1] in chosen:
-                    kind.pop()
-                if kind and len(chosen) < m:
-                    chosen[kind.pop()] = None
-        return list(chosen)
-
-    # %% ../../nbs/auditor/02_watch.ipynb #c5bd42fd
-    def stream_places(self) -> list[int]:
-        "Where the whole changed streams part from the original: at the first token, then anywhere."
-        c, m = self.chunk_tokens, self.level.streams
-        generator = self.random("streams")
-        fixed = [0, c - 1, c, self.n - self.n // 4]
-        more = self.draw(generator, self.n, m).tolist()
-        return list(dict.fromkeys(min(i, self.n - 1) for i in fixed + more))[:m]
-
-    # %% ../../nbs/auditor/02_watch.ipynb #11ab7f50
-    def changed(self, i: int, kind: str, generator: torch.Generator, stop: int) -> Tensor:
-        "The stream with tokens i + 1 to `stop` replaced; the first of them always differs."
-        y, size, ids = self.x.clone(), stop - i, self.subject.vocab_size
-        if kind == "random":
-            y[i + 1 : stop + 1] = self.draw(generator, ids, size)
-        elif kind == "foreign":
-            at = int(self.draw(generator, max(1, len(self.spare) - size)))
-            y[i + 1 : stop + 1] = self.spare[at : at + size]
-        elif kind == "shuffled":
-            y[i + 1 : stop + 1] = y[i + 1 : stop + 1][torch.randperm(size, generator=generator)]
-        elif kind == "bos":
-            y[i + 1 : stop + 1] = min(1, ids - 1)
-        if y[i + 1] == self.x[i + 1]:  # a flip, and a future that happens to begin alike
-            y[i + 1] = (self.x[i + 1] + 1 + self.draw(generator, ids - 1)) % ids
-        return y
 
     # %% ../../nbs/auditor/02_watch.ipynb #07e11b8f
     def chunk_of(self, i: int) -> Chunk:

@@ -6,8 +6,8 @@
 __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo',
            'Revision', 'Root', 'one_line', 'Commands', 'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb',
            'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'audit_submission', 'audit_each', 'audit_artifact',
-           'audit_arm', 'audit_command', 'compare_command', 'publish_command', 'referred', 'kept', 'cache_lines',
-           'cache_command', 'why_stale']
+           'audit_arm', 'audit_command', 'compare_command', 'publish_command', 'run_or_published', 'figures_command',
+           'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -470,6 +470,48 @@ def publish_command(
     head = f"{entry.page} quotes {entry.notebook}/{entry.key}, as {LIST} says; to commit:"
     told = {"page": entry.page, "notebook": entry.notebook, "key": entry.key, "files": files}
     tell(as_json, told, "\n  ".join([head, *files]))
+
+# %% ../../nbs/lab/09_cli.ipynb #f1600002
+def run_or_published(run: str) -> Path:
+    """The folder of a run (see `run_folder`), or of a published record: page, page/key or key."""
+    from golf.base.files import project_root
+    from golf.lab.publish import published_list, published_records, run_folder
+
+    try:
+        return run_folder(run)
+    except GolfError as error:
+        root = project_root()
+        for entry in published_list(root):
+            if run in (entry.key, f"{entry.page}/{entry.key}", f"{entry.notebook}/{entry.key}"):
+                return entry.folder(root)
+        pages = {entry.page for entry in published_list(root)}
+        if run in pages and (found := published_records(run, root=root)):
+            return found[-1].folder
+        raise GolfError(f"{error}, and nothing published is called so") from None
+
+# %% ../../nbs/lab/09_cli.ipynb #f1600003
+@app.command("figures")
+def figures_command(
+    run: Annotated[str, typer.Argument(help="A run, or a published page or page/key.")],
+    width: Annotated[float, typer.Option(help="Inches; a column of a paper has 3.3.")] = 7.0,
+    height: Annotated[float | None, typer.Option(help="Inches; default: what fits.")] = None,
+    font_size: Annotated[float | None, typer.Option(help="Points; 9, below 5 inches 7.")] = None,
+    kind: Annotated[str, typer.Option("--format", help="pdf, svg or png; or pdf,svg.")] = "pdf",
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Draw all figures of a run again, from its record alone, at the size of a paper's column."""
+    from golf.lab.plots import figures_of, save_figure
+    from golf.lab.runs import read_record
+
+    record = read_record(run_or_published(run))
+    asked = {"width": width, "height": height, "font_size": font_size}
+    made = figures_of(record, **{name: value for name, value in asked.items() if value})
+    stem = f"{record['notebook']}-{record['key']}"
+    files = [
+        str(p) for n, f in made.items() for p in save_figure(f, f"{stem}-{n}", out, kind.split(","))
+    ]
+    tell(as_json, {"record": str(record.folder), "files": files}, "\n".join(files))
 
 # %% ../../nbs/lab/09_cli.ipynb #fe5439f5
 def referred() -> dict[str, set[str]]:

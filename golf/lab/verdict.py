@@ -20,7 +20,8 @@ from typing import Any
 from ..auditor.audit import audit_arms
 from ..auditor.report import LEVELS, UNSURE, AuditReport
 from ..base.files import GolfError, closest
-from ..base.tables import markdown_table
+from ..base.tables import Markup, escape, markdown_table
+from .arms import told, word
 from ..net.windows import SlidingWindow
 from ..predict.compare import Comparison, compare
 from ..predict.stats import Interval
@@ -121,9 +122,9 @@ class Verdict:
     @property
     def word(self) -> str:
         "'gains', 'loses' or 'no clear difference'."
-        if self.difference and not self.difference.clear:
-            return "no clear difference"
-        return "gains" if self.difference and self.difference.mean < 0 else "loses"
+        if self.difference is None:
+            return "loses"
+        return word(self.difference, neither="no clear difference")
 
     @property
     def code(self) -> int:
@@ -162,14 +163,12 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
 def as_text(verdict: Verdict) -> str:
     """A verdict for people: one sentence and a Markdown table of two rows, in bits per byte."""
     found, both = verdict.difference, verdict.comparison
-    head = ["arm", "bits per byte", "difference", "95 % interval", "shows from", "violations"]
-    told = ["", "", ""]
-    if found:
-        told = [f"{found.mean:+.4f}", f"{found.low:+.4f} to {found.high:+.4f}"]
-        told.append(f"{found.detectable:.4f}")
     base, arm = both.baseline, verdict.arm
-    rows = [[base, f"{both[base].bpb:.4f}", "", "", "", ""]]
-    rows.append([arm, f"{both[arm].bpb:.4f}", *told, verdict.audit.short()])
+    against = Markup(f"minus {escape(base)} [95 % interval]")
+    head = ["arm", "bits per byte", against, "shows from", "violations"]
+    change = [Markup(told(found)), f"{found.detectable:.4f}"] if found else ["", ""]
+    rows = [[base, f"{both[base].bpb:.4f}", "", "", ""]]
+    rows.append([arm, f"{both[arm].bpb:.4f}", *change, verdict.audit.short()])
     size = "{tokens:,} tokens of {corpus} in {blocks} blocks".format(**verdict.facts)
     lost = f"; infinite loss at {both.infinite(arm)}" if both.infinite(arm) else ""
     return f"{arm}: {verdict.word} against {base}, on {size}{lost}\n\n{markdown_table(head, rows)}"

@@ -341,6 +341,8 @@ def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, a
     options = {"progress": progress, "allow_unnormalised": allowed}
     try:
         found = evaluate(predictor, labelled, byte_table, **options)
+    except GolfError as error:
+        raise type(error)(f"arm {name!r}: {error}") from None
     finally:
         predictor.load(start)
     if origin:

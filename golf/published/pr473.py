@@ -24,8 +24,10 @@ from torch import Tensor
 
 from ..adapt.ttt import Masks
 from ..net.average import AverageConfig
-from ..net.model import GPT, GPTConfig, last_layers, rope_table
+from ..net.config import GPTConfig, last_layers
+from ..net.model import GPT
 from ..net.optim import OptimConfig
+from ..net.parts import rope_table
 from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import SMALL, Plan, Treatment, default_plan
 from ..store.gptq import gptq_plan, gptq_search, hessians, self_generated
@@ -45,7 +47,7 @@ from ..train.settings import TrainConfig
 def freeze_by_name(first: int) -> Callable[[GPT], Masks]:
     """Masks that hold still what is *named* after the first `first` blocks, as PR #473 did it.
 
-    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.ttt.freeze_blocks` for one that freezes blocks.
+    For `TTT(trainable=freeze_by_name(2))`; see `golf.adapt.masks.freeze_blocks` for one that freezes blocks.
     """
 
     def masks(model: GPT) -> Masks:

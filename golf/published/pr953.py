@@ -6,8 +6,8 @@
 __all__ = ['FLOOR', 'LATE_QAT', 'BASE', 'SHAPE', 'TRAIN', 'DOORS', 'RECIPES', 'BUCKETS', 'GRID', 'ADAPT', 'WARTS', 'crown_953',
            'objective_953', 'stale_gptq', 'first_windows', 'pruned_matrix', 'pruned_table', 'plan_953', 'squeeze_953',
            'bucket', 'Grams', 'Clamped', 'grams_953', 'OwnEntropy', 'block_hedge', 'Claimed', 'FiveExperts',
-           'Normalised', 'Honest', 'Meter', 'meter', 'illusion', 'BlockHedge', 'four_experts', 'Temperatures',
-           'last_blocks', 'row_temperature', 'Tempered', 'Calibrated', 'MixedAdaptation']
+           'Normalised', 'Honest', 'Meter', 'meter', 'illusion', 'BlockHedge', 'four_experts', 'TemperatureBayes',
+           'last_blocks', 'ramped_cosine', 'row_temperature', 'Tempered', 'Calibrated', 'MixedAdaptation']
 
 # %% ../../nbs/published/03_pr953.ipynb #959f47ed
 import math
@@ -21,15 +21,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapt.ttt import Masks, by_layer, ramped_cosine, role_scales, sequences
+from ..adapt.masks import by_layer, role_scales
+from ..adapt.ttt import Masks, cosine, sequences
 from ..base.files import GolfError
 from ..mix.gates import feature
 from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
-from ..net.model import GPT, last_layers
+from ..net.config import last_layers
+from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
-from ..predict.dist import Counts, Distribution, Geometric, Mixture, Unnormalised, slices
+from golf.predict.dist import (
+    Counts,
+    Distribution,
+    Geometric,
+    Mixture,
+    Unnormalised,
+    position_slices,
+)
 from ..predict.stream import Bytes, Chunk, Predictor, Scores, Stream, evaluate
 from . import pr473
 from .pr473 import MATRIX_SHARES, SmallProjections, quantize_table
@@ -459,7 +468,7 @@ def illusion(
         torch.zeros(len(weights), 4, dtype=torch.float64),
     )
     w = torch.tensor(weights, dtype=torch.float64)[:, None]
-    for at in slices(part.n, part.vocab_size):
+    for at in position_slices(part.n, part.vocab_size):
         truth = part.rows(at)
         ids = torch.multinomial(truth.exp(), 1, generator=random)
         rows = F.log_softmax(sharpen * truth, dim=1)
@@ -521,7 +530,7 @@ def four_experts(neural: Predictor, **options: Any) -> Mix:
     return Mix([neural, *grams_953(neural.vocab_size, clean=True)], gate, names=names)
 
 # %% ../../nbs/published/03_pr953.ipynb #cda1ec4f
-class Temperatures(Ensemble):
+class TemperatureBayes(Ensemble):
     """Bayes over `predictor`'s rows at several `temperatures`, by which its logits are divided.
 
     One prediction serves all. Regret is at most the logarithm of their number, in nats.
@@ -567,6 +576,11 @@ def last_blocks(count: int, *, query_only: bool = False) -> Callable[[GPT], Mask
         return found
 
     return masks
+
+# %% ../../nbs/published/03_pr953.ipynb #9d53c0f1
+def ramped_cosine(chunk: int, total: int) -> float:
+    """`cosine` times a factor that rises from 1 to 3 over the first 30 % of the text (PR #953)."""
+    return cosine(chunk, total) * (1 + 2 * min(chunk / (0.3 * total), 1))
 
 # %% ../../nbs/published/03_pr953.ipynb #d1da73db
 GRID = 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15

@@ -21,7 +21,8 @@ from ..adapt.ttt import TTT, Gradients, TTTOptions
 from ..base.checks import function_from
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, code, markdown_table
-from ..net.model import GPT, GPTConfig, preset
+from ..net.config import GPTConfig, preset
+from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.stream import Bytes, Predictor
@@ -195,7 +196,7 @@ def recipes() -> dict[str, Recipe]:
 
 # %% ../../nbs/published/00_recipes.ipynb #f4b41639
 def function_name(function: Callable) -> str:
-    """A function as a reader names it: "pr473.clip_local"; "ttt.freeze_first(first=2)" for what that made."""
+    """A function as a reader names it: "pr473.clip_local"; "masks.freeze_first(first=2)" for what that made."""
     if isinstance(function, partial):
         options = [f"{k}={shown(v)}" for k, v in function.keywords.items()]
         return (
