@@ -7,11 +7,15 @@ TABLE := from golf.lab.arms import show_arms; from golf.lab.runs import newest_r
 	record = newest_record("ttt_reset"); \
 	print(show_arms(record), record.folder, sep="\n\n")
 
-.PHONY: run export test docs lab readme venv clean
+.PHONY: run bench export test docs lab readme venv clean
 
 run: venv  ## the main experiment with its defaults, then its table
 	$(BIN)/papermill nbs/ttt_reset.ipynb $(ARGS)
 	@$(BIN)/python -c '$(TABLE)'
+
+bench: venv  ## the benchmarks, then what got slower since the published record
+	$(BIN)/papermill nbs/benchmarks.ipynb $(ARGS)
+	@$(BIN)/python tools/bench.py
 
 export: venv  ## golf/ from the notebooks, as plain classes
 	$(BIN)/python tools/export.py

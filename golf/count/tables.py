@@ -510,7 +510,8 @@ class _View:
     def chain(self, left: bool, terms: tuple, lower: Tensor) -> None:
         "Turn probabilities `lower` [n] of a base for the chunk's tokens into the chain's, in place."
         fields = (LEFT, LEFTS, KINDS) if left else (COUNT, TOTAL, KINDS)
-        _chain(*(self.seen(field).numpy() for field in fields), terms, lower.numpy())
+        counts, totals, kinds = (self.seen(field).numpy() for field in fields)
+        _chain(counts, totals, kinds, terms, lower.numpy())
 
     # %% ../../nbs/count/01_tables.ipynb #c0f0b340
     def fill(self, rows: Tensor, at: Tensor, left: bool, terms: Tensor, discount: float) -> None:

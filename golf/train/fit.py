@@ -24,7 +24,8 @@ import torch
 from ..base.checks import written
 from ..base.digests import code_key, definitions, digest
 from ..base.files import GolfError, atomic_write
-from ..net.model import GPT, GPTConfig
+from ..net.config import GPTConfig
+from ..net.model import GPT
 from ..store.artifact import Plan, load_artifact, read_meta, save_artifact
 from ..store.saved import export_model
 from ..text.corpus import Corpus

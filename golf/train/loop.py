@@ -25,7 +25,8 @@ from ..base.checks import written
 from ..base.digests import code_changes, code_key, digest
 from ..base.files import GolfError, check_room
 from ..net.average import Recent, burst, make_average
-from ..net.model import GPT, GPTConfig
+from ..net.config import GPTConfig
+from ..net.model import GPT
 from ..net.optim import Optimisers, lr_scale, lr_scale_by_clock
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..base.cache import cached
-from ..net.model import GPT, GPTConfig
+from ..net.config import GPTConfig
+from ..net.model import GPT
 
 # %% ../../nbs/train/01_pace.ipynb #4171201f
 from .settings import TrainConfig

@@ -14,7 +14,7 @@ import torch
 from ..base.checks import FLOATS, check_device, check_fields
 from ..base.files import GolfError
 from ..net.average import AverageConfig
-from ..net.model import GPTConfig
+from ..net.config import GPTConfig
 from ..net.optim import OptimConfig
 from ..store.quant import Qat
 
