@@ -32,10 +32,12 @@ mix.rules: EM GridBayes Hedge Logistic online
 mix.mixtures: Mix
 mix.products: Hinted Product Temperatures
 mix.recorded: Recorded record_pass
-net.model: GPT GPTConfig preset
+net.config: GPTConfig preset
+net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
-store.artifact: Plan decode encode load_artifact save_artifact size_report
+store.artifact: Plan decode encode load_artifact save_artifact
+store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
 train.loop: TrainConfig Trainer fit laptop
 train.job: Job launch to_json
@@ -132,9 +134,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/lab/10_surface.ipynb #b2000002
 if TYPE_CHECKING:
+    from golf.net.config import GPTConfig as GPTConfig
+    from golf.net.config import preset as preset
     from golf.net.model import GPT as GPT
-    from golf.net.model import GPTConfig as GPTConfig
-    from golf.net.model import preset as preset
     from golf.net.optim import newton_schulz as newton_schulz
     from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
@@ -143,12 +145,12 @@ if TYPE_CHECKING:
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
-    from golf.store.artifact import size_report as size_report
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model
     from golf.store.saved import model_path as model_path
     from golf.store.saved import starting_from as starting_from
+    from golf.store.sizes import size_report as size_report
     from golf.train.job import Job as Job
     from golf.train.job import launch as launch
     from golf.train.job import to_json as to_json

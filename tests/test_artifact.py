@@ -25,7 +25,6 @@ from golf.store.artifact import (
     DTYPES,
     Plan,
     Treatment,
-    compare_compressors,
     decode,
     encode,
     extras,
@@ -33,7 +32,6 @@ from golf.store.artifact import (
     quantized_tensors,
     read_meta,
     save_artifact,
-    size_report,
 )
 from golf.store.coder import DENSEST, GRID, decode_grid, encode_grid, entropy
 from golf.store.container import (
@@ -48,6 +46,7 @@ from golf.store.container import (
     unpack,
 )
 from golf.store.quant import Quantized, dequantize_rows, largest_code
+from golf.store.sizes import compare_compressors, size_report
 
 
 def make_state() -> dict[str, torch.Tensor]:
@@ -528,3 +527,22 @@ def test_save_leaves_no_half_file(tmp_path):
     assert load_artifact(path) == DATA and [p.name for p in tmp_path.iterdir()] == ["model.golf"]
     with pytest.raises(GolfError, match=tmp_path.name):
         load_artifact(tmp_path)
+
+
+def test_orders_layouts_and_sections_that_cannot_be_are_refused():
+    bank = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0))
+    two = {"qo_bank": bank, "kv_bank": bank[:2] * 3}
+    for wrong in ({"order": "rows first"}, {"layout": "plane"}, {"sections": ("a", "b", "c")}):
+        with pytest.raises(GolfError):
+            encode(two, Plan(rest=Treatment("int", **wrong)))
+    shared = {
+        "qo_bank": Treatment("int", sections=("x",)),
+        "kv_bank": Treatment("fp16", sections=("x",)),
+    }
+    with pytest.raises(GolfError, match="'kv_bank'"):
+        encode(two, Plan(shared))
+    shared["kv_bank"] = Treatment("int", sections=("x",), part="tables")
+    with pytest.raises(GolfError, match="'codes/x' is shared"):
+        encode(two, Plan(shared))
+    with pytest.raises(GolfError, match="no columns"):
+        encode({"gate": torch.ones(5)}, Plan(rest=Treatment("raw", order="columns")))

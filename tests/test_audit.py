@@ -21,7 +21,7 @@ from golf.auditor.watch import TESTS
 from golf.base.files import GolfError
 from golf.count.ngram import SMOOTHINGS, NGram, Uniform
 from golf.count.packets import Packets, distil
-from golf.mix.gates import Entropy, Evidence, Fixed, Selective
+from golf.mix.gates import Entropy, Fixed, Selective, Support
 from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product
 from golf.mix.rules import EM, Gradient, GridBayes, Hedge, Logistic, online
@@ -77,7 +77,7 @@ def mixes() -> dict:
     "Every gate and rule."
     gates = {
         "Fixed": Fixed((0.7, 0.3)), "Entropy": Entropy(), "Selective": Selective(),
-        "Evidence": Evidence(),
+        "Support": Support(),
     } | {r.__name__: online(r()) for r in (EM, Gradient, GridBayes, Hedge, Logistic)}  # fmt: skip
     return {f"Mix {n}": lambda g=g: Mix([NGram(V, 2), NGram(V, 3)], g) for n, g in gates.items()}
 
@@ -94,7 +94,7 @@ def published() -> dict:
         "pr953.Grams": lambda: pr953.Grams(V, 2),
         "pr953.Calibrated": lambda: pr953.Calibrated(adapted()),
         "pr953.Honest": lambda: pr953.Honest(five()),
-        "pr953.Temperatures": lambda: pr953.Temperatures(NGram(V, 2)),
+        "pr953.TemperatureBayes": lambda: pr953.TemperatureBayes(NGram(V, 2)),
     }
 
 

@@ -834,3 +834,30 @@ def test_a_state_of_another_stream_is_refused():
     for state in ({}, stream.state() | {"context": 8}, stream.state() | {"extra": 1}):
         with pytest.raises(GolfError, match="stream state"):
             stream.load(state)
+
+
+@pytest.mark.parametrize(
+    "name, content, complaint",
+    [
+        ("broken.jsonl", b'{"text": "fine"}\n{"text', "broken.jsonl:2: not a JSON"),
+        ("other.jsonl", b'{"text": "fine"}\n{"body": "x"}', "other.jsonl:2: field 'text'"),
+        ("surrogate.jsonl", b'{"text": "\\ud800"}', "surrogate.jsonl:1"),
+        ("latin.txt", "é".encode("latin-1"), "latin.txt: not UTF-8"),
+        ("not.parquet", b"PAR1", "not.parquet: not a Parquet"),
+        ("cut.jsonl.zst", zstandard.compress(b"{}" * 100)[:-9], "cut short"),
+        ("deep.json", b"[" * 100_000, "deep.json:1: not a JSON object (nested too deep)"),
+        ("page.html", b"<p>", "holds no .txt"),
+        ("alone.txt", b"one document", "no document for val"),
+        ("empty.txt", b"", "no document for train and val"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(tmp_path, name, content, complaint):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(GolfError) as caught:
+        list(text_documents(tmp_path / name))
+    assert complaint in str(caught.value)
+
+
+def test_text_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(GolfError, match="does not exist"):
+        list(text_documents(tmp_path / "nowhere"))

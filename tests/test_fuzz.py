@@ -50,9 +50,7 @@ from golf.auditor.lints import lint_submission
 from golf.auditor.report import AuditReport, Result
 from golf.base.digests import digest
 from golf.base.files import GolfError
-from golf.count.packets import Packets, distil
-from golf.count.packets import pack as pack_prior
-from golf.count.packets import unpack as unpack_prior
+from golf.count.packets import Packets, distil, pack_prior, unpack_prior
 from golf.lab.engine import notebook_parameters
 from golf.lab.publish import published_list
 from golf.lab.runs import Run, read_record
@@ -67,10 +65,10 @@ from golf.store.artifact import (
     extras,
     quantized_tensors,
     read_meta,
-    size_report,
 )
 from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
 from golf.store.saved import export_model, load_model
+from golf.store.sizes import size_report
 from golf.text.documents import text_documents, text_files
 from golf.text.fineweb import check_data
 from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard

@@ -17,7 +17,7 @@ from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count.ngram import NGram, Uniform
 from golf.count.packets import Packets, distil
-from golf.mix.gates import Entropy, Evidence, Fixed, Gate, Selective
+from golf.mix.gates import Entropy, Fixed, Gate, Selective, Support
 from golf.mix.mixtures import Ensemble, Mix
 from golf.mix.products import Hinted, Product, Temperatures
 from golf.mix.recorded import Recorded, record_pass
@@ -25,7 +25,7 @@ from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import Banded, SlidingWindow
-from golf.predict.dist import SHAPES, Dense, Distribution, Mixture
+from golf.predict.dist import FEATURES, Dense, Distribution, Mixture
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953, pr1043, pr1185
 
@@ -80,7 +80,7 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "Temperatures": lambda: Temperatures(network()),
     "Recorded": lambda: record_pass(trigrams(), STREAM),
     "pr953.Grams": lambda: pr953.Grams(V, 2),
-    "pr953.Temperatures": lambda: pr953.Temperatures(network()),
+    "pr953.TemperatureBayes": lambda: pr953.TemperatureBayes(network()),
     "pr953.Calibrated": lambda: pr953.Calibrated(TTT(network(), CHUNKS, lr=0.3, epochs=1)),
     "pr953.Honest": lambda: pr953.Honest(pr953.FiveExperts(network(), warm_up=CHUNK)),
     "pr1043.Pairs": lambda: pr1043.Pairs(PRIOR),
@@ -186,7 +186,7 @@ def test_no_positions_have_no_rows(name):
 
 def answers(distribution: Distribution, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """All that a distribution and its parts hand out."""
-    found = {"log_prob": distribution.log_prob(ids)} | distribution.survey(SHAPES)
+    found = {"log_prob": distribution.log_prob(ids)} | distribution.survey(FEATURES)
     found |= {n: x for n, x in vars(distribution).items() if isinstance(x, torch.Tensor)}
     if distribution.targets is None:  # a record has no rows
         found["rows"] = distribution.rows()
@@ -365,8 +365,8 @@ def test_a_gate_that_gives_negative_weights_is_named_with_the_place():
         lambda: Entropy(low=0.5, span=0.8),
         lambda: Entropy(low=-0.1),
         lambda: Selective(scale=-1.0),
-        lambda: Evidence(strength=0.0),
-        lambda: Evidence(strength=float("nan")),
+        lambda: Support(strength=0.0),
+        lambda: Support(strength=float("nan")),
     ],
 )
 def test_a_gate_whose_weights_could_be_negative_is_refused_before_it_is_used(make):

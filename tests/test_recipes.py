@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golf.net.average import EMA, LAWA
-from golf.net.model import GPT, GPTConfig, bigram_rows, trigram_rows
+from golf.net.config import GPTConfig
+from golf.net.model import GPT
 from golf.net.optim import Muon
+from golf.net.parts import bigram_rows
+from golf.net.switches import trigram_rows
 from golf.predict.stream import Stream, evaluate
 from golf.published import pr473, pr484, pr953
 from golf.published.recipes import recipes

@@ -22,7 +22,7 @@ from golf.lab.plots import style
 from golf.lab.runs import Run, read_record
 from golf.predict.compare import Comparison
 from golf.published.recipes import Differences, Table
-from golf.store.artifact import SizeReport
+from golf.store.sizes import SizeReport
 from golf.text.corpus import Corpus
 from golf.text.fineweb import DataReport, SplitReport
 from golf.text.tokenizers import ByteTable, load_tokenizer

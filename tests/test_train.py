@@ -122,15 +122,16 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
 def test_bf16_training_goes_on_where_torch_has_no_bf16_attention(monkeypatch):
     """An AMX processor with AVX-512 masked: torch's error is a warning, and gradients are found."""
     from golf.base.small import SMALL
-    from golf.net import model as room
+    from golf.net import parts as room
+    from golf.net.model import GPT, GPTConfig
 
     def refuses(q, k, v, **options):
         if q.dtype == torch.bfloat16:
             raise RuntimeError("pack_vnni2 is only supported when avx512 is supported")
         return attention(q, k, v, **options)
 
-    attention, shape = F.scaled_dot_product_attention, room.GPTConfig(**SMALL)
-    model = room.GPT(shape, compute_dtype=torch.bfloat16)
+    attention, shape = F.scaled_dot_product_attention, GPTConfig(**SMALL)
+    model = GPT(shape, compute_dtype=torch.bfloat16)
     ids = torch.arange(2 * shape.context).view(2, -1) % shape.vocab_size
     usual = model.loss(ids, ids).item()
     room._attention_error.cache_clear()

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..base.files import GolfError, closest
-from ..net.model import GPT, ROLES, Transform
+from ..net.config import ROLES
+from ..net.model import GPT, Transform
 from ..net.windows import SlidingWindow, portion
 from ..predict.dist import Dense, Distribution
 from ..predict.stream import Chunk, Predictor
@@ -23,7 +24,7 @@ from ..predict.stream import Chunk, Predictor
 def low_rank(
     model: GPT, roles: tuple[str, ...], rank: int, *, head: bool, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Factors of the matrices in `roles` (see `golf.net.model.ROLES`) and of the output head, by name.
+    """Factors of the matrices in `roles` (see `golf.net.config.ROLES`) and of the output head, by name.
 
     "q.a" [n, rank, c] is uniform within ±1 / √c, "q.b" [n, r, rank] zero; the head's have no n.
     """
@@ -76,7 +77,7 @@ def before_mark(inputs: Tensor, boundary: int | None) -> int:
 class LoRA(Predictor):
     """Score-first adaptation of low-rank factors, one document at a time (PR #77).
 
-    `roles` (see `golf.net.model.ROLES`) and `head` say where the factors are, `rank` how wide. They are
+    `roles` (see `golf.net.config.ROLES`) and `head` say where the factors are, `rank` how wide. They are
     zero when the token `boundary` begins a document; None: never. Ranks are those of `predictor`.
     Raises `GolfError` for settings that cannot work.
     """

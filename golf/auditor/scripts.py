@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 import golf
 from ..base.files import GolfError
-from ..net.model import attention
+from ..net.parts import attention
 
 # %% ../../nbs/auditor/11_scripts.ipynb #ed3a6fbe
 _HARMLESS = ("deterministic", "pack_gqa", "num_splits", "sm_margin")

@@ -22,6 +22,15 @@ from ..predict.stream import Chunk, Predictor
 from .gates import COUNTED, SHAPE, Gate, feature
 from .rules import Online
 
+# %% ../../nbs/mix/02_mixtures.ipynb #665bb9d0
+def _check_needs(gate: Gate | Online, parts: dict[str, Distribution]) -> None:
+    "Raise for a gate that needs the counts of a part that has none."
+    for name, _, k in (need.partition(":") for need in gate.needs):
+        if name in COUNTED and not isinstance(list(parts.values())[int(k)], Counts):
+            raise GolfError(
+                f"the gate asks for '{name}:{k}', but expert {k}, {list(parts)[int(k)]}, does not count"
+            )
+
 # %% ../../nbs/mix/02_mixtures.ipynb #7f9cf535
 class Gated(Distribution):
     """The mixture of named `parts` under a gate's weights [n, K], from the inputs of `chunk` and `state`."""
@@ -240,12 +249,3 @@ def first_state(gate: Gate | Online, experts: int) -> Any:
             rule = f"{', '.join(SHAPE + COUNTED)} of experts 0 to {experts - 1}"
             raise GolfError(f"a gate may see {rule}, as in 'entropy:0', but it asks for {need!r}")
     return gate.start(experts) if isinstance(gate, Online) else None
-
-# %% ../../nbs/mix/02_mixtures.ipynb #665bb9d0
-def _check_needs(gate: Gate | Online, parts: dict[str, Distribution]) -> None:
-    "Raise for a gate that needs the counts of a part that has none."
-    for name, _, k in (need.partition(":") for need in gate.needs):
-        if name in COUNTED and not isinstance(list(parts.values())[int(k)], Counts):
-            raise GolfError(
-                f"the gate asks for '{name}:{k}', but expert {k}, {list(parts)[int(k)]}, does not count"
-            )

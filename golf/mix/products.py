@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..base.files import GolfError
-from ..predict.dist import Distribution, Geometric, Tilt, heated, slices
+from ..predict.dist import Distribution, Geometric, Tilt, heated, position_slices
 from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/03_products.ipynb #c000000e
-from .gates import SHAPE, Fixed, Gate, feature
+from .gates import SHAPE, Gate, feature
 from .mixtures import Ensemble, Gated, Mix, _check_needs, expert_names, first_state
 from .rules import EM, Bins, Hedge, Online, Rule, online
 
@@ -62,7 +62,7 @@ class Product(Ensemble):
 def _slope(parts: Sequence[Distribution], exponents: Tensor, targets: Tensor) -> Tensor:
     "Mean gradient [K] of the product's loss at `targets` [n]; impossible ids count e**-745."
     total = torch.zeros(len(parts), dtype=torch.float64)
-    for at in slices(len(targets), parts[0].vocab_size):
+    for at in position_slices(len(targets), parts[0].vocab_size):
         rows = torch.stack([part.rows(at).clamp_min(-745) for part in parts])  # [K, m, V]
         p = torch.softmax(torch.einsum("k,kmv->mv", exponents, rows), dim=1)
         told = rows[:, torch.arange(len(at)), targets[at]]

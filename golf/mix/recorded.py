@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable
-from ..predict.dist import SHAPES, Distribution
+from ..predict.dist import FEATURES, Distribution
 from golf.predict.stream import (
     Chunk,
     Predictor,
@@ -139,7 +139,7 @@ def _record(
     for chunk in chunks:
         found = predictor.predict(chunk)
         _check_normalised(found, predictor, False)
-        said = dict(found.survey(SHAPES, chunk.targets))
+        said = dict(found.survey(FEATURES, chunk.targets))
         said["log_prob"] = found.log_prob(chunk.targets)
         _check_values(said["log_prob"], chunk, found)
         for name, values in said.items():

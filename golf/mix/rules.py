@@ -20,9 +20,6 @@ from torch import Tensor
 
 from ..base.files import GolfError
 
-# %% ../../nbs/mix/01_rules.ipynb #c000000e
-#| export
-
 # %% ../../nbs/mix/01_rules.ipynb #7e432dd5
 @dataclass(frozen=True)
 class Bins:

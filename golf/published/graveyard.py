@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.files import GolfError
-from ..net.model import GPT, GPTConfig, Pass
+from ..net.config import GPTConfig
+from ..net.model import GPT, Forward
 
 # %% ../../nbs/published/06_graveyard.ipynb #ca78e56c
 class Grokfast:
@@ -161,7 +162,7 @@ class MixtureOfDepths(GPT):
         """Which tokens go through, bool [B, T], by their scores above the threshold [B, T]."""
         return margin > 0
 
-    def mlp(self, i: int, h: Tensor, run: Pass) -> Tensor:
+    def mlp(self, i: int, h: Tensor, run: Forward) -> Tensor:
         """MLP of layer `i` on the tokens of `h` [B, T, d] that pass, times their gate; else zero."""
         if i not in self.routed:
             return GPT.mlp(self, i, h, run)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..base.files import GolfError
-from ..count.packets import Prior, pack, stored_prior
+from ..count.packets import Prior, pack_prior, stored_prior
 from ..mix.mixtures import Ensemble
 from ..net.model import GPT
 from ..predict.dist import Counts, Distribution
@@ -225,7 +225,7 @@ def with_packets(data: bytes, prior: Prior) -> bytes:
     Raises `GolfError` if the prior is not for the artifact's tokenizer, or one is there already.
     """
     _own_tokenizer(data, prior.tokenizer)
-    return with_extra(data, {"packets": pack(prior)})
+    return with_extra(data, {"packets": pack_prior(prior)})
 
 
 def packets_of(data: bytes) -> Prior:

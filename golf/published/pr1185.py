@@ -18,7 +18,8 @@ from ..count.ngram import NGram
 from ..mix.gates import Entropy
 from ..mix.mixtures import Mix
 from ..net.average import AverageConfig
-from ..net.model import GPT, last_layers
+from ..net.config import last_layers
+from ..net.model import GPT
 from ..predict.dist import Counts
 from ..predict.stream import Chunk, Predictor
 from . import pr473

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from ..adapt.ttt import Masks
 from ..net.average import AverageConfig
-from ..net.model import GPT, GPTConfig, last_layers, rope_table
+from ..net.config import GPTConfig, last_layers
+from ..net.model import GPT
 from ..net.optim import OptimConfig
+from ..net.parts import rope_table
 from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import SMALL, Plan, Treatment, default_plan
 from ..store.gptq import gptq_plan, gptq_search, hessians, self_generated

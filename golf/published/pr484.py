@@ -24,8 +24,10 @@ from torch import Tensor
 from ..adapt.gradients import EmpiricalBayes, Evidence, Groups, Memorisation, Rule, groups, needs
 from ..adapt.ttt import TTT, Gradients, Masks
 from ..net.average import AverageConfig
-from ..net.model import GPT, GPTConfig, Transform, once, rms_norm, smear
+from ..net.config import GPTConfig
+from ..net.model import GPT, Transform, once
 from ..net.optim import role
+from ..net.parts import rms_norm, smear
 from ..net.sharing import gamma_penalty
 from golf.published.pr473 import (
     MATRIX_FLOOR,

@@ -6,7 +6,7 @@
 __all__ = ['FLOOR', 'LATE_QAT', 'BASE', 'SHAPE', 'TRAIN', 'DOORS', 'RECIPES', 'BUCKETS', 'GRID', 'ADAPT', 'WARTS', 'crown_953',
            'objective_953', 'stale_gptq', 'first_windows', 'pruned_matrix', 'pruned_table', 'plan_953', 'squeeze_953',
            'bucket', 'Grams', 'Clamped', 'grams_953', 'OwnEntropy', 'block_hedge', 'Claimed', 'FiveExperts',
-           'Normalised', 'Honest', 'Meter', 'meter', 'illusion', 'BlockHedge', 'four_experts', 'Temperatures',
+           'Normalised', 'Honest', 'Meter', 'meter', 'illusion', 'BlockHedge', 'four_experts', 'TemperatureBayes',
            'last_blocks', 'ramped_cosine', 'row_temperature', 'Tempered', 'Calibrated', 'MixedAdaptation']
 
 # %% ../../nbs/published/03_pr953.ipynb #959f47ed
@@ -27,10 +27,18 @@ from ..base.files import GolfError
 from ..mix.gates import feature
 from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
-from ..net.model import GPT, last_layers
+from ..net.config import last_layers
+from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
-from ..predict.dist import Counts, Distribution, Geometric, Mixture, Unnormalised, slices
+from golf.predict.dist import (
+    Counts,
+    Distribution,
+    Geometric,
+    Mixture,
+    Unnormalised,
+    position_slices,
+)
 from ..predict.stream import Bytes, Chunk, Predictor, Scores, Stream, evaluate
 from . import pr473
 from .pr473 import MATRIX_SHARES, SmallProjections, quantize_table
@@ -460,7 +468,7 @@ def illusion(
         torch.zeros(len(weights), 4, dtype=torch.float64),
     )
     w = torch.tensor(weights, dtype=torch.float64)[:, None]
-    for at in slices(part.n, part.vocab_size):
+    for at in position_slices(part.n, part.vocab_size):
         truth = part.rows(at)
         ids = torch.multinomial(truth.exp(), 1, generator=random)
         rows = F.log_softmax(sharpen * truth, dim=1)
@@ -522,7 +530,7 @@ def four_experts(neural: Predictor, **options: Any) -> Mix:
     return Mix([neural, *grams_953(neural.vocab_size, clean=True)], gate, names=names)
 
 # %% ../../nbs/published/03_pr953.ipynb #cda1ec4f
-class Temperatures(Ensemble):
+class TemperatureBayes(Ensemble):
     """Bayes over `predictor`'s rows at several `temperatures`, by which its logits are divided.
 
     One prediction serves all. Regret is at most the logarithm of their number, in nats.

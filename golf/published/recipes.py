@@ -20,7 +20,8 @@ import torch
 from ..adapt.ttt import TTT, Gradients, TTTOptions
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, code, markdown_table
-from ..net.model import GPT, GPTConfig, preset
+from ..net.config import GPTConfig, preset
+from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.stream import Bytes, Predictor

@@ -18,7 +18,8 @@ import torch
 
 from ..base.cache import cache_dir
 from ..base.files import GolfError, atomic_write
-from ..net.model import GPT, GPTConfig, config_from, preset
+from ..net.config import GPTConfig, config_from, preset
+from ..net.model import GPT
 from golf.store.artifact import (
     Plan,
     decode,

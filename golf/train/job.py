@@ -20,7 +20,7 @@ from ..base.cache import cache_dir
 from ..base.checks import check_fields, function_from, written
 from ..base.files import GolfError, checked_fields, read_limited
 from ..net.average import AverageConfig
-from ..net.model import GPTConfig, config_from, preset
+from ..net.config import GPTConfig, config_from, preset
 from ..net.optim import OptimConfig
 from ..net.ranks import guarded, join, run_ranks
 from ..store.quant import Qat
