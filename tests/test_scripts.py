@@ -375,14 +375,16 @@ def test_the_command_reads_a_script_and_a_folder(tmp_path):
     assert run(tmp_path / "train_gpt.py", "--level", "quikc").exit_code == 2
 
 
-# Whole scripts: three pairs
+# Whole scripts: a pair in every run, two more with `--flags slow`
 
 TINY = (1024, 2048, 0.0)
 
 
 @confines
 @pytest.mark.parametrize("name", ["adapt first", "target in the key", "tail repeated"])
-def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatch, name):
+def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatch, request, name):
+    if name != "tail repeated" and "slow" not in request.config.getoption("--flags"):
+        pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
     monkeypatch.setitem(conditions.SCRIPT_LEVELS, "brief", TINY)
     for cheat in (True, False):
         path = kinds.write(tmp_path / "train_gpt.py", name, cheat)

@@ -472,6 +472,8 @@ def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, unco
         tried = _first(script, scratch, plan, texts, few, limits, unconfined, seed)
         if isinstance(tried, str):
             errors.append(f"{plan.name}: {tried}")
+            if len({told.partition(": ")[2] for told in errors}) < len(errors):
+                break  # the same error at other sizes: not a matter of size
             continue
         ready, e = tried
         break

@@ -679,7 +679,7 @@ def _outside(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:
             if name.partition(".")[0] in _NETWORK:
-                yield "network", node.lineno, f"imports {name}"
+                yield "network", getattr(node, "lineno", 0), f"imports {name}"
 
 
 def read_code(source: str, name: str = "script") -> list[Finding]:
