@@ -24,7 +24,7 @@ from ..base.files import GolfError
 _SCOPES = ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
 _COMPREHENSIONS = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
 
-
+# %% ../../nbs/lab/05b_definitions.ipynb #2d0b8007
 def _bound(node: ast.AST) -> set[str]:
     "Names that a scope binds itself: parameters, assignments, imports, inner definitions."
     found: set[str] = set()
@@ -159,6 +159,7 @@ class Source:
             else:
                 yield local, (_home(module, alias.name), alias.name)
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #c70a4137
     def bind(self, statement: ast.Import | ast.ImportFrom) -> None:
         "Remember where the names of an import live."
         for name, found in self.origin(statement):
@@ -185,7 +186,7 @@ def _names(statement: ast.stmt) -> list[str]:
     found += [_root(t) for t in targets if isinstance(t, (ast.Attribute, ast.Subscript))]
     return [name for name in dict.fromkeys(found) if name]
 
-
+# %% ../../nbs/lab/05b_definitions.ipynb #3e6bd43b
 def stores(statement: ast.AST) -> Iterator[ast.Name]:
     """Names that a statement binds in its own scope, those of comprehensions and functions left out."""
     if isinstance(statement, ast.Name) and isinstance(statement.ctx, ast.Store):
@@ -240,7 +241,7 @@ def source_of(module: str) -> Source:
 
 _parsed = functools.cache(ast.parse)  # nobody changes these trees
 
-
+# %% ../../nbs/lab/05b_definitions.ipynb #f721f52e
 def _parses(cell: str) -> bool:
     "Whether a cell is plain Python."
     try:
@@ -327,6 +328,7 @@ class Reach:
             name = inner
         return None
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #c1565d89
     def add(self, key: Key | None) -> None:
         """Let a definition be needed."""
         if key and key[1] and key not in self.units and key not in self.waiting:
@@ -350,6 +352,7 @@ class Reach:
                 self.recall()
         return self
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #696a6ddd
     def recall(self) -> None:
         """Take in the methods that something needs by now."""
         for key, methods in self.pending.items():
@@ -401,6 +404,7 @@ class Reach:
                     foreign.append(kind)
         return found, foreign
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #dec89887
     def ancestors(self, key: Key) -> list[Key]:
         """The own classes above a class, itself first."""
         if ("above", key) not in self.known:
@@ -424,6 +428,7 @@ class Reach:
                 return True
         return False
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #69c0568f
     def target(self, node: ast.AST, module: str, local: dict[str, Key]) -> Key | None:
         """The own definition that an expression such as `NAME` or `module.NAME` means."""
         if isinstance(node, ast.Name):
@@ -481,11 +486,12 @@ class Reach:
             _Without(lambda n: isinstance(n, ast.ImportFrom) and self.lends(unit, n)).visit(unit.node)
             unit.changed = True
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #74f76b72
     def lends(self, unit: Unit, node: ast.ImportFrom) -> bool:
         """Whether an import within a function is of own code only."""
         return all(not isinstance(found, str) for _, found in self.source(unit.module).origin(node))
 
-    # %% ../../nbs/lab/05b_definitions.ipynb #69cb9f7f
+    # %% ../../nbs/lab/05b_definitions.ipynb #4cea5f5e
     def returned(self, key: Key, name: str) -> Key | None:
         """The class that the function or method `name` of a definition says it returns."""
         for statement in self.source(key[0]).named.get(key[1], []):
@@ -512,6 +518,7 @@ class Reach:
             self.known["types", id(inner)] = Types(self, Unit(*key, inner, owner=key))
         return self.known["types", id(inner)]
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #1cabfd29
     def assigned(self, key: Key, name: str) -> Iterator[Key | None]:
         """The types under which a class's own text gives an attribute a value."""
         for statement in self.source(key[0]).named.get(key[1], []):
@@ -529,7 +536,7 @@ class Reach:
                     ):
                         yield types.of(value)
 
-# %% ../../nbs/lab/05b_definitions.ipynb #c173932c
+# %% ../../nbs/lab/05b_definitions.ipynb #74f76b72
 class _Without(ast.NodeTransformer):
     "Statements for which `gone` holds are taken out."
 
@@ -555,7 +562,7 @@ def copied(node: Any) -> Any:
 ANY: Key = ("", "any class")
 FOREIGN: Key = ("", "")  # of a type that is a library's: its attributes are not ours
 
-
+# %% ../../nbs/lab/05b_definitions.ipynb #f84142b8
 class Types:
     """What is known of the types of names and attributes within a unit."""
 
@@ -595,6 +602,7 @@ class Types:
             return None if ast.unparse(node) in ("Any", "object", "Callable") else FOREIGN
         return key if self.is_class(key) else None
 
+    # %% ../../nbs/lab/05b_definitions.ipynb #519656ad
     def is_class(self, key: Key) -> bool:
         """Whether a definition is a class (a `Protocol` says nothing about what is given)."""
         found = self.reach.source(key[0]).named.get(key[1], [])

@@ -40,7 +40,7 @@ class Place:
     unnormalised: bool = False  # whether rows need not sum to one; then the number is no score
     code: str = ""
 
-
+# %% ../../nbs/lab/05_entry.ipynb #bdb71bcd
 class Log:
     """Lines for the terminal and `logs/RUN_ID.txt`, from rank 0 alone."""
 

@@ -61,7 +61,7 @@ def constants(recipe: Any, reach: Reach, readable: Callable[[str, Any], bool]) -
             held[home, name] = first
     return held
 
-
+# %% ../../nbs/lab/05d_folded.ipynb #f532e074
 def _default(key: Key, name: str) -> Any:
     "The default of a field of a class."
     kind = getattr(importlib.import_module(key[0]), key[1])
@@ -91,7 +91,7 @@ def _changes(reach: Reach) -> tuple[set[str], dict[Key | None, list[tuple[str, A
                     made.setdefault(None, []).extend(words)
     return stored, made
 
-
+# %% ../../nbs/lab/05d_folded.ipynb #54b5a4fc
 def _placed(key: Key, arguments: list[ast.expr]) -> list[tuple[str, Any]]:
     "Fields that a call gives by place."
     kind = getattr(importlib.import_module(key[0]), key[1])
@@ -184,6 +184,7 @@ class Folded(ast.NodeTransformer):
         decided = isinstance(node.op, ast.Not) and _constant(node.operand)
         return self.put(node, literal(not _value(node.operand))) if decided else node
 
+    # %% ../../nbs/lab/05d_folded.ipynb #0c2b4623
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         """The side that a constant test chooses."""
         self.generic_visit(node)
@@ -206,6 +207,7 @@ class Folded(ast.NodeTransformer):
             return node
         return self.put(node, literal(_COMPARE[type(node.ops[0])](_value(node.left), known)))
 
+    # %% ../../nbs/lab/05d_folded.ipynb #d393c97c
     def table(self, node: ast.AST) -> Any:
         """The set or dictionary with names for keys that a module holds under this expression, or `...`."""
         key = self.reach.target(node, self.unit.module, self.unit.local)
@@ -236,6 +238,7 @@ class Folded(ast.NodeTransformer):
         self.unit.local[name] = where
         return self.put(node, ast.Name(name, ast.Load()))
 
+    # %% ../../nbs/lab/05d_folded.ipynb #a37bcdc4
     def local_table(self, node: ast.AST) -> ast.Dict | None:
         """The dictionary that a name of this function is given, once."""
         given = self.once(getattr(node, "id", ""))
@@ -281,6 +284,7 @@ class Folded(ast.NodeTransformer):
         self.changed |= len(rest) < len(parts)
         return rest
 
+    # %% ../../nbs/lab/05d_folded.ipynb #5384e19b
     def visit_Tuple(self, node: ast.Tuple) -> ast.AST:
         """A tuple without elements that unpack nothing."""
         self.generic_visit(node)
@@ -311,6 +315,7 @@ class Folded(ast.NodeTransformer):
             return node.orelse
         return node
 
+    # %% ../../nbs/lab/05d_folded.ipynb #318b21e6
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         """A function without what stands behind its `return`."""
         self.generic_visit(node)
@@ -321,7 +326,7 @@ class Folded(ast.NodeTransformer):
         node.body = node.body or [ast.Pass()]
         return node
 
-# %% ../../nbs/lab/05d_folded.ipynb #fb58bd5b
+# %% ../../nbs/lab/05d_folded.ipynb #abd64b91
 def _parameters(node: ast.AST) -> set[str]:
     "Names of all parameters of a function and of those within it."
     inner = [n.args for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.Lambda))]
@@ -348,7 +353,7 @@ def _tidy(node: ast.AST) -> ast.AST:
         node.body = rest or [ast.Pass()]
     return node
 
-
+# %% ../../nbs/lab/05d_folded.ipynb #f7f7baa5
 def _idle(statement: ast.stmt, read: set[str]) -> bool:
     "Whether a statement only gives a constant, or a table of functions, to a name that is not read."
     target = (

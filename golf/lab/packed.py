@@ -53,7 +53,7 @@ def _lzma(data: bytes) -> bytes:
     ]
     return min(tries, key=len)
 
-
+# %% ../../nbs/lab/05f_packed.ipynb #b31de03c
 LOADERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "lzma": (
         _lzma,

@@ -99,6 +99,7 @@ class Written:
         inner += [f"{k}={self.of(v, f'{path}.{k}'.lstrip('.'))}" for k, v in options.items()]
         return f"{name}({', '.join(inner)})"
 
+    # %% ../../nbs/lab/05e_script.ipynb #db8ad775
     def thing(self, value: Any, path: str) -> str:
         """The expression of an object: a dataclass by its fields, others by what their `digestible` says."""
         kind = type(value)
@@ -137,7 +138,7 @@ class Written:
             raise GolfError(f"{words}: {outer}({', '.join(options)}) makes another")
         return self.call(self.name(make, path), (), options, path)
 
-# %% ../../nbs/lab/05e_script.ipynb #29bc0ab2
+# %% ../../nbs/lab/05e_script.ipynb #db8ad775
 def _usual(f: Any, value: Any) -> bool:
     "Whether a field has its default."
     usual = f.default_factory() if f.default_factory is not MISSING else f.default
@@ -230,7 +231,7 @@ def module_order(reach: Reach) -> list[str]:
 
 TAKEN = {"Hyperparameters", "setting_from", "SETTINGS", "RECIPE", "PLACE"}
 
-
+# %% ../../nbs/lab/05e_script.ipynb #202425cf
 def unique_names(reach: Reach, order: list[str]) -> dict[Key, str]:
     """The name in the script of every definition, and of what libraries give, by module and name."""
     names: dict[Key, str] = {}
@@ -249,7 +250,7 @@ def unique_names(reach: Reach, order: list[str]) -> dict[Key, str]:
             owner[name] = what
     return names
 
-
+# %% ../../nbs/lab/05e_script.ipynb #ee70b292
 def _shadows(reach: Reach) -> dict[Key, set[str]]:
     "For each definition the local names that stand where it is referred to under another name."
     found: dict[Key, set[str]] = {}
@@ -330,7 +331,7 @@ def unit_text(reach: Reach, unit: Unit, names: dict[Key, str]) -> str:
             inner.body[0] = ast.Expr(ast.Constant(words.splitlines()[0]))
     return ast.unparse(ast.fix_missing_locations(node))
 
-
+# %% ../../nbs/lab/05e_script.ipynb #d889fb80
 def _own_text(text: str, node: ast.stmt) -> str:
     "The lines of a statement as they are written, docstring cut to its first line."
     lines = text.splitlines()
@@ -439,7 +440,7 @@ def script(
     found = assemble(reach, written.of(recipe, ""), held, name)
     return replace(found, settings={c.upper(): p for c, p in taken.items() if p not in unread})
 
-
+# %% ../../nbs/lab/05e_script.ipynb #a895a6eb
 def _is_read(reach: Reach, name: str) -> bool:
     "Whether anything in reach looks at an attribute of this name, or of an ending that it puts together."
     ends = tuple(s for s in reach.strings if s.startswith("_"))
@@ -458,7 +459,7 @@ if __name__ == "__main__":
     run_entry(RECIPE, PLACE)
 """
 
-
+# %% ../../nbs/lab/05e_script.ipynb #ed768ab0
 def assemble(reach: Reach, recipe: str, held: dict[str, Any], name: str) -> Script:
     """The `Script` of what `reach` kept, of the expression of a recipe and of its readable settings."""
     order = module_order(reach)
@@ -499,7 +500,6 @@ def formatted(text: str) -> str:
         input=text, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
-        Path("/tmp/dev/bad.py").write_text(text)
         raise GolfError(f"the script does not parse: {done.stderr.strip()[:200]}")
     return done.stdout
 
@@ -529,7 +529,7 @@ def changed_recipe(recipe: Recipe, changes: dict[str, str]) -> Recipe:
             raise GolfError(f"{name}: no setting of this recipe{closest(name, paths)}")
     return _with(recipe, {path: text for name, text in changes.items() for path in paths[name]})
 
-
+# %% ../../nbs/lab/05e_script.ipynb #6cc1aeb2
 def _with(value: Any, changes: dict[str, str]) -> Any:
     "A dataclass with settings by dotted path read from texts, all at once."
     new: dict[str, Any] = {}

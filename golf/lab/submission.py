@@ -54,7 +54,7 @@ class Source:
         """The line of a README by which the laboratory finds the recipe again."""
         return json.dumps({"golf": {"recipe": self.name, "changes": self.changes}}, sort_keys=True)
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #3b76ea95
 def source_from(
     target: str, changes: dict[str, str] | None = None, *, unclean: bool = False
 ) -> Source:
@@ -90,7 +90,7 @@ def _written_in(path: Path) -> tuple[str, dict[str, str]]:
                 ) from None
     raise GolfError(f"{path}: no line in it names a recipe of golf")
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #5ebbaef0
 def _recipe_of_run(target: str, unclean: bool) -> tuple[str, dict[str, str]]:
     "The recipe that a run of the notebook `train` trained."
     try:
@@ -125,7 +125,7 @@ def _from_file(target: str) -> Recipe:
         raise GolfError(f"{target}: expected a Recipe called {name!r}{closest(name, vars(module))}")
     return found
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #94a8e4ae
 def notebook_module(path: Path) -> ModuleType:
     """The module that the code cells of a notebook make, run in order."""
     cells = json.loads(read_limited(path))["cells"]
@@ -166,7 +166,7 @@ class Seed:
     code: str = ""  # the script's text, which the log begins with
     machine: str = ""
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #59befda2
 def seed_of(path: str | Path) -> Seed:
     """The `Seed` in a log that an entry wrote; raises `GolfError` for one without a final score."""
     text = read_limited(path).decode("utf-8", "replace")
@@ -235,7 +235,7 @@ def claim_of(seeds: Sequence[Seed], code_bytes: int, **about: str) -> dict[str, 
     found |= {"hardware": machine[2] or None, "pytorch_version": machine[0] or None}
     return about | found | {"compliance": complies}
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #92919b89
 def _row(s: Seed, code_bytes: int) -> dict[str, Any]:
     "A seed's results; its artifact is model and code, as the challenge counts it."
     names = "val_loss val_bpb steps step_avg_ms train_time_s eval_time_s"
@@ -316,7 +316,7 @@ def readme(
     parts += [source.line()]
     return "\n\n".join(filter(None, parts)) + "\n"
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #3e449367
 RULES = """\
 - A token's probability hangs on earlier tokens only: windows end where their scored positions end.
 - Every row is a softmax, or a mixture of such rows by weights that sum to one; `evaluate` refuses others.
@@ -393,7 +393,7 @@ def requirements(text: str, written: Script) -> list[str]:
     """Libraries that the script imports, as lines of a requirements file."""
     return sorted(EXTRA & {*IMPORTED.findall(text), *IMPORTED.findall(written.text)})
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #535416cd
 def write_folder(out: Path, files: dict[str, str], logs: Sequence[str | Path]) -> Path:
     """Write files and logs, audit the folder, and add the report; its path."""
     if out.exists() and any(out.iterdir()):
@@ -412,7 +412,7 @@ def write_folder(out: Path, files: dict[str, str], logs: Sequence[str | Path]) -
     atomic_write(out / "audit.json", json.dumps(report.as_dict(), indent=1) + "\n")
     return out
 
-
+# %% ../../nbs/lab/05g_submission.ipynb #94459d10
 def _report(report: Any) -> str:
     "The auditor's report as a part of the README."
     rows = [[f.check, f.verdict, f.evidence] for f in report.made]

@@ -85,7 +85,7 @@ def _loaded(inner: bytes, name: str) -> dict[str, Any]:
 # %% ../../nbs/store/06_import.ipynb #1746aebc
 Entry = tuple[Tensor, Tensor | None]  # codes and steps, or values alone
 
-
+# %% ../../nbs/store/06_import.ipynb #86e2cee1
 def _entries(found: dict[str, Any], name: str) -> dict[str, Entry]:
     "Codes and steps, or values, of each tensor of either layout, by its published name."
     if {"quantized", "scales", "passthrough"} <= found.keys():
@@ -131,7 +131,7 @@ def _checked(key: Any, entry: Entry, name: str) -> Entry:
         )
     return entry
 
-
+# %% ../../nbs/store/06_import.ipynb #56d77f26
 def read_published(path: str | Path) -> dict[str, Entry]:
     """Codes and steps, or values, of every tensor of a published file, by the names of its script.
 
@@ -159,7 +159,7 @@ _MATRIX = {
 }
 _BANKS = {"qo_bank": "qo", "kv_bank": "kv", "mlp_up_bank": ("up",), "mlp_down_bank": ("down",)}
 
-
+# %% ../../nbs/store/06_import.ipynb #e0292fbc
 def published_names(config: GPTConfig) -> dict[str, list[str]]:
     """For each tensor of `GPT(config)`, its name in a published file, or those of its slices in order."""
     n, found = config.layers, {"embedding.weight": ["tok_emb.weight"]}
@@ -230,7 +230,7 @@ def imported_state(
         raise GolfError(f"{name}: the recipe's model has no place for {next(iter(rows))!r}")
     return state
 
-
+# %% ../../nbs/store/06_import.ipynb #d5d8c45e
 def _part(
     rows: Mapping[str, Entry], key: str, shape: tuple[int, ...], count: int, name: str
 ) -> Tensor:
