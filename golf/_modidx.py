@@ -982,6 +982,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'golf.auditor.subjects._content': ('auditor/subjects.html#_content', 'golf/auditor/subjects.py'),
                                        'golf.auditor.subjects._filled': ('auditor/subjects.html#_filled', 'golf/auditor/subjects.py'),
                                        'golf.auditor.subjects._inside': ('auditor/subjects.html#_inside', 'golf/auditor/subjects.py'),
+                                       'golf.auditor.subjects._takes_tokens': ( 'auditor/subjects.html#_takes_tokens',
+                                                                                'golf/auditor/subjects.py'),
                                        'golf.auditor.subjects.clone': ('auditor/subjects.html#clone', 'golf/auditor/subjects.py'),
                                        'golf.auditor.subjects.name_of': ('auditor/subjects.html#name_of', 'golf/auditor/subjects.py'),
                                        'golf.auditor.subjects.rows_at': ('auditor/subjects.html#rows_at', 'golf/auditor/subjects.py'),

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import inspect
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -248,10 +249,21 @@ def name_of(function: Callable, default: str) -> str:
     return default if name.startswith("<") else name
 
 
-class Steps(Subject):
-    """A `Predictor` at its start, or a function `make(tokens)` that gives one.
+def _takes_tokens(make: Callable) -> bool:
+    "Whether a function can be called with one argument; one whose signature is hidden is taken to."
+    try:
+        inspect.signature(make).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
-    The function is called anew for every stream, so it may be caught looking. Raises `GolfError` for a
+# %% ../../nbs/auditor/00_subjects.ipynb #bfddff26
+class Steps(Subject):
+    """A `Predictor` at its start, or a function that gives one: `make()` or `make(tokens)`.
+
+    The function is called anew for every stream, so one that takes the tokens may be caught looking. Raises `GolfError` for a
     predictor that has observed something.
     """
 
@@ -263,8 +275,10 @@ class Steps(Subject):
             raise GolfError(
                 f"cannot audit {type(source).__name__} as it is: see golf.auditor.adapters"
             )
-        self.source, self.made, self.vocab_size = source, made, vocab_size
         self.name = name or (type(source).__name__ if made else name_of(source, "predictor"))
+        blind = not made and not _takes_tokens(source)
+        self.source = (lambda tokens, make=source: make()) if blind else source
+        self.made, self.vocab_size = made, vocab_size
 
     def start(self, tokens: Tensor) -> Walk:
         "The predictor, copied or made."
