@@ -97,7 +97,7 @@ def load_tokenizer(path, vocab_size=None):
     """The SentencePiece model stored at `path`."""
     return SentencePieceProcessor(model_file=str(path))
 ''',
-    ("golf.net.model", "attention"): '''
+    ("golf.net.parts", "attention"): '''
 def attention(q, k, v, *mask, **options):
     """Softmax attention by torch's fastest kernel."""
     return F.scaled_dot_product_attention(q, k, v, *mask, **options)
@@ -138,6 +138,16 @@ def decode(data, *, name="the artifact"):
         offset += record["stored"]
     reader = _Reader(sections, name)
     return {entry["name"]: _decode_tensor(entry, reader) for entry in header["header"]["tensors"]}
+'''
+SMALLER[("golf.train.pace", "choose")] = '''
+def choose(config, shape, *, alone=True):
+    """Threads and compilation as the settings have them."""
+    return Pace.of(config)
+'''
+SMALLER[("golf.train.pace", "settled")] = '''
+def settled(config, shape, *, alone=True):
+    """The settings as they are."""
+    return config
 '''
 SMALLER[("golf.store.container", "decompress")] = '''
 def decompress(data, compressor, size):
