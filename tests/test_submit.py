@@ -205,6 +205,7 @@ def tampered(out: Path, claim: dict) -> None:
     lies = {
         "val_bpb": claim["val_bpb"] - 0.01,
         "bytes_code": claim["bytes_code"] - 1,
+        "bytes_total": claim["bytes_total"] - 1,
     }
     for name, value in lies.items():
         (out / "submission.json").write_text(json.dumps(claim | {name: value}))
