@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 # %% ../../nbs/auditor/00_subjects.ipynb #bc6dbf8d
 import numpy as np
@@ -276,9 +276,10 @@ class Steps(Subject):
                 f"cannot audit {type(source).__name__} as it is: see golf.auditor.adapters"
             )
         self.name = name or (type(source).__name__ if made else name_of(source, "predictor"))
-        blind = not made and not _takes_tokens(source)
-        self.source = (lambda tokens, make=source: make()) if blind else source
-        self.made, self.vocab_size = made, vocab_size
+        self.source: Any = source
+        if not made and not _takes_tokens(source):
+            self.source = lambda tokens: source()
+        self.made, self.vocab_size = made, cast(int, vocab_size)  # None until a predictor tells
 
     def start(self, tokens: Tensor) -> Walk:
         "The predictor, copied or made."
