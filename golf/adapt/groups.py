@@ -125,7 +125,8 @@ def _finished(model: GPT, index: dict, part: list[int], keys: list[tuple[int, st
     device = model.embedding.weight.device
     index = {name: i.to(device) for name, i in index.items()}
     names = [f"{role} {layer}" if layer >= 0 else role for layer, role in keys]
-    found = Groups(index, torch.tensor(part, device=device), names, *map(list, zip(*keys)))
+    layers, roles = [layer for layer, _ in keys], [role for _, role in keys]
+    found = Groups(index, torch.tensor(part, device=device), names, layers, roles)
     ones = {name: torch.ones_like(p) for name, p in model.named_parameters()}
     found.dims = found.sums(ones)
     return found

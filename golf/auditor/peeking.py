@@ -6,8 +6,8 @@
 __all__ = ['SPECIMENS', 'before', 'larger', 'geometric', 'weighted', 'half', 'TwoFaced', 'parity', 'gate_on_target',
            'gate_on_context', 'gate_on_hit', 'gate_on_confidence', 'by_class', 'spread_letters', 'fitted',
            'slot_targets', 'slot_context', 'slot_halves', 'slot_before', 'fit_after', 'no_delta', 'own_text', 'scaled',
-           'stored', 'all_counts', 'warmest', 'attending', 'earlier', 'centred', 'centred_so_far', 'batched',
-           'reading_on']
+           'scaled_by_own', 'stored', 'all_counts', 'warmest', 'warmest_by_own', 'attending', 'earlier', 'centred',
+           'centred_so_far', 'batched', 'reading_on']
 
 # %% ../../nbs/auditor/13d_peeking.ipynb #a8ad01e5
 import functools
@@ -204,6 +204,11 @@ def scaled(world: World, tokens: Tensor) -> dict[str, Tensor]:
     return {"table": (world.table / step).round() * step}
 
 
+def scaled_by_own(world: World, tokens: Tensor) -> dict[str, Tensor]:
+    "The same from text of its own."
+    return scaled(world, own_text(world))
+
+
 def stored(self: Creature, chunk: Chunk) -> Distribution:
     "The table in memory."
     return Dense(self.memory["table"][chunk.inputs])
@@ -211,7 +216,7 @@ def stored(self: Creature, chunk: Chunk) -> Distribution:
 
 SPECIMENS += [plant("V8", "quantisation steps from validation tokens", "a3", "steps from text of its own",
       dict(rule=stored, start=scaled),
-      dict(rule=stored, start=lambda world, tokens: scaled(world, own_text(world))))]  # fmt: skip
+      dict(rule=stored, start=scaled_by_own))]  # fmt: skip
 
 # %% ../../nbs/auditor/13d_peeking.ipynb #5750a63b
 def all_counts(world: World, tokens: Tensor) -> dict[str, Tensor]:
@@ -228,12 +233,17 @@ def warmest(world: World, tokens: Tensor) -> dict[str, Tensor]:
     return {"table": logits[:, int(losses.argmin())]}
 
 
+def warmest_by_own(world: World, tokens: Tensor) -> dict[str, Tensor]:
+    "The same from text of its own."
+    return warmest(world, own_text(world))
+
+
 SPECIMENS += [plant("V9", "a cache that has read the text once already", "a3 c4", "a cache of what was scored",
       dict(rule=from_pairs, start=all_counts),
       dict(rule=from_pairs, lesson=counting, start=no_counts))]  # fmt: skip
 SPECIMENS += [plant("V10", "temperature chosen by scoring the text", "a3", "chosen on text of its own",
       dict(rule=stored, start=warmest),
-      dict(rule=stored, start=lambda world, tokens: warmest(world, own_text(world))))]  # fmt: skip
+      dict(rule=stored, start=warmest_by_own))]  # fmt: skip
 
 # %% ../../nbs/auditor/13d_peeking.ipynb #dff06335
 def attending(self: Creature, chunk: Chunk, ids: Tensor) -> Distribution:

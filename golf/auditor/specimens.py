@@ -217,8 +217,8 @@ def plant(
     def make_cheat(world: World, strength: Strength = STRONG) -> Callable:
         if strength == STRONG:
             return partial(Creature, world, **cheat_parts)
-        both = partial(Creature, world, **cheat_parts), make_twin(world)
-        return lambda tokens: Weakened(*(make(tokens) for make in both), strength)
+        cheat, honest = partial(Creature, world, **cheat_parts), make_twin(world)
+        return lambda tokens: Weakened(cheat(tokens), honest(tokens), strength)
 
     row = name.rstrip("abcdefgh")
     return Specimen(name, text, row, tuple(caught.split()), twin, make_cheat, make_twin)
@@ -245,7 +245,7 @@ def inspect(one: Specimen, seed: int = 0, *, strength: Strength | None = STRONG,
             level: Level = ZOO, only: Sequence[str] | None = None) -> AuditReport:  # fmt: skip
     """The report on a specimen's cheat in `strength`, or on its twin if that is None, in world `seed`."""
     world, honest = world_of(seed), strength is None
-    subject = one.make_twin(world) if honest else one.make_cheat(world, strength)
+    subject = one.make_twin(world) if strength is None else one.make_cheat(world, strength)
     material = one.twin_material if honest else one.cheat_material
     arguments = material(world) if material else {}
     name = f"{one.id} {'twin' if honest else strength}"

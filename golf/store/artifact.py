@@ -149,7 +149,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def _tensor_from(data: bytes, dtype: torch.dtype, shape: list[int]) -> Tensor:
+def _tensor_from(data: bytes | memoryview, dtype: torch.dtype, shape: list[int]) -> Tensor:
     "A writable tensor that owns its memory."
     if not len(data):
         return torch.empty(shape, dtype=dtype)

@@ -200,7 +200,7 @@ def _json(value: Any, what: str) -> bytes:
         raise GolfError(f"{what} must be plain JSON: {error}") from None
 
 # %% ../../nbs/store/02_container.ipynb #3e1c35bb
-def _sha256(data: bytes) -> str:
+def _sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -365,4 +365,4 @@ def unpack(data: bytes, *, name: str = "the artifact") -> tuple[dict, list[Secti
     header, sections = _open(data, name)
     _check_room(sum(record["size"] for record, _ in sections), len(data), name)
     with ThreadPoolExecutor() as pool:  # in order, so the first fault is the one that is told
-        return header, list(pool.map(lambda pair: _expand(*pair, name), sections))
+        return header, list(pool.map(lambda pair: _expand(pair[0], pair[1], name), sections))

@@ -86,7 +86,7 @@ def _loaded(inner: bytes, name: str) -> dict[str, Any]:
 Entry = tuple[Tensor, Tensor | None]  # codes and steps, or values alone
 
 # %% ../../nbs/store/06_import.ipynb #86e2cee1
-def _entries(found: dict[str, Any], name: str) -> dict[str, Entry]:
+def _entries(found: dict[str, Any], name: str) -> dict[str, tuple[Any, Any]]:
     "Codes and steps, or values, of each tensor of either layout, by its published name."
     if {"quantized", "scales", "passthrough"} <= found.keys():
         groups = [found[key] for key in ("quantized", "scales", "passthrough")]
