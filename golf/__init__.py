@@ -53,7 +53,7 @@ auditor.lints: lint_submission
 published.recipes: recipe
 lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
-lab.arms: Arm difference keep_figure run_arms said sentence show_arms show_drift told word
+lab.arms: Arm difference keep_audits keep_figure run_arms said sentence show_arms show_drift told word
 lab.submission: submit
 """
 NAMES = {
@@ -180,6 +180,7 @@ if TYPE_CHECKING:
     from golf.auditor.lints import lint_submission as lint_submission
     from golf.lab.arms import Arm as Arm
     from golf.lab.arms import difference as difference
+    from golf.lab.arms import keep_audits as keep_audits
     from golf.lab.arms import keep_figure as keep_figure
     from golf.lab.arms import run_arms as run_arms
     from golf.lab.arms import said as said

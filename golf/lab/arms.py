@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['told', 'word', 'difference', 'sentence', 'Words', 'said', 'show_arms', 'show_drift', 'unpaired', 'Arm', 'as_arms',
-           'audit_of', 'in_family', 'keep_figure', 'run_arms', 'Kept', 'recorded']
+           'audit_of', 'keep_audits', 'in_family', 'keep_figure', 'run_arms', 'Kept', 'recorded']
 
 # %% ../../nbs/lab/03b_arms.ipynb #c95a3d86
 import html
@@ -229,15 +229,28 @@ def audit_of(arms: Sequence[Arm] | dict[str, Any], stream: Stream, level: str) -
         found |= {arm.label: reports[arm.label].short(arm.note) for arm in some}
     return {arm.label: found[arm.label] for arm in arms}
 
+
+def keep_audits(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, level: str) -> None:
+    """Take what `audit_of` finds into the record of a run; a `level` of "" audits nothing."""
+    if level:
+        kept = run.configuration.get("audits", {})
+        run.configuration["audits"] = kept | audit_of(arms, stream, level)
+
 # %% ../../nbs/lab/03b_arms.ipynb #3a60cd89
 @contextmanager
-def _charged(run: Run, part: str) -> Iterator[dict[str, Scores]]:
-    "Time for a part of a run's budget; scores that came from the cache are charged as what they cost."
+def _charged(run: Run, part: str, stream: str) -> Iterator[dict[str, Scores]]:
+    """Time for a part of a run's budget; scores that came from the cache are charged as what they cost.
+
+    A cell that runs twice charges an arm of a stream once.
+    """
     scores: dict[str, Scores] = {}
     begun = time.perf_counter()
     with run.time(part):
         yield scores
-    spent, cost = time.perf_counter() - begun, sum(s.seconds for s in scores.values())
+    spent, cost = time.perf_counter() - begun, 0.0
+    for arm, found in scores.items():
+        cost += max(0.0, found.seconds - run.charged.get((stream, arm), 0.0))
+        run.charged[stream, arm] = found.seconds
     if spent < cost / 2:
         run.budget.charge(part, cost - spent, cached=True)
 
@@ -268,14 +281,12 @@ def run_arms(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, *, 
     arms = _without(as_arms(arms), leave_out)
     makes, base = {arm.label: arm.make for arm in arms}, arms[0].label
     options = {"baseline": base, "progress": True} | options
-    with _charged(run, "evaluation") as first:
+    with _charged(run, "evaluation", stream.name) as first:
         first.update(compare({base: makes[base]}, stream, **options).scores)
-    with _charged(run, part) as others:
+    with _charged(run, part, stream.name) as others:
         found = compare(makes, stream, **options)
         others.update({arm: found[arm] for arm in makes if arm != base})
-    if level:
-        kept = run.configuration.get("audits", {})
-        run.configuration["audits"] = kept | audit_of(arms, stream, level)
+    keep_audits(run, arms, stream, level)
     families = {arm.label: arm.family for arm in arms if arm.family}
     run.configuration["families"] = run.configuration.get("families", {}) | families
     run.keep(found, stream.name, documents=documents)

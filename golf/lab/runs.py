@@ -208,6 +208,7 @@ class Run:
         self.device = device or parameters.get("device")
         self.stages: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.charged: dict[tuple[str, str], float] = {}  # seconds by stream and arm, see `run_arms`
         self.knobs: list[Parameter] = []  # of the notebook, where `here` read them
         self.tables: dict[str, list[pd.DataFrame]] = {"chunks": [], "documents": []}
         self.budget = Budget()
@@ -342,16 +343,23 @@ class Run:
         return Stream(tokens, self.parameters["chunk_tokens"], byte_table=text.byte_table, name=name)
 
     # %% ../../nbs/lab/01_runs.ipynb #ac054713
+    def _take(self, kind: str, made: pd.DataFrame) -> None:
+        "Add a frame to the tables; of an arm and stream the last one stands."
+        new = set(zip(made.stream, made.arm))
+        kept = [f[[pair not in new for pair in zip(f.stream, f.arm)]] for f in self.tables[kind]]
+        self.tables[kind] = [f for f in kept if len(f)] + [made]
+
     def keep(self, comparison: Any, name: str = "", *, documents: bool = False) -> pd.DataFrame:
         """Take a comparison into the record, as the stream `name`; its chunks.
 
         Of every arm a stage ("ttt (shuffled)", "ttt" without a name) with bpb, difference and seconds; its
-        scores per chunk and, if asked, per document, which `save` writes.
+        scores per chunk and, if asked, per document, which `save` writes. An arm that was kept before for
+        that stream, as by a cell that ran twice, is replaced.
         """
         made = chunk_frame(comparison, name=name or "original")
-        self.tables["chunks"].append(made)
+        self._take("chunks", made)
         if documents:
-            self.tables["documents"].append(document_frame(comparison, name=name or "original"))
+            self._take("documents", document_frame(comparison, name=name or "original"))
         base = comparison[comparison.baseline].bpb
         for arm, scores in comparison.scores.items():
             metrics = {"bpb": scores.bpb, "difference": scores.bpb - base}
