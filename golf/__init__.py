@@ -47,6 +47,7 @@ train.job: Job launch to_json
 adapt.ttt: TTT
 adapt.gradients: EmpiricalBayes james_stein
 adapt.lora: LoRA
+adapt.placebo: Placebo
 auditor.audit: audit audit_arms
 auditor.adapters: from_command from_logits from_losses from_scorer from_script
 auditor.lints: lint_submission
@@ -169,6 +170,7 @@ if TYPE_CHECKING:
     from golf.adapt.gradients import EmpiricalBayes as EmpiricalBayes
     from golf.adapt.gradients import james_stein as james_stein
     from golf.adapt.lora import LoRA as LoRA
+    from golf.adapt.placebo import Placebo as Placebo
     from golf.adapt.ttt import TTT as TTT
     from golf.auditor.adapters import from_command as from_command
     from golf.auditor.adapters import from_logits as from_logits

@@ -110,6 +110,12 @@ def kept():
     return Kept(window(), {})
 
 
+def placebo():
+    from golf.adapt.placebo import Placebo
+
+    return Placebo(NGram(V, 3), np.roll(LONG, 500))
+
+
 def lora():
     from golf.adapt.lora import LoRA
 
@@ -136,6 +142,7 @@ MAKE = {
     "TTT polyak, anchor": lambda: adapted(polyak=0.9, anchor=0.1),
     "TTT James-Stein": lambda: adapted(batch=4, gradients=EmpiricalBayes(james_stein)),
     "LoRA": lora,
+    "Placebo": placebo,
     "NGram chunk": lambda: NGram(V, 3, semantics="chunk"),
     "NGram split": lambda: NGram(V, 3, documents="split"),
     "Packets": packets,

@@ -42,7 +42,7 @@ SMALL = dict(
 )  # fmt: skip
 RUNNER = '''
 """One rank of a script in whose process golf cannot be imported; with "golf", of golf itself."""
-import pickle, runpy, sys
+import os, pickle, runpy, sys
 kind, path, out = sys.argv[1:4]
 class Without:
     def find_spec(self, name, path=None, target=None):
@@ -52,6 +52,7 @@ if kind == "script":
     sys.meta_path.insert(0, Without())
 import torch
 torch.set_num_threads(1)
+torch.backends.mkldnn.enabled = os.environ["ONEDNN"] == "1"
 if kind == "script":
     space = runpy.run_path(path, run_name="entry")
     found = space["run_entry"](space["RECIPE"], space["PLACE"])
@@ -97,7 +98,9 @@ def text(tmp_path_factory) -> Path:
 
 def environment(text: Path, **changes: str) -> dict[str, str]:
     """What a script of a small run finds around it."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR")}
+    kept = ("PATH", "HOME", "TMPDIR", "ATEN_CPU_CAPABILITY")  # the bits are those of one processor
+    kept = {k: v for k, v in os.environ.items() if k in kept}
+    kept |= {"ONEDNN": str(int(torch.backends.mkldnn.enabled))}
     own = dict(DATA_PATH=str(text), TOKENIZER_PATH=str(text / "tokenizer.model"))
     return kept | SMALL | own | {"EVAL_DTYPE": "float32", "OMP_NUM_THREADS": "1"} | changes
 
