@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..base.files import GolfError
 from ..predict.dist import Distribution
-from ..predict.stream import Chunk, Predictor
+from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/adapt/03_placebo.ipynb #20b454ec
 class Placebo(Predictor):
@@ -44,12 +44,17 @@ class Placebo(Predictor):
 
     def lesson(self, chunk: Chunk) -> Tensor:
         "The other text [stop + 1] up to the chunk's end."
-        if len(self.text) <= chunk.stop:
-            have = f"the placebo's text has {len(self.text):,} tokens"
-            raise GolfError(
-                f"{have}: too few for chunk {chunk.index}, which ends at {chunk.stop:,}"
-            )
+        self.check_room(chunk.stop)
         return self.text[: chunk.stop + 1]
+
+    def check_stream(self, stream: Stream) -> None:
+        self.check_room(stream.positions)
+
+    def check_room(self, stop: int) -> None:
+        "Raise unless the other text reaches to position `stop`."
+        if len(self.text) <= stop:
+            have = f"the placebo's text has {len(self.text):,} tokens"
+            raise GolfError(f"{have}: too few for a stream that ends at {stop:,}")
 
     def get_state(self) -> dict[str, Any]:
         return {"learner": self.learner.state()}

@@ -25,7 +25,7 @@ from ..net.model import GPT
 from ..net.optim import Muon, role
 from ..net.windows import SlidingWindow, portion
 from ..predict.dist import Distribution
-from ..predict.stream import Bytes, Chunk, Predictor
+from ..predict.stream import Bytes, Chunk, Predictor, Stream
 
 # %% ../../nbs/adapt/00b_ttt.ipynb #2bc31cdf
 def cosine(chunk: int, total: int) -> float:
@@ -250,14 +250,20 @@ class TTT(_Arguments, Predictor):
         return {n: p.detach().clone() for n, p in own.items()}
 
     # %% ../../nbs/adapt/00b_ttt.ipynb #50f6cf9c
-    def distribution(self, chunk: Chunk) -> Distribution:
-        "What the wrapped predictor says, after a reset when one is due."
-        if chunk.index >= self.total_chunks:
+    def check_stream(self, stream: Stream) -> None:
+        self.check_chunks(stream.chunks, stream.chunk_tokens if stream.chunks > 1 else 0)
+
+    def check_chunks(self, chunks: int, size: int) -> None:
+        "Raise unless so many chunks of `size` tokens (0: not known, the last may be short) can be read."
+        if chunks > self.total_chunks:
             raise GolfError(f"total_chunks is {self.total_chunks}, but the stream has more chunks")
         context = self.model.config.context
-        if self.epochs and chunk.start < chunk.index * context:  # only the last chunk may be so short
-            size = chunk.start // chunk.index
+        if self.epochs and 0 < size < context:
             raise GolfError(f"chunk_tokens must be at least the context, {context}, not {size}")
+
+    def distribution(self, chunk: Chunk) -> Distribution:
+        "What the wrapped predictor says, after a reset when one is due."
+        self.check_chunks(chunk.index + 1, chunk.start // chunk.index if chunk.index else 0)
         if self.reset_due(chunk):
             self.reset()
         self.swap_in()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GREY', 'WIDTH', 'MATRICES', 'FORMATS', 'style', 'Picture', 'Size', 'arm_colors', 'cumulative', 'plot_cumulative',
            'running_mean', 'reset_positions', 'smoothing_window', 'plot_difference', 'plot_drift', 'chunk_bpb',
-           'plot_shuffled', 'plot_loss', 'plot_sizes', 'front', 'plot_tradeoff', 'plot_arms', 'scale_frame',
-           'plot_scales', 'save_figure', 'figures_of']
+           'plot_shuffled', 'plot_loss', 'plot_sizes', 'front', 'plot_tradeoff', 'plot_arms', 'plot_cost',
+           'scale_frame', 'plot_scales', 'save_figure', 'figures_of']
 
 # %% ../../nbs/lab/02_plots.ipynb #20a97c8b
 import contextlib
@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..base.files import GolfError, atomic_write
+from ..base.files import GolfError, atomic_write, closest
 from ..base.task import PARAMETER_GOLF
 from .runs import Record, arms_table, baseline_of, paired_chunks
 
@@ -589,6 +589,42 @@ def plot_arms(
         _symlog(panel, 0.01)
     words = "\n(symlog, linear within ±0.01)"
     figure.supxlabel(f"← better   bits per byte, minus “{base}”{words}", fontsize="medium")
+    return figure
+
+# %% ../../nbs/lab/02_plots.ipynb #7a10c0d2
+@_styled
+def plot_cost(
+    table: pd.DataFrame, ways: dict[str, Sequence[str]], *, limit: float | None = None,
+    **size: Unpack[Size],
+) -> Figure:  # fmt: skip
+    """Difference with its interval against seconds, a line for each of `ways`: its name and its arms.
+
+    `table`: columns difference, low, high (bits per byte) and seconds, a row an arm. `limit`: seconds
+    at which time is up. Raises `GolfError` for a column or an arm that is not there.
+    """
+    for name in ("difference", "low", "high", "seconds"):
+        if name not in table:
+            raise GolfError(f"cost: the frame lacks the column {name!r}")
+    figure, axes = _picture(size=size)
+    for (name, arms), color in zip(ways.items(), sns.color_palette("colorblind")):
+        if missing := [arm for arm in arms if arm not in table.index]:
+            raise GolfError(
+                f"cost: no arm is called {missing[0]!r}{closest(missing[0], table.index)}"
+            )
+        rows = table.loc[list(arms)].sort_values("seconds")
+        bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()
+        axes.errorbar(rows.seconds, rows.difference, yerr=bars, color=color, label=name,
+                      marker="o", capsize=2)  # fmt: skip
+        for arm, row in rows.iterrows():
+            place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": "small"}
+            axes.annotate(str(arm), (row.seconds, row.difference), color=color, **place)
+    if limit is not None:
+        axes.axvline(limit, color=GREY, linestyle="--", label="time is up")
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set(xlabel="seconds", ylabel="bits per byte, minus the baseline")
+    axes.margins(x=0.12)
+    _better_below(axes)
+    _legend(figure, axes)
     return figure
 
 # %% ../../nbs/lab/02_plots.ipynb #55e91712

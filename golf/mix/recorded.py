@@ -26,7 +26,7 @@ from golf.predict.stream import (
     Stream,
     _check_normalised,
     _check_values,
-    _check_vocabulary,
+    check_arm,
     load_arrays,
     save_arrays,
 )
@@ -105,7 +105,7 @@ def record_pass(
 
     The predictor's state is restored afterwards. Raises `GolfError` for what `evaluate` refuses.
     """
-    _check_vocabulary(predictor, stream)
+    check_arm(predictor, stream)
     made_by, start, begin = _maker(predictor), predictor.state(), time.perf_counter()
     try:
         kept, marks = _record(

@@ -35,7 +35,7 @@ from ..base.files import GolfError, Undigestable, atomic_write, closest
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
-from .stream import Bytes, Scores, Stream, evaluate
+from .stream import Bytes, Predictor, Scores, Stream, check_arm, evaluate
 
 # %% ../../nbs/predict/03_compare.ipynb #0b8f1123
 @dataclass(eq=False, repr=False)
@@ -296,6 +296,10 @@ def compare(
     """
     if baseline not in arms and not (parts and baseline.partition(": ")[0] in arms):
         raise GolfError(f"baseline {baseline!r} is not an arm{closest(baseline, arms)}")
+    for name, arm in arms.items():
+        if isinstance(arm, Predictor):
+            with _named(name):
+                check_arm(arm, stream)
     score = functools.partial(
         _arm, stream=stream, byte_table=byte_table, progress=progress, allowed=allow_unnormalised
     )
@@ -328,6 +332,15 @@ def _origins(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, dict], d
     return origins, refused
 
 # %% ../../nbs/predict/03_compare.ipynb #ed5f2382
+@contextmanager
+def _named(arm: str) -> Iterator[None]:
+    "Errors say which arm they are of."
+    try:
+        yield
+    except GolfError as error:
+        raise type(error)(f"arm {arm!r}: {error}") from None
+
+
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
     found = _stored(_scores_path(origin), stream)
@@ -340,9 +353,8 @@ def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, a
     labelled.name = name
     options = {"progress": progress, "allow_unnormalised": allowed}
     try:
-        found = evaluate(predictor, labelled, byte_table, **options)
-    except GolfError as error:
-        raise type(error)(f"arm {name!r}: {error}") from None
+        with _named(name):
+            found = evaluate(predictor, labelled, byte_table, **options)
     finally:
         predictor.load(start)
     if origin:
