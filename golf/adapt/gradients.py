@@ -9,7 +9,7 @@ __all__ = ['ScaleRule', 'ORDERS', 'toward_mean', 'noise', 'shrinkage', 'finite_s
 
 # %% ../../nbs/adapt/01_gradients.ipynb #5c8b56c5
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .groups import KINDS, Groups, groups, times_
 from .ttt import TTT, Gradients
-from ..base.files import GolfError, closest
+from ..base.checks import check_arguments, check_fields, check_relations
+from ..base.files import GolfError
 from ..net.model import GPT
 from ..predict.stream import Stream, evaluate
 
@@ -133,8 +134,9 @@ def predictive(e: GradientEvidence) -> Tensor:
     return foresight(e.agreement, e.before)
 
 # %% ../../nbs/adapt/01_gradients.ipynb #dea5b7bb
-def const(value: float | Iterable[float], *, rest: float = 1.0) -> ScaleRule:
+def const(value: float | Sequence[float], *, rest: float = 1.0) -> ScaleRule:
     """A rule that scales everything by `value`, or each layer by its own and the rest by `rest`."""
+    check_arguments(const, locals(), value="[0, inf)", rest="[0, inf)")
     layers = None if isinstance(value, (int, float)) else tuple(value)
 
     @needs()
@@ -179,20 +181,16 @@ class EmpiricalBayes(Gradients):
     # %% ../../nbs/adapt/01_gradients.ipynb #d1eff89b
     def check(self) -> None:
         """Raise `GolfError` naming the first argument that cannot work."""
-        kinds = f"one of {KINDS}{closest(str(self.group), KINDS)}"
-        rules = [
+        whole = dict.fromkeys(("micro", "pool"), "[0, inf)")
+        ranges = whole | {"decay": "[0, 1)", "hi": "[0, inf]", "lo": "[0, hi]"}
+        check_fields(self, **ranges, group=KINDS, order=ORDERS)
+        check_relations(
+            self,
             ("rule", hasattr(self.rule, "needs"), "marked by needs(…)"),
-            ("group", callable(self.group) or self.group in KINDS, kinds),
-            ("micro", self.micro >= 0, "0 or more"),
-            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
             ("decay", not (self.pool and self.decay), "0 with pool, which averages by itself"),
-            ("pool", self.pool == 0 or self.pool > 1, "0 or at least 2"),
-            ("lo", 0 <= self.lo <= self.hi, f"from 0 to hi={self.hi}"),
-            ("order", self.order in ORDERS, f"one of {ORDERS}"),
-        ]
-        for name, holds, wanted in rules:
-            if not holds:
-                raise GolfError(f"EmpiricalBayes: {name} must be {wanted}, not {getattr(self, name)!r}")
+            ("pool", self.pool != 1, "0 or at least 2"),
+            ("lo", self.lo < math.inf, "finite"),
+        )
 
     # %% ../../nbs/adapt/01_gradients.ipynb #2a1bab40
     def __repr__(self) -> str:

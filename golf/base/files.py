@@ -67,7 +67,8 @@ def _alternatives(hint: Any) -> list[Any]:
 def _wanted(hint: Any) -> str:
     "What a type hint asks for, in words."
     origin = typing.get_origin(hint) or hint
-    return _KINDS[origin][1] if origin in _KINDS else f"a {getattr(origin, '__name__', origin)}"
+    name = getattr(origin, "__name__", str(origin))
+    return _KINDS[origin][1] if origin in _KINDS else f"a{'n' * (name[0] in 'AEIOU')} {name}"
 
 # %% ../../nbs/base/00_files.ipynb #ab110061
 def _of_kind(value: Any, hint: Any, where: str) -> Any:
@@ -108,7 +109,7 @@ def _of_class(value: Any, kind: Any, where: str) -> Any:
     if is_dataclass(kind) and not isinstance(value, kind):
         raise GolfError(f"{where} must hold the settings of {kind.__name__}, not {value!r:.60}")
     if isinstance(value, _SIMPLE) and (promised or not isinstance(value, kind)):
-        raise GolfError(f"{where} must be a {kind.__name__}, not {value!r:.60}")
+        raise GolfError(f"{where} must be {_wanted(kind)}, not {value!r:.60}")
     return value
 
 
