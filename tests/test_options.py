@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from golf.adapt import masks
@@ -19,6 +20,7 @@ from golf.adapt.lora import LoRA
 from golf.adapt.memory import memorisation
 from golf.adapt.ttt import TTT
 from golf.auditor.audit import audit, audit_arms
+from golf.base.files import GolfError
 from golf.base.small import SMALL, OneByte
 from golf.count.kernels import ngram_counts
 from golf.count.ngram import NGram, Smoothing, Uniform
@@ -59,6 +61,8 @@ NAN, INF = math.nan, math.inf
 WRONG: dict[str, list] = {  # by the kind of an option: what it cannot be
     "whole": [NAN, INF, 1.5, "7", True, -1, 1 << 70, [2]],
     "size": [NAN, INF, 1.5, "7", True, -1, 0, 1 << 70, [2]],  # a count that cannot be zero
+    "code": [NAN, INF, 1.5, "7", True, 1, -129, 1 << 70, [2]],  # of a grid, 0 or less
+    "bound": [NAN, "7", True, -1, 0, [2]],  # may be infinite
     "number": [NAN, INF, -INF, "0.1", True, [0.1], 10**400],
     "positive": [NAN, INF, "0.1", True, -1, 0, [0.1]],
     "at least 0": [NAN, INF, "0.1", True, -1, [0.1]],
@@ -69,7 +73,10 @@ WRONG: dict[str, list] = {  # by the kind of an option: what it cannot be
     "shares": [NAN, 0.5, "ab", True, (NAN, 0.5), (-1.0, 0.5), ("a", "b"), (True, 0.5)],
     "numbers": [NAN, 0.5, "ab", True, (NAN, 0.5), ("a", "b"), (True, 0.5)],
     "function": [NAN, 3, "x", True, [abs]],
-    "object": [NAN, 3, "x", True, []],
+    "names": [NAN, 3, "ab", True, [3]],
+    "rate or rates": [NAN, INF, "0.1", True, -1, [-0.1], [NAN]],
+    "device": [NAN, 3, "gpu", True, "cuda:999", ["cpu"]],
+    "object": [NAN, 3, "x", True, [1]],
 }
 
 
@@ -102,9 +109,9 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "EmpiricalBayes": (EmpiricalBayes, {
         "rule": "function", "group": "word", "micro": "whole", "decay": "share", "pool": "whole",
         "keep_length": "flag", "lo": "at least 0", "order": "word"}),
-    "const": (partial(const, value=1.0), {"value": "at least 0", "rest": "at least 0"}),
+    "const": (lambda **o: const(**dict(value=1.0) | o), {"value": "rate or rates", "rest": "at least 0"}),
     "LoRA": (partial(LoRA, WINDOW), {
-        "rank": "size", "roles": "shares", "head": "flag", "lr": "at least 0", "betas": "shares",
+        "rank": "size", "roles": "names", "head": "flag", "lr": "at least 0", "betas": "shares",
         "epochs": "whole", "boundary": "whole", "seed": "whole"}),
     "LoRA of": (LoRA, {"predictor": "object"}),
     "groups": (partial(groups, MODEL), {"kind": "word"}),
@@ -127,25 +134,26 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "GridBayes": (lambda **o: online(GridBayes(**o)), {
         "steps": "size", "trust": "share", "share": "share", "cells": "numbers"}),
     "Logistic": (lambda **o: online(Logistic(**o)), {
-        "features": "numbers", "rate": "at least 0", "start": "numbers", "cells": "numbers"}),
-    "Bins": (partial(Bins, "entropy:0", (1.0, 2.0)), {"feature": "text", "edges": "numbers"}),
+        "features": "names", "rate": "at least 0", "start": "numbers", "cells": "numbers"}),
+    "Bins": (lambda **o: Bins(**dict(feature="entropy:0", edges=(1.0, 2.0)) | o), {"feature": "text", "edges": "numbers"}),
     "Mix": (lambda **o: Mix(**dict(experts=PAIR(), gate=Fixed((0.5, 0.5))) | o), {
-        "experts": "object", "gate": "object", "names": "numbers", "allow_unnormalised": "flag"}),
+        "experts": "object", "gate": "object", "names": "names", "allow_unnormalised": "flag"}),
     "Product": (lambda **o: Product(**dict(experts=PAIR()) | o), {
-        "experts": "object", "start": "numbers", "rate": "at least 0", "names": "numbers"}),
+        "experts": "object", "start": "numbers", "rate": "at least 0", "names": "names"}),
     "Temperatures": (lambda **o: Temperatures(**dict(predictor=NGram(32)) | o), {
         "predictor": "object", "grid": "shares", "rule": "object"}),
     "Hinted": (lambda **o: Hinted(**dict(expert=NGram(32), source=NGram(32)) | o), {
         "expert": "object", "source": "object", "cells": "numbers", "start": "shares"}),
     "Uniform": (Uniform, {"vocab_size": "size"}),
-    "Smoothing": (partial(Smoothing, 1.0), {
+    "Smoothing": (lambda **o: Smoothing(**dict(constant=1.0) | o), {
         "constant": "at least 0", "per_kind": "at least 0", "per_id": "at least 0",
         "discount": "share", "continuation": "flag", "longest": "flag"}),
     "NGram": (lambda **o: NGram(**dict(vocab_size=32) | o), {
         "vocab_size": "size", "order": "size", "smoothing": "word", "semantics": "word",
         "documents": "word", "lowest": "size"}),
-    "ngram_counts": (partial(ngram_counts, IDS), {
-        "vocab_size": "size", "max_order": "size", "semantics": "word"}),
+    "ngram_counts": (lambda **o: ngram_counts(IDS, **dict(vocab_size=32, max_order=2) | o), {
+        "vocab_size": "size", "max_order": "size", "semantics": "word", "chunk_tokens": "size", "documents": "word",
+        "continuation": "flag", "device": "device"}),
     "distil": (lambda **o: distil(IDS, **dict(vocab_size=32) | o), {
         "vocab_size": "size", "order": "size", "top": "size", "contexts": "size", "discount": "share",
         "tokenizer": "text", "divisor": "positive", "cap": "positive"}),
@@ -154,12 +162,12 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
         "online": "flag"}),
     "Qat": (Qat, {
         "bits": "size", "floor": "at least 0", "clip": "word", "start": "at least 0",
-        "soft_below": "at least 0", "tau": "positive", "blend": "share", "least_code": "size"}),
+        "soft_below": "at least 0", "tau": "positive", "blend": "share", "least_code": "code"}),
     "quantize_rows": (partial(quantize_rows, ROWS), {
         "bits": "size", "clip": "word", "floor": "at least 0"}),
     "fake_quantize": (partial(fake_quantize, ROWS), {
         "bits": "size", "clip": "word", "floor": "at least 0", "mode": "word", "tau": "positive",
-        "blend": "share", "normalize": "flag", "least_code": "size"}),
+        "blend": "share", "normalize": "flag", "least_code": "code"}),
     "crown_q": (partial(crown_q, ROWS), {
         "bits": "size", "clip": "word", "floor": "at least 0", "through_scale": "flag",
         "reduce": "word"}),
@@ -179,7 +187,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "self_generated": (lambda **o: self_generated(MODEL, **dict(sequences=1, length=3) | o), {
         "sequences": "size", "length": "size", "temperature": "positive", "seed": "whole",
         "batch": "size", "start": "whole"}),
-    "mixed_plan": (partial(mixed_plan, STATE), {
+    "mixed_plan": (lambda **o: mixed_plan(STATE, **dict(small=100) | o), {
         "bits": "size", "clip": "word", "floor": "at least 0", "small": "whole",
         "compressor": "word"}),
     "fit_to_bytes": (partial(fit_to_bytes, STATE, mixed_plan(STATE, compressor="raw")), {
@@ -187,12 +195,12 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "Treatment": (lambda **o: encode(STATE, Plan({"a_bank": Treatment(**dict(kind="int") | o)})), {
         "kind": "word", "bits": "size", "clip": "word", "floor": "at least 0",
         "quantizer": "function", "part": "text", "compressor": "word", "order": "word",
-        "layout": "word", "sections": "numbers"}),
+        "layout": "word", "sections": "names"}),
     "Plan": (lambda **o: encode(STATE, Plan(**o)), {
         "treatments": "object", "rest": "object", "compressor": "word"}),
     "EMA": (partial(EMA, MODEL), {"decay": "share"}),
-    "SWA": (partial(SWA, MODEL), {"every": "size", "below": "at least 0"}),
-    "LAWA": (partial(LAWA, MODEL), {"every": "size", "keep": "size"}),
+    "SWA": (partial(SWA, MODEL), {"every": "size", "below": "bound"}),
+    "LAWA": (partial(LAWA, MODEL), {"every": "size", "keep": "size", "below": "bound"}),
     "SlidingWindow": (lambda **o: SlidingWindow(**dict(model=MODEL) | o), {
         "model": "object", "window": "size", "stride": "size", "batch": "size", "ranks": "object"}),
     "Banded": (lambda **o: Banded(**dict(model=MODEL) | o), {
@@ -216,9 +224,31 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
         "arms": "object", "stream": "object", "level": "word", "seed": "whole",
         "chunk_tokens": "size"}),
 }  # fmt: skip
-CASES = [
-    (owner, option, value)
-    for owner, (_, options) in TABLE.items()
-    for option, kind in options.items()
-    for value in WRONG[kind]
-]
+
+
+@pytest.mark.parametrize("owner", TABLE)
+def test_an_option_that_cannot_be_is_refused_before_any_work_is_lost(owner):
+    make, options = TABLE[owner]
+    for option, kind in options.items():
+        for value in WRONG[kind]:
+            with pytest.raises(GolfError) as caught:
+                make(**{option: value})
+            text = str(caught.value)
+            assert "\n" not in text and len(text) < 300 and option in text, (option, value, text)
+
+
+def test_what_people_write_is_still_taken():
+    learner = ttt(lr=np.float32(0.5), batch=np.int64(4), betas=[0.9, 0.99], optimiser="adamw")
+    assert (learner.batch, learner.betas) == (4, (0.9, 0.99)) and learner.lr == 0.5
+    assert ttt(lr=1).lr == 1.0 and ttt(reset_every=11).reset_every == 11
+    assert Fixed([0.25, 0.75]).shares == (0.25, 0.75)
+    assert online(Hedge(prior=[0.5, 0.5], cells=[Bins("total:1", [1, 2])])).experts == 2
+    assert Product(PAIR(), start=[1, 0.5], rate=0).start == (1.0, 0.5)
+    assert Temperatures(NGram(32), torch.tensor([0.5, 1.0])).names == ["0.5", "1"]
+    assert (
+        EmpiricalBayes(const([0.5, 1.0]), hi=INF).hi == INF and SWA(MODEL, below=INF).below == INF
+    )
+    assert Selective(margin=-0.1).margin == -0.1 and Entropy(low=0.9, span=0.1).span == 0.1
+    assert SlidingWindow(MODEL).window == 16 and Stream(np.arange(9), np.int64(4)).chunks == 2
+    assert Treatment("int", clip=sigmas(3.0)).bits == 6 and Qat(clip=0.99).clip == 0.99
+    assert audit(lambda tokens: NGram(32), IDS, "brief", only=["c1"]).name

@@ -22,7 +22,7 @@ import time
 import types
 import typing
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
@@ -50,7 +50,8 @@ def closest(name: str, names) -> str:
 hints_of = cache(typing.get_type_hints)
 _KINDS: dict[Any, tuple[Any, str]] = {
     int: (numbers.Integral, "a whole number"), float: (numbers.Real, "a number"),
-    bool: (bool, "True or False"), str: (str, "text"), dict: (dict, "a dictionary"),
+    bool: (bool, "True or False"), str: (str, "text"),
+    dict: (dict, "a dictionary"), Mapping: (Mapping, "a dictionary"),
     tuple: ((list, tuple), "a list"), Sequence: (Collection, "a list"), Iterable: (Iterable, "a list"),
     Callable: (Callable, "a function"),
 }  # fmt: skip
@@ -84,7 +85,7 @@ def _of_kind(value: Any, hint: Any, where: str) -> Any:
         or (text and kind is Collection)
     ):
         raise GolfError(f"{where} must be {wanted}, not {value!r:.60}")
-    if isinstance(value, dict) and len(options) == 2:
+    if kind in (dict, Mapping) and len(options) == 2:
         return {k: fitted(one, options[1], f"{where}, {k!r}") for k, one in value.items()}
     if origin in (tuple, Sequence) and options:
         return _all_of(value, options, where)

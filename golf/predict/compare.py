@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,13 @@ import torch
 from torch import Tensor, nn
 
 from ..base.cache import cache_dir
+from ..base.checks import check_arguments
 from ..base.digests import code_key, definitions, digest, digest_file
 from ..base.files import GolfError, Undigestable, atomic_write, closest
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
-from .stream import Bytes, Scores, Stream, evaluate
+from .stream import Bytes, Predictor, Scores, Stream, evaluate
 
 # %% ../../nbs/predict/03_compare.ipynb #0b8f1123
 @dataclass(eq=False, repr=False)
@@ -277,7 +278,7 @@ def _key(origin: dict[str, Any], files: dict[str, str] | None = None) -> str:
 
 # %% ../../nbs/predict/03_compare.ipynb #8aba25eb
 def compare(
-    arms: dict[str, Any],
+    arms: Mapping[str, Predictor | Callable[[], Predictor]],
     stream: Stream,
     byte_table: Bytes | None = None,
     *,
@@ -294,6 +295,7 @@ def compare(
     What cannot be digested is scored and not cached, with a warning. Raises `GolfError` for an
     unknown baseline or what `evaluate` refuses.
     """
+    check_arguments(compare, locals())
     if baseline not in arms and not (parts and baseline.partition(": ")[0] in arms):
         raise GolfError(f"baseline {baseline!r} is not an arm{closest(baseline, arms)}")
     score = functools.partial(
