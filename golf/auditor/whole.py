@@ -217,7 +217,10 @@ def tokenizer_of_size(ids: int) -> Path:
         )
     else:
         make = lambda path: _tiny_tokenizer(path, ids)
-    return cached("script-tokenizers", [ids, sys.version_info[:2]], make, suffix=".model")
+    check = lambda path: load_tokenizer(path, ids)
+    return cached(
+        "script-tokenizers", [ids, sys.version_info[:2]], make, suffix=".model", check=check
+    )
 
 
 def _tiny_tokenizer(path: Path, ids: int) -> None:

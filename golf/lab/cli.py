@@ -242,19 +242,26 @@ def ship(
     )
     path = atomic_write(out, made.read_bytes())
     run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
-    measure(run, made, corpus, config.validation_tokens)
+    measure(run, made, corpus)
     run.save()
     return path
 
 # %% ../../nbs/lab/09_cli.ipynb #c0db7e8c
-def measure(run, made: Path, corpus, tokens: int) -> None:
-    """Add the bits per byte of each stage, and the seconds of training, to a run."""
+def measure(run, made: Path, corpus) -> None:
+    """Add the bits per byte of each stage, and the seconds of training, to a run.
+
+    All stages are of as many validation tokens as those that the training run itself measured.
+    """
     from golf.store.artifact import load_artifact
     from golf.store.saved import load_model
+    from golf.train.fit import measured_stages
     from golf.train.loop import validate
 
-    about = json.loads(made.with_suffix(".json").read_text())
-    for stage, bpb in about["stages"].items():
+    about, (stages, tokens) = (
+        json.loads(made.with_suffix(".json").read_text()),
+        measured_stages(made),
+    )
+    for stage, bpb in stages.items():
         run.stage(stage, bpb=bpb)
     run.budget.charge("training", about["seconds"])
     model = load_model(load_artifact(made))

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..base.cache import cache_dir
 from ..base.checks import check_arguments
 from ..base.digests import code_key, definitions, digest, digest_file
-from ..base.files import GolfError, Undigestable, atomic_write, closest
+from ..base.files import GolfError, Undigestable, atomic_write, check_room, closest
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
@@ -335,6 +335,8 @@ def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, a
     found = _stored(_scores_path(origin), stream)
     if found is not None and (found.normalised or allowed):
         return found
+    if origin:
+        check_room(_scores_path(origin), 12 * stream.positions)  # before the work, not after it
     with _opened() as files:
         predictor = arm if hasattr(arm, "predict") else arm()
     start = predictor.state()
