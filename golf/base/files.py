@@ -92,13 +92,14 @@ def _of_kind(value: Any, hint: Any, where: str) -> Any:
     return _number(value, where) if origin in (int, float) else value
 
 
-def _all_of(value: Any, options: tuple, where: str) -> tuple:
+def _all_of(value: Any, options: tuple[Any, ...], where: str) -> tuple:
     "The values of a list, each by its hint."
     value = value.tolist() if hasattr(value, "tolist") else value
-    fixed = ... not in options and len(options) > 1
+    first, *others = options
+    fixed = bool(others) and ... not in others
     if fixed and len(value) != len(options):
         raise GolfError(f"{where} must be a list of {len(options)}, not {value!r:.60}")
-    kinds = options if fixed else [options[0]] * len(value)
+    kinds = options if fixed else [first] * len(value)
     return tuple(fitted(one, kind, f"each of {where}") for one, kind in zip(value, kinds))
 
 # %% ../../nbs/base/00_files.ipynb #ab110062

@@ -319,7 +319,9 @@ def _with_parts(scores: dict[str, Scores]) -> dict[str, Scores]:
     return found
 
 # %% ../../nbs/predict/03_compare.ipynb #776f5558
-def _origins(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, dict], dict[str, str]]:
+def _origins(
+    arms: Mapping[str, Any], stream: Stream, byte_table
+) -> tuple[dict[str, dict], dict[str, str]]:
     "What the arms come from that can be named, and why the others cannot."
     origins, refused = {}, {}
     for name, arm in arms.items():
@@ -332,11 +334,12 @@ def _origins(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, dict], d
 # %% ../../nbs/predict/03_compare.ipynb #ed5f2382
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
-    found = _stored(_scores_path(origin), stream)
+    place = _scores_path(origin)
+    found = _stored(place, stream)
     if found is not None and (found.normalised or allowed):
         return found
-    if origin:
-        check_room(_scores_path(origin), 12 * stream.positions)  # before the work, not after it
+    if place is not None:
+        check_room(place, 12 * stream.positions)  # before the work, not after it
     with _opened() as files:
         predictor = arm if hasattr(arm, "predict") else arm()
     start = predictor.state()
