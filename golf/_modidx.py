@@ -1016,6 +1016,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'golf.auditor.tracks.Ledger.alive': ('auditor/tracks.html#ledger.alive', 'golf/auditor/tracks.py'),
                                      'golf.auditor.tracks.Ledger.append': ('auditor/tracks.html#ledger.append', 'golf/auditor/tracks.py'),
                                      'golf.auditor.tracks.Ledger.by_size': ('auditor/tracks.html#ledger.by_size', 'golf/auditor/tracks.py'),
+                                     'golf.auditor.tracks.Ledger.computed': ( 'auditor/tracks.html#ledger.computed',
+                                                                              'golf/auditor/tracks.py'),
                                      'golf.auditor.tracks.Ledger.enter': ('auditor/tracks.html#ledger.enter', 'golf/auditor/tracks.py'),
                                      'golf.auditor.tracks.Ledger.here': ('auditor/tracks.html#ledger.here', 'golf/auditor/tracks.py'),
                                      'golf.auditor.tracks.Ledger.learnt': ('auditor/tracks.html#ledger.learnt', 'golf/auditor/tracks.py'),
