@@ -430,7 +430,9 @@ class Ledger:
             places = places.flatten().numpy()
             places = places[places >= 0]
             for at in self.open or [-1]:
-                kept = self.made.setdefault(at, np.full((2, len(self.text.tokens)), -1, dtype=np.int64))
+                if at not in self.made:
+                    self.made[at] = np.full((2, len(self.text.tokens)), -1, dtype=np.int64)
+                kept = self.made[at]
                 kept[0, places] = np.where(kept[0, places] < 0, self.clock, kept[0, places])
                 kept[1, places] = self.clock
 
@@ -462,6 +464,7 @@ class Ledger:
         "It ends."
         self.clock += 1
         at = self.open.pop()
+        self.made.pop(at, None)
         self.activations[at].end = self.clock
         if self.driver:
             self.driver.ends(self, self.activations[at])
