@@ -426,15 +426,14 @@ class Ledger:
     # %% ../../nbs/auditor/17_tracks.ipynb #da9f6330
     def computed(self, places: Tensor | None) -> None:
         "Losses that nothing can be learnt from are computed: perhaps to be added up much later."
-        if places is not None:
-            places = places.flatten().numpy()
-            places = places[places >= 0]
-            for at in self.open or [-1]:
-                if at not in self.made:
-                    self.made[at] = np.full((2, len(self.text.tokens)), -1, dtype=np.int64)
-                kept = self.made[at]
-                kept[0, places] = np.where(kept[0, places] < 0, self.clock, kept[0, places])
-                kept[1, places] = self.clock
+        for at in (self.open or [-1]) if places is not None else ():
+            spots = places.flatten().numpy()
+            spots = spots[spots >= 0]
+            if at not in self.made:
+                self.made[at] = np.full((2, len(self.text.tokens)), -1, dtype=np.int64)
+            kept = self.made[at]
+            kept[0, spots] = np.where(kept[0, spots] < 0, self.clock, kept[0, spots])
+            kept[1, spots] = self.clock
 
     def pending(self, places: Tensor | None) -> None:
         "Losses from which something may be learnt."

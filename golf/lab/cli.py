@@ -359,13 +359,14 @@ def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.auditor.audit import audit
-    from golf.auditor.material import door, sliding
+    from golf.auditor.material import sliding
+    from golf.base.checks import function_from
     from golf.store.saved import corpus_for, model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:
         sys.path.insert(0, os.getcwd())  # a module that lies here
-    make = door(build) if build else sliding
+    make = function_from(build, "--build") if build else sliding
     predictor = make(path)
     corpus = corpus_for(path, source, **where)
     if corpus.vocab_size != predictor.vocab_size:
