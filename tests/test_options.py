@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from golf.adapt import masks
 from golf.adapt.gradients import EmpiricalBayes, const
@@ -25,6 +26,7 @@ from golf.base.small import SMALL, OneByte
 from golf.count.kernels import ngram_counts
 from golf.count.ngram import NGram, Smoothing, Uniform
 from golf.count.packets import Packets, distil
+from golf.lab.cli import app
 from golf.mix.gates import Entropy, Fixed, Selective, Support
 from golf.mix.mixtures import Mix
 from golf.mix.products import Hinted, Product, Temperatures
@@ -252,3 +254,10 @@ def test_what_people_write_is_still_taken():
     assert SlidingWindow(MODEL).window == 16 and Stream(np.arange(9), np.int64(4)).chunks == 2
     assert Treatment("int", clip=sigmas(3.0)).bits == 6 and Qat(clip=0.99).clip == 0.99
     assert audit(lambda tokens: NGram(32), IDS, "brief", only=["c1"]).name
+
+
+@pytest.mark.parametrize("build", ["no.such.module:make", "golf.net.model:NoSuch", "math", ""])
+def test_a_build_that_names_no_function_is_one_line(build):
+    done = CliRunner().invoke(app, ["audit", "tiny", "--build", build or ":"])
+    assert done.exit_code == 2 and "--build: expected 'module:name' of a function" in done.output
+    assert len(done.output.strip().splitlines()) == 1 and "Traceback" not in done.output

@@ -426,9 +426,11 @@ class Ledger:
     # %% ../../nbs/auditor/17_tracks.ipynb #da9f6330
     def computed(self, places: Tensor | None) -> None:
         "Losses that nothing can be learnt from are computed: perhaps to be added up much later."
-        for at in (self.open or [-1]) if places is not None else ():
-            spots = places.flatten().numpy()
-            spots = spots[spots >= 0]
+        if places is None:
+            return
+        spots = places.flatten().numpy()
+        spots = spots[spots >= 0]
+        for at in self.open or [-1]:
             if at not in self.made:
                 self.made[at] = np.full((2, len(self.text.tokens)), -1, dtype=np.int64)
             kept = self.made[at]
