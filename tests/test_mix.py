@@ -192,7 +192,10 @@ def test_mixtures_refuse_experts_and_gates_that_do_not_fit():
             "asks for 'entropy:2'",
         ),
         (lambda: Mix(pair, online(Logistic(features=("peak",)))), "asks for 'peak'"),
-        (lambda: play(Mix(pair, Fixed((0.7, 0.7))), [0] * 9, 4), "Fixed needs shares >= 0"),
+        (
+            lambda: play(Mix(pair, Fixed((0.7, 0.7))), [0] * 9, 4),
+            "Fixed: shares must be numbers >= 0",
+        ),
         (
             lambda: evaluate(Mix(pair, Entropy()), Stream([0] * 9, 4)),
             "expert 1, Told 2, does not count",
@@ -205,12 +208,15 @@ def test_mixtures_refuse_experts_and_gates_that_do_not_fit():
 def test_rules_refuse_options_that_cannot_be():
     for bad, message in [
         (lambda: online(Entropy()), "online needs a Rule"),
-        (lambda: online(Hedge(eta=0)), "eta of Hedge must lie above 0"),
-        (lambda: online(Hedge(share=1.0)), "share of Hedge must lie"),
-        (lambda: online(Hedge(prior=(0.9, 0.2))), "prior of Hedge must be above 0 and sum to 1"),
-        (lambda: online(Gradient(rate=1.5)), "rate of Gradient must lie"),
-        (lambda: online(GridBayes(steps=0)), "steps of GridBayes must lie"),
-        (lambda: online(GridBayes(trust=1.0)), "trust of GridBayes must lie"),
+        (lambda: online(Hedge(eta=0)), "Hedge: eta must be in (0, inf)"),
+        (lambda: online(Hedge(share=1.0)), "Hedge: share must be in [0, 1)"),
+        (
+            lambda: online(Hedge(prior=(0.9, 0.2))),
+            "Hedge: prior must be numbers above 0 that sum to 1",
+        ),
+        (lambda: online(Gradient(rate=1.5)), "Gradient: rate must be in (0, 1)"),
+        (lambda: online(GridBayes(steps=0)), "GridBayes: steps must be in [1, inf)"),
+        (lambda: online(GridBayes(trust=1.0)), "GridBayes: trust must be in (0, 1)"),
     ]:
         with expect_fail(GolfError, message):
             bad()
@@ -370,7 +376,7 @@ def test_temperatures_go_on_from_a_state_and_refuse_what_cannot_be():
     second.load(first.state())
     near(*(one.predict(chunks[3]).log_prob(chunks[3].targets) for one in (first, second)))
     for bad, message in [
-        ({"grid": (1.0, 0.0)}, "temperatures above 0"),
+        ({"grid": (1.0, 0.0)}, "Temperatures: grid must be in (0, inf)"),
         ({"grid": (1.0, 1.0)}, "different temperatures"),
         ({"rule": Fixed((1.0,))}, "the gate serves 1 experts, not 5"),
         ({"rule": Hedge(cells=(Bins("entropy:5", (1.0,)),))}, "asks for 'entropy:5'"),

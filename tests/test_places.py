@@ -5,24 +5,37 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import golf.base.files as files
+import golf.text.corpus as corpora
+from golf.adapt.gradients import read_log
+from golf.auditor.whole import tokenizer_of_size
 from golf.base.cache import cache_dir, cached
 from golf.base.files import GolfError, atomic_path, atomic_write, check_room
 from golf.base.small import SMALL
-from golf.lab.cli import app
+from golf.count.ngram import NGram
+from golf.lab.cli import app, measure
 from golf.lab.runs import Run, git_state
+from golf.mix.recorded import record_pass
 from golf.net.model import GPTConfig
 from golf.net.ranks import Ranks, join
+from golf.predict.compare import arm_key, compare
+from golf.predict.stream import Stream
+from golf.store.artifact import load_artifact
+from golf.store.saved import load_model
 from golf.text.corpus import Corpus
-from golf.text.tokenizers import ByteTable
-from golf.train.loop import Trainer
+from golf.text.tokenizers import ByteTable, load_tokenizer
+from golf.train import pace
+from golf.train.fit import fit, unsqueezed
+from golf.train.loop import Trainer, validate
 from golf.train.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,3 +237,98 @@ def test_a_strangers_checkout_executes_nothing(tmp_path):
     assert state["commit"] and state["clean"] is False and not mark.exists()
     subprocess.run(["git", "-C", str(tmp_path), "status"], capture_output=True, timeout=60)
     assert mark.exists(), "plain git runs none of it, so this test shows nothing"
+
+
+def texts(folder: Path, size: int) -> Path:
+    """A folder with a text of that many bytes, most of which trains."""
+    folder.mkdir()
+    for name, count in (("train.txt", size), ("val.txt", 4000)):
+        (folder / name).write_text(("the quick brown fox jumps over the lazy dog. " * size)[:count])
+    return folder
+
+
+def test_tokenising_is_refused_before_the_tokenizer_is_trained(tmp_path, monkeypatch, full):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(corpora, "_build_corpus", lambda *_, **__: pytest.fail("training"))
+    done = CliRunner().invoke(app, ["data", "text", str(texts(tmp_path / "texts", 50_000))])
+    assert done.exit_code == 2 and "bytes are needed, 0 are free" in done.output
+    assert not list((tmp_path / "cache" / "golf" / "corpora").iterdir())
+
+
+def test_a_disk_too_small_for_the_tokens_is_found_before_them(tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.name != "posix" or shutil.which("mount") is None or subprocess.run(mount).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        monkeypatch.setattr(corpora, "_build_corpus", lambda *_, **__: pytest.fail("training"))
+        with pytest.raises(
+            GolfError, match=r"2,00\d,000 bytes are needed, .* are free on that disk"
+        ):
+            corpora.load_corpus(texts(tmp_path / "texts", 2_000_000), progress=False)
+        assert not list((disk / "golf" / "corpora").iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_scores_that_could_not_be_kept_are_refused_before_they_are_made(
+    tmp_path, monkeypatch, full
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arm, stream = NGram(32), Stream(torch.arange(99) % 32, 8)
+    monkeypatch.setattr(NGram, "distribution", lambda *_: pytest.fail("an hour of scoring"))
+    with pytest.raises(GolfError, match="bytes are needed"):
+        compare({"a": arm}, stream, baseline="a")
+    with pytest.raises(GolfError, match="bytes are needed"):
+        record_pass(arm, stream, tmp_path / "pass.npz")
+
+
+# What was kept is read with care
+
+
+def test_two_runs_that_differ_in_their_validation_only_are_compared_on_the_same_tokens(tmp_path):
+    small = trainer(tmp_path)
+    options = {"squeeze": unsqueezed, "progress": False}
+    longer, shorter = (replace(small.config, validation_tokens=n) for n in (1024, 256))
+    paths = [fit(small.shape, c, small.corpus, tmp_path, **options) for c in (longer, shorter)]
+    assert paths[0] == paths[1]  # the weights are the same, so they are not trained twice
+    run = Run("demo", {"seed": 0}, root=tmp_path)
+    measure(run, paths[1], small.corpus)
+    found = {name: stage["bpb"] for name, stage in run.stages.items()}
+    model = load_model(load_artifact(paths[1]))
+    assert found["quantised"] == found["averaged"]  # nothing was rounded: no difference may appear
+    assert found["quantised"] != validate(model, small.corpus, 256).bpb
+
+
+def test_two_streams_of_other_lengths_share_no_score(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = torch.arange(999) % 31
+    whole, part = Stream(text, 64), Stream(text, 64, limit=500)
+    assert arm_key(NGram(32), whole) != arm_key(NGram(32), part)
+    scores = [compare({"a": NGram(32)}, s, baseline="a")["a"] for s in (whole, part, whole)]
+    assert [len(s.nll) for s in scores] == [998, 500, 998]
+    assert (scores[0].nll == scores[2].nll).all()
+
+
+@pytest.mark.parametrize("kind", ["pace", "tokenizer", "scales"])
+def test_a_damaged_file_of_the_cache_is_made_again(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if kind == "pace":
+        make = lambda: pace._remembered("demo", 1, lambda: {"threads": 2})
+    elif kind == "tokenizer":
+        make = lambda: len(load_tokenizer(tokenizer_of_size(64)))
+    else:
+        log = pd.DataFrame({"chunk": [0, 1], "step": 0, "group": "a", "layer": 0, "role": "a"})
+        log = log.assign(scale=0.5, noise=1.0, size=1.0)
+        check = lambda path: read_log(path, 2)
+        write = lambda path: log.to_parquet(path)
+        make = lambda: len(check(cached("scales", "key", write, suffix=".parquet", check=check)))
+    first = make()
+    (kept,) = [
+        p for p in (tmp_path / "golf").rglob("*.*") if p.suffix in (".json", ".model", ".parquet")
+    ]
+    kept.write_bytes(kept.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="it is made again"):
+        assert make() == first

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from golf.auditor import conditions, whole
-from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums
+from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums, order_of
 from golf.auditor.found import PLANS, marked, parsed, read_code, settings_of, sizes, unpacked
 from golf.auditor.sandbox import Limits, Outcome, confine, filter_program, landlock_version, shown
 from golf.auditor.whole import Group, Run, given_settings, linked, printed_scores
@@ -318,6 +318,19 @@ def test_tokens_scored_again_are_counted_with_their_weight():
     assert judge_once(masked).verdict == "PASS"  # context that a mask leaves out
 
 
+@pytest.mark.parametrize(("first", "made", "early", "again"), [
+    (3, 3, 0, 0), (3, 30, 49, 49), (30, 30, 49, 0), (-1, -1, 49, 0),
+], ids=["scored, then learnt", "scored on both sides", "learnt, then scored", "not known: by the sum"])  # fmt: skip
+def test_a_sum_at_the_end_is_judged_by_when_its_losses_were_computed(first, made, early, again):
+    whole = lambda clock: np.full(49, clock)
+    late = group(range(1, 50), first=whole(first), made=whole(made))
+    late.clocks[:] = 50
+    run = run_of([late])
+    run.learnt[:] = 20
+    found = order_of(run, late)
+    assert (found.scored, found.early, found.rescored) == (49, early, again)
+
+
 @pytest.mark.parametrize(("row", "verdict"), [
     ({"sums": {"9": 1.0}, "ids": 40, "of": 40}, "PASS"), ({"sums": {"9": 1.3}, "ids": 20, "of": 40}, "FAIL"),
     ({"sums": {"9": 1.3}, "ids": 40, "of": 40, "alone": [9, 1.0]}, "UNSURE"),
@@ -375,13 +388,15 @@ def test_the_command_reads_a_script_and_a_folder(tmp_path):
     assert run(tmp_path / "train_gpt.py", "--level", "quikc").exit_code == 2
 
 
-# Whole scripts: a pair in every run, two more with `--flags slow`
+# Whole scripts: a pair in every run, three more with `--flags slow`
 
 TINY = (1024, 2048, 0.0)
 
 
 @confines
-@pytest.mark.parametrize("name", ["adapt first", "target in the key", "tail repeated"])
+@pytest.mark.parametrize(
+    "name", ["adapt first", "target in the key", "tail repeated", "better of two passes"]
+)
 def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatch, request, name):
     if name != "tail repeated" and "slow" not in request.config.getoption("--flags"):
         pytest.skip("slow: pytest tests/test_scripts.py --flags slow")

@@ -1,6 +1,11 @@
 """A model is never scored on ids of another tokenizer without a word."""
 
+import inspect
 import json
+import os
+import platform
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +27,15 @@ from golf.predict.compare import arm_key, compare
 from golf.predict.stream import Stream, evaluate, tokenizers_of
 from golf.store.artifact import load_artifact
 from golf.store.saved import corpus_for, export_model, load_model, model_path
-from golf.text.corpus import Corpus, load_corpus
+from golf.text.corpus import (
+    REFERENCE,
+    TEST_FOLDERS,
+    Corpus,
+    _library_files,
+    load_corpus,
+    stdlib_documents,
+)
+from golf.text.documents import VALIDATION_SHARE, _fraction
 from golf.text.tokenizers import ByteTable, tokenizer_digest, train_tokenizer
 from golf.train.loop import Trainer
 from golf.train.settings import laptop
@@ -199,3 +212,48 @@ def test_shards_of_this_package_are_not_opened_with_another_tokenizer(texts, our
     found = load_corpus("shards", **options)
     assert found.tokenizer_digest == tokenizer_digest(ours)
     assert found.byte_table.tokenizer == ByteTable.from_sentencepiece(ours).tokenizer
+
+
+# The library of another Python
+
+
+def library_of(version: str) -> list[list[str]]:
+    """Place, text and side of each built-in document as that Python has them; skips where it is not."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [versions / version / "bin" / "python", shutil.which(f"python{version[:4]}")]
+    for python in (str(p) for p in found if p and Path(p).is_file()):
+        said = subprocess.run([python, "-V"], capture_output=True, text=True)
+        if said.stdout.split()[-1] == version:
+            break
+    else:
+        pytest.skip(f"there is no Python {version} here")
+    parts = [f"VALIDATION_SHARE = {VALIDATION_SHARE}", f"TEST_FOLDERS = {TEST_FOLDERS}"]
+    parts += [f"REFERENCE = {REFERENCE!r}", "from collections import namedtuple"]
+    parts += ["Document = namedtuple('Document', 'place text split')"]
+    parts += map(inspect.getsource, (_fraction, _library_files, stdlib_documents))
+    start = "from __future__ import annotations\nimport hashlib, json, sys, sysconfig\n"
+    end = "print(json.dumps([list(d) for d in stdlib_documents()]))"
+    code = "\n".join([start, "from pathlib import Path", *parts, end])
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("version", "same", "lines"), [("3.12.1", 54, 88), ("3.13.0", 26, 81)])
+def test_the_page_says_how_much_of_the_text_another_python_shares(version, same, lines):
+    if platform.python_version() != "3.11.7":  # which made the shipped artifact
+        pytest.skip("this Python's library is not the one that `tiny` was trained on")
+    page = (Path(__file__).parent.parent / "nbs/store/05_saved.ipynb").read_text(encoding="utf-8")
+    assert f"{version[:4]}: {same} %, and {lines} %" in page
+    ours = {d.place: d for d in stdlib_documents()}
+    held = [(place, text) for place, text, split in library_of(version) if split == "val"]
+    trained = {d.text for d in ours.values() if d.split == "train"}
+    assert not any(text in trained for _, text in held)
+    size = sum(len(text.encode()) for _, text in held)
+    equal = [text for place, text in held if place in ours and ours[place].text == text]
+    assert round(100 * sum(len(text.encode()) for text in equal) / size) == same
+    shared = 0
+    for place, text in held:
+        known = set(ours[place].text.splitlines()) if place in ours else set()
+        each = text.splitlines(keepends=True)
+        shared += sum(len(line.encode()) for line in each if line.rstrip("\n") in known)
+    assert round(100 * shared / size) == lines

@@ -287,9 +287,9 @@ REFUSED = {
     "byte_table must be given for weight='bytes' only": dict(byte_table=FiveSizes()),
     "scale names no parameter: 'mlp_up'": dict(scale=lambda m: {"mlp_up": torch.ones(())}),
     "scale must give mlp_up_bank factors": dict(scale=lambda m: {"mlp_up_bank": torch.ones(3, 1, 1)}),
-    "reset_every must be 0 .never. or below total_chunks=12, not 12": dict(reset_every=12),
-    "reset_every must be 0 .never. or below total_chunks=12, not 17": dict(reset_every=17),
-    "reset_every must be 0 .never. or below total_chunks=12, not -1": dict(reset_every=-1),
+    "reset_every must be in .0, total_chunks. = .0, 12., not 12": dict(reset_every=12),
+    "reset_every must be in .0, total_chunks. = .0, 12., not 17": dict(reset_every=17),
+    "reset_every must be in .0, total_chunks. = .0, 12., not -1": dict(reset_every=-1),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..base.files import GolfError, closest
+from ..base.checks import check_arguments
 from ..net.model import GPT
 
 # %% ../../nbs/adapt/00e_groups.ipynb #7ba48dcd
@@ -97,8 +97,7 @@ def groups(model: GPT, kind: str = "tensor") -> Groups:
     A block is all that belongs to one layer; what belongs to none is grouped by the first word of its
     name. A row of a matrix is what makes one output, a row of a table one token's vector.
     """
-    if kind not in KINDS:
-        raise GolfError(f"group must be one of {KINDS}{closest(str(kind), KINDS)}, not {kind!r}")
+    check_arguments(groups, locals(), kind=KINDS)
     index, part, known = {}, [], {}
     for name, p in model.named_parameters():
         keys = [_key(pair, kind) for pair in parts_of(model, name, p)]

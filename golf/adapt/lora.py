@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..base.checks import check_fields, check_relations
 from ..base.files import GolfError, closest
 from ..net.config import ROLES
 from ..net.model import GPT, Transform
@@ -94,31 +95,26 @@ class LoRA(Predictor):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
         self.check()
-        roles = tuple(self.roles)
-        self.first = low_rank(self.model, roles, self.rank, head=self.head, seed=self.seed)
+        self.first = low_rank(self.model, self.roles, self.rank, head=self.head, seed=self.seed)
         self.reset()
 
     # %% ../../nbs/adapt/02_lora.ipynb #957d5bb9
     def check(self) -> None:
         """Raise `GolfError` naming the first argument that cannot work."""
+        from_0 = dict.fromkeys(("lr", "epochs", "boundary", "seed"), "[0, inf)")
+        check_fields(self, rank="[1, inf)", betas="[0, 1)", **from_0)
+        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
         there = [role for role, (bank, _) in ROLES.items() if hasattr(self.model, bank)]
         odd = next((role for role in self.roles if role not in there), "")
-        token = self.boundary
-        rules = [
-            ("rank", self.rank >= 1, "at least 1"),
+        known = self.boundary is None or self.boundary < self.vocab_size
+        check_relations(
+            self,
             ("roles", not odd, f"among {there}{closest(odd, there)}"),
             ("roles", len(set(self.roles)) == len(self.roles), "different"),
             ("head", self.head or len(self.roles) > 0, "True where roles is empty"),
-            ("lr", self.lr >= 0, "0 or more"),
-            ("betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"),
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("boundary", token is None or 0 <= token < self.vocab_size, "None or an id"),
-        ]
-        for name, holds, wanted in rules:
-            if not holds:
-                raise GolfError(f"LoRA: {name} must be {wanted}, not {getattr(self, name)!r}")
+            ("boundary", known, "None or an id"),
+        )
 
     # %% ../../nbs/adapt/02_lora.ipynb #034e0cef
     def reset(self) -> None:

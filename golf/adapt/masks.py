@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .ttt import Masks
+from ..base.checks import check_arguments
 from ..base.files import GolfError
 from ..net.model import GPT
 from ..net.optim import role
@@ -49,6 +50,7 @@ def freeze_first(first: int) -> Callable[[GPT], Masks]:
     A slice that a held block shares with a later one is held too. Raises `GolfError` when the model
     has fewer blocks.
     """
+    check_arguments(freeze_first, locals(), first="[0, inf)")
 
     def masks(model: GPT) -> Masks:
         n = model.config.layers
@@ -68,6 +70,7 @@ def train_last(last: int, *, scales: bool = False) -> Callable[[GPT], Masks]:
     Gains are what is named "scale" anywhere, such as a block's `attn_scale`. What belongs to no block
     is held still. Raises `GolfError` when the model has fewer blocks.
     """
+    check_arguments(train_last, locals(), last="[0, inf)")
 
     def masks(model: GPT) -> Masks:
         n = model.config.layers
@@ -95,6 +98,7 @@ def role_scales(*, output: float = 3.0, input: float = 0.5) -> Callable[[GPT], M
     Outputs are the second half of `qo_bank` and `mlp_down_bank`, inputs the up and gate banks;
     all else gets 1. Source: PRs #481 and #953.
     """
+    check_arguments(role_scales, locals(), output="[0, inf)", input="[0, inf)")
 
     def scales(model: GPT) -> Masks:
         qo = torch.ones(len(model.qo_bank), 1, 1)
@@ -109,6 +113,7 @@ def role_scales(*, output: float = 3.0, input: float = 0.5) -> Callable[[GPT], M
 # %% ../../nbs/adapt/00c_masks.ipynb #fc47acb2
 def layer_scales(first: float = 0.5, last: float = 1.0) -> Callable[[GPT], Masks]:
     """Factors that grow linearly from `first` at block 0 to `last` at the last one (PR #484)."""
+    check_arguments(layer_scales, locals(), first="[0, inf)", last="[0, inf)")
     return lambda model: by_layer(model, torch.linspace(first, last, model.config.layers))
 
 

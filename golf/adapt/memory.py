@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .ttt import TTT
+from ..base.checks import check_arguments
 from ..base.files import GolfError
 from ..predict.stream import Stream, evaluate
 
@@ -76,6 +77,7 @@ def memorisation(
 
     `make(total_chunks)` gives the learner, whose weights are put back at the end.
     """
+    check_arguments(memorisation, locals(), block="[1, inf)", passes="[1, inf)")
     n, table = stream.chunk_tokens, stream.byte_table
     a, b = (Stream(half, n, byte_table=table) for half in halves(stream.tokens, block))
     whole = len(a.tokens[:-1]) // n * n

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..base.checks import Rule, check_fields, check_relations
 from ..base.digests import digest
 from ..base.files import GolfError, closest
 from ..net.average import EMA
@@ -83,6 +84,7 @@ class Gradients:
 
 # %% ../../nbs/adapt/00b_ttt.ipynb #7c1e0a54
 Masks = dict[str, Tensor]  # factors for parts of parameters, by name; see golf.adapt.masks
+OPTIMISERS, CLOCKS, WEIGHTS = ("sgd", "adamw", "muon"), ("chunk", "step"), ("tokens", "bytes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -106,6 +108,25 @@ class TTTOptions:
     reset_on: int | None = None  # the token that begins a document
     weight: str = "tokens"  # "bytes": needs a byte table
     gradients: Gradients | None = None  # how a batch's gradient is formed; None: the plain mean
+
+    def __post_init__(self) -> None:
+        self.check_options()
+
+    # %% ../../nbs/adapt/00b_ttt.ipynb #c477609a
+    def check_options(self, **more: Rule) -> None:
+        """Raise `GolfError` naming the first option that cannot be; `more` rules for those of a subclass."""
+        from_0 = dict.fromkeys(("lr", "epochs", "grad_clip", "reset_every", "reset_on"), "[0, inf)")
+        below_1 = dict.fromkeys(("momentum", "betas", "polyak"), "[0, 1)")
+        words = {"optimiser": OPTIMISERS, "clock": CLOCKS, "weight": WEIGHTS}
+        check_fields(
+            self, **from_0 | below_1 | words | {"anchor": "[0, 1]", "batch": "[1, inf)"} | more
+        )
+        adam = self.optimiser == "adamw"
+        check_relations(
+            self,
+            ("momentum", not adam or self.momentum == 0.9, "left alone: adamw has betas"),
+            ("betas", self.betas is None or self.optimiser != "sgd", "left out: sgd has momentum"),
+        )
 
 # %% ../../nbs/adapt/00b_ttt.ipynb #06f31cc7
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,27 +157,22 @@ class TTT(_Arguments, Predictor):
     """
 
     def __post_init__(self) -> None:
-        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
-        self.ranks = self.predictor.ranks
-        self.gradient_estimator = copy.deepcopy(self.gradients) or Gradients()
         self.check()
+        self.gradient_estimator = copy.deepcopy(self.gradients) or Gradients()
         self.prepare()
 
     # %% ../../nbs/adapt/00b_ttt.ipynb #3beee1dc
     def check(self) -> None:
         """Raise `GolfError` naming the first argument that cannot work."""
-        n = self.total_chunks
-        rules = [
-            ("total_chunks", n >= 1, "at least 1"),
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("lr", self.lr >= 0, "0 or more"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("batch", self.batch >= 1, "at least 1"),
-            ("reset_every", 0 <= self.reset_every < max(n, 1), f"0 (never) or below total_chunks={n}"),
-        ]
-        for name, holds, wanted in rules + _choices(self):
-            if not holds:
-                raise GolfError(f"TTT: {name} must be {wanted}, not {getattr(self, name)!r}")
+        self.check_options(total_chunks="[1, inf)", reset_every="[0, total_chunks)")
+        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
+        self.ranks, by_bytes = self.predictor.ranks, self.byte_table is not None
+        there = self.reset_on is None or self.reset_on < self.vocab_size
+        check_relations(
+            self,
+            ("reset_on", there, "an id of the vocabulary"),
+            ("byte_table", by_bytes == (self.weight == "bytes"), "given for weight='bytes' only"),
+        )
         for name, p in self.model.named_parameters():
             if p.dtype not in (torch.float32, torch.float64):
                 raise GolfError(f"TTT: {name} must be float32 while it adapts, not {p.dtype}")
@@ -430,27 +446,6 @@ class TTT(_Arguments, Predictor):
         for name, p in self.model.named_parameters():
             if name in memory:
                 owner[id(p)].state[p] = {k: v.clone() for k, v in memory[name].items()}
-
-# %% ../../nbs/adapt/00b_ttt.ipynb #c477609a
-OPTIMISERS, CLOCKS, WEIGHTS = ("sgd", "adamw", "muon"), ("chunk", "step"), ("tokens", "bytes")
-
-
-def _choices(learner: Any) -> list[tuple[str, bool, str]]:
-    "What the options of `learner` must satisfy: name, whether it holds, what was wanted."
-    o, betas, token = learner.optimiser, learner.betas, learner.reset_on
-    has_table = learner.byte_table is not None
-    return [
-        ("optimiser", o in OPTIMISERS, f"one of {OPTIMISERS}{closest(str(o), OPTIMISERS)}"),
-        ("momentum", o != "adamw" or learner.momentum == 0.9, "left alone: adamw has betas"),
-        ("betas", betas is None or o != "sgd", "left out: sgd has momentum"),
-        ("betas", betas is None or all(0 <= b < 1 for b in betas), "two numbers in [0, 1)"),
-        ("clock", learner.clock in CLOCKS, f"one of {CLOCKS}"),
-        ("polyak", 0 <= learner.polyak < 1, "0 (none) or a decay below 1"),
-        ("anchor", 0 <= learner.anchor <= 1, "in [0, 1]"),
-        ("reset_on", token is None or 0 <= token < learner.vocab_size, "an id of the vocabulary"),
-        ("weight", learner.weight in WEIGHTS, f"one of {WEIGHTS}"),
-        ("byte_table", has_table == (learner.weight == "bytes"), "given for weight='bytes' only"),
-    ]
 
 # %% ../../nbs/adapt/00b_ttt.ipynb #b5cd72f6
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

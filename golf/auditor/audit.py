@@ -9,7 +9,7 @@ __all__ = ['MATERIAL', 'audit', 'audit_arms', 'with_audits']
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import pandas as pd
 import torch
 
 from ..base.cache import cached
-from ..base.files import GolfError, Undigestable, closest
+from ..base.checks import check_arguments
+from ..base.files import GolfError, Undigestable, closest, fitted
 from ..predict.compare import arm_key
-from ..predict.stream import Predictor, Stream, check_tokenizer
+from ..predict.stream import Bytes, Predictor, Stream, check_tokenizer
 from ..text.tokenizers import tokenizer_digest
 
 # %% ../../nbs/auditor/10_audit.ipynb #ad00009e
@@ -41,11 +42,12 @@ def _level(level: str | Level) -> Level:
     return LEVELS[level] if isinstance(level, str) else level
 
 
-MATERIAL = ("reference", "held_out", "byte_table", "tokenizer", "text", "artifact", "build", "code",
-            "record", "data")  # fmt: skip
+MATERIAL: dict[str, Any] = dict.fromkeys(("held_out", "tokenizer", "text", "code", "data"), Any)
+MATERIAL |= {"reference": Predictor, "byte_table": Bytes, "artifact": str | Path, "build": str,
+             "record": str | Path | dict}  # fmt: skip
 
 # %% ../../nbs/auditor/10_audit.ipynb #4b10f25b
-def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int = 0,
+def audit(subject: Subject | Predictor | Callable[[Any], Predictor] | None, tokens: Any, level: str | Level = "quick", *, seed: int = 0,
           name: str | None = None, chunk_tokens: int | None = None,
           only: Iterable[str] | None = None, **context: Any) -> AuditReport:  # fmt: skip
     """Try to catch a scorer using what it may not know, and report what was found.
@@ -65,8 +67,11 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
     Raises `GolfError` for tokens, levels, tests or material that cannot be, and for ids of another
     tokenizer than a model within reach was trained with.
     """
-    for key in context.keys() - set(MATERIAL):
-        raise GolfError(f"audit has no argument {key!r}{closest(key, MATERIAL)}")
+    check_arguments(audit, locals(), level=LEVELS, seed="[0, inf)", chunk_tokens="[1, inf)")
+    for key, value in context.items():
+        if key not in MATERIAL:
+            raise GolfError(f"audit has no argument {key!r}{closest(key, MATERIAL)}")
+        fitted(value, MATERIAL[key] | None, f"audit: {key}")
     level = _level(level)
     if subject is None:
         return _about_files(level, seed, name, only, context)
@@ -82,7 +87,7 @@ def audit(subject: Any, tokens: Any, level: str | Level = "quick", *, seed: int 
     return report
 
 # %% ../../nbs/auditor/10_audit.ipynb #b5c72214
-def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief", *,
+def audit_arms(arms: Mapping[str, Predictor | Callable[[], Predictor]], stream: Stream, level: str | Level = "brief", *,
                seed: int = 0, chunk_tokens: int | None = None) -> dict[str, AuditReport]:  # fmt: skip
     """A report for every arm of a comparison, on the first tokens of its stream.
 
@@ -90,6 +95,7 @@ def audit_arms(arms: dict[str, Any], stream: Stream, level: str | Level = "brief
     as `audit` makes them unless `chunk_tokens` is given. What cannot be digested is audited every time.
     Raises `GolfError` as `audit` does.
     """
+    check_arguments(audit_arms, locals(), level=LEVELS, seed="[0, inf)", chunk_tokens="[1, inf)")
     level, found = _level(level), {}
     for name, arm in arms.items():
         subject = Steps(arm if isinstance(arm, Predictor) else lambda tokens, make=arm: make())

@@ -121,8 +121,14 @@ def order_of(run: Run, group: Group) -> Order:
     """What came first, for every place of the reported score."""
     known = (group.places >= 0) & (group.losses != 0)
     places, clocks = group.places[known], group.clocks[known]
+    made, begun = clocks - 1, np.full(len(places), np.iinfo(np.int64).max)
+    if (
+        group.made is not None and group.first is not None
+    ):  # a sum may be taken long after its losses
+        made = np.where(group.made[known] < 0, made, group.made[known])
+        begun = np.where(group.first[known] < 0, begun, group.first[known])
     learnt = run.learnt[places]
-    early = (learnt > 0) & (learnt < clocks)
+    early = (learnt > 0) & (learnt <= made)
     first = np.full(
         len(run.learnt), np.iinfo(np.int64).max
     )  # clock of the first score in its activation
@@ -137,7 +143,7 @@ def order_of(run: Run, group: Group) -> Order:
         here = run.learnt[spot]
         inside = (here >= about["begin"]) & (here <= (about["end"] or 1 << 60)) & (when < here)
         np.minimum.at(first, spot[inside], when[inside])
-    again = early & (first[places] < learnt)
+    again = early & (np.minimum(first[places], begun) < learnt)
     return Order(len(places), int(early.sum()), int(again.sum()), int(visited[places].sum()))
 
 # %% ../../nbs/auditor/20_conditions.ipynb #43e700ac

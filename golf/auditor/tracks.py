@@ -223,6 +223,8 @@ class Tracks(TorchFunctionMode):
         _with(result, places_of(index))
         if isinstance(result, Tensor) and result.requires_grad:
             self.ledger.pending(places_of(index))
+        elif isinstance(result, Tensor) and result.is_floating_point():
+            self.ledger.computed(places_of(index))
 
     def reduced(self, first: Tensor, places: Tensor | None, result: Tensor) -> None:
         "A sum or mean of losses with places."
@@ -274,6 +276,7 @@ class Tracks(TorchFunctionMode):
             return None
         if result.requires_grad:
             return self.ledger.pending(places)
+        self.ledger.computed(places)
         if kwargs.get("reduction", "mean") == "none":
             return _with(result, places)
         few = {k: v for k, v in kwargs.items() if k in ("ignore_index", "weight")}
@@ -312,6 +315,9 @@ class Entry:
     clock: int
     ticks: tuple[tuple[int, int], ...] = ()  # (loop, count) of the loops around the site
     round: int = 0  # how often the sum had begun from zero
+    made: np.ndarray | None = (
+        None  # [2, n]: clocks at which its losses were computed first and last
+    )
 
 
 @dataclass
@@ -340,6 +346,7 @@ class Ledger:
         self.seen: Any = {*()}
         self.first_learnt = np.full(len(text.tokens), -1, dtype=np.int64)  # clock
         self.waiting: list[np.ndarray] = []
+        self.made: dict[int, np.ndarray] = {}  # by activation: clocks [2, N], -1 before
         self.sizes: dict[int, np.ndarray] = {}
         self.tokens: list[Any] = []  # weak references to tensors of tokens
         self.window, self.steps = 0, 0
@@ -359,8 +366,12 @@ class Ledger:
         ticks = tuple((loop, self.loops.get(loop, 0)) for loop in self.around.get(site, ()))
         here = self.open[-1] if self.open else -1
         if parts is not None or number is not None:
-            again = self.rounds.get(self.keys.get(site, ""), 0)
-            self.entries.append(Entry(site, here, kind, parts, number or 0.0, self.clock, ticks, again))
+            again, made = self.rounds.get(self.keys.get(site, ""), 0), self.made.get(here)
+            if made is not None and parts is not None:
+                made = np.where(parts.places >= 0, made[:, parts.places], -1)
+            self.entries.append(
+                Entry(site, here, kind, parts, number or 0.0, self.clock, ticks, again, made)
+            )
         if self.driver:
             self.driver.entered(self)
         return value
@@ -413,6 +424,19 @@ class Ledger:
                 self.tokens = [r for r in self.tokens if r() is not None]
 
     # %% ../../nbs/auditor/17_tracks.ipynb #da9f6330
+    def computed(self, places: Tensor | None) -> None:
+        "Losses that nothing can be learnt from are computed: perhaps to be added up much later."
+        if places is None:
+            return
+        spots = places.flatten().numpy()
+        spots = spots[spots >= 0]
+        for at in self.open or [-1]:
+            if at not in self.made:
+                self.made[at] = np.full((2, len(self.text.tokens)), -1, dtype=np.int64)
+            kept = self.made[at]
+            kept[0, spots] = np.where(kept[0, spots] < 0, self.clock, kept[0, spots])
+            kept[1, spots] = self.clock
+
     def pending(self, places: Tensor | None) -> None:
         "Losses from which something may be learnt."
         if places is not None:
@@ -441,6 +465,7 @@ class Ledger:
         "It ends."
         self.clock += 1
         at = self.open.pop()
+        self.made.pop(at, None)
         self.activations[at].end = self.clock
         if self.driver:
             self.driver.ends(self, self.activations[at])

@@ -172,13 +172,16 @@ def _save(out: Path, ledger: Ledger, told: dict[str, Any]) -> None:
     heads = [[e.site, e.activation, e.clock, ("add", "append", "set").index(e.kind),
               len(e.parts.losses) if e.parts else -1, e.round] for e in entries]  # fmt: skip
     known = [e.parts for e in entries if e.parts is not None]
+    made = [np.full((2, len(e.parts.places)), -1) if e.made is None else e.made
+            for e in entries if e.parts is not None]  # fmt: skip
     join = lambda some, kind: np.concatenate(
         [np.asarray(x, kind) for x in some] or [np.zeros(0, kind)]
     )
     np.savez(out.with_suffix(".npz"), heads=np.array(heads, np.int64).reshape(-1, 6),
              values=np.array([e.value for e in entries]), learnt=ledger.first_learnt,
              places=join([p.places for p in known], np.int64),
-             losses=join([p.losses for p in known], np.float64))  # fmt: skip
+             losses=join([p.losses for p in known], np.float64),
+             first=join([m[0] for m in made], np.int64), made=join([m[1] for m in made], np.int64))  # fmt: skip
     out.with_suffix(".json").write_text(json.dumps(told))
 
 
@@ -217,7 +220,10 @@ def tokenizer_of_size(ids: int) -> Path:
         )
     else:
         make = lambda path: _tiny_tokenizer(path, ids)
-    return cached("script-tokenizers", [ids, sys.version_info[:2]], make, suffix=".model")
+    check = lambda path: load_tokenizer(path, ids)
+    return cached(
+        "script-tokenizers", [ids, sys.version_info[:2]], make, suffix=".model", check=check
+    )
 
 
 def _tiny_tokenizer(path: Path, ids: int) -> None:
@@ -413,6 +419,10 @@ class Group:
     clocks: np.ndarray  # of the entry that each loss came with
     partly: int = 0  # entries without places
     round: int = 0  # how often its sum had begun from zero
+    first: np.ndarray | None = (
+        None  # clock at which each loss was computed for the first time, -1: unknown
+    )
+    made: np.ndarray | None = None  # and for the last time before it was added
 
     @property
     def nats(self) -> float:
@@ -457,8 +467,9 @@ def _groups(told: dict[str, Any], arrays: Any) -> list[Group]:
         parts = [slice(ends[n] - sizes_[n], ends[n]) for n in numbers if heads[n, 4] >= 0]
         if not parts:
             continue
-        places, losses = (
-            np.concatenate([arrays[n][s] for s in parts]) for n in ("places", "losses")
+        places, losses, first, made = (
+            np.concatenate([arrays[n][s] for s in parts])
+            for n in ("places", "losses", "first", "made")
         )
         clocks = np.concatenate([np.full(s.stop - s.start, heads[n, 2]) for n, s in
                                  zip([n for n in numbers if heads[n, 4] >= 0], parts)])  # fmt: skip
@@ -466,7 +477,7 @@ def _groups(told: dict[str, Any], arrays: Any) -> list[Group]:
         about = told["activations"][activation] if activation >= 0 else {"call": 0}
         groups.append(Group(activation, function, about["call"], sites[own[0]]["line"], sites[own[0]]["text"], own,
                             places, losses, clocks,
-                            sum(heads[n, 4] < 0 for n in numbers), again))  # fmt: skip
+                            sum(heads[n, 4] < 0 for n in numbers), again, first, made))  # fmt: skip
     return groups
 
 # %% ../../nbs/auditor/19_whole.ipynb #c399709f

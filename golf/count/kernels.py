@@ -16,6 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ..base.checks import check_arguments, check_present
 from ..base.files import GolfError, closest
 
 # %% ../../nbs/count/00_kernels.ipynb #08cd868c
@@ -304,7 +305,15 @@ def ngram_orders(
 
     Takes about 35 bytes per token, whatever the order; on a processor as many threads as torch has.
     """
-    tokens = _checked(tokens, vocab_size, max_order, semantics, chunk_tokens, documents, device)
+    check_arguments(
+        ngram_orders,
+        locals(),
+        vocab_size="[1, inf)",
+        max_order="[1, inf)",
+        chunk_tokens="[1, inf)",
+        documents=DOCUMENTS,
+    )
+    tokens = _checked(tokens, vocab_size, semantics, chunk_tokens, device)
     rules = chunk_tokens, documents, continuation
     if tokens.device.type == "cpu":
         return _by_partition(tokens, max_order, *rules)
@@ -335,16 +344,13 @@ def ngram_counts(
     return found
 
 # %% ../../nbs/count/00_kernels.ipynb #905c6cc5
-def _checked(tokens, vocab_size, max_order, semantics, chunk_tokens, documents, device) -> Tensor:
+def _checked(tokens, vocab_size, semantics, chunk_tokens, device) -> Tensor:
     "`tokens` as int64 on the device; raises for arguments of `ngram_counts` that cannot be."
-    if max_order < 1:
-        raise GolfError(f"max_order must be at least 1, not {max_order}")
     if semantics not in ("prefix", "chunk") or (semantics == "chunk") != (chunk_tokens is not None):
         rule = "'prefix', or 'chunk' together with chunk_tokens"
         raise GolfError(f"semantics must be {rule}, not {semantics!r}, {chunk_tokens}")
-    if chunk_tokens is not None and chunk_tokens < 1:
-        raise GolfError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
-    _check_name("documents", documents, DOCUMENTS)
+    if device is not None:
+        check_present(str(device), "ngram_orders")
     return _ids(tokens, vocab_size, device)
 
 

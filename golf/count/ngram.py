@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.checks import check_arguments, check_fields, check_relations
 from ..base.files import GolfError
 from ..predict.dist import Counts, Distribution, _same_size, chain_step
 from ..predict.stream import Chunk, Predictor
@@ -28,6 +29,7 @@ class Uniform(Predictor):
     """Every one of `vocab_size` ids equally likely, always."""
 
     def __init__(self, vocab_size: int):
+        check_arguments(Uniform, locals(), vocab_size="[1, inf)")
         self.vocab_size = vocab_size
 
     def distribution(self, chunk: Chunk) -> Counts:
@@ -53,10 +55,11 @@ class Smoothing:
     longest: bool = False
 
     def __post_init__(self):
+        from_0 = dict.fromkeys(("constant", "per_kind", "per_id"), "[0, inf)")
+        check_fields(self, **from_0, discount="[0, 1]")
         lent = self.constant, self.per_kind, self.per_id
-        if min(lent) < 0 or sum(lent) == 0 or not 0 <= self.discount <= 1:
-            rule = "constant, per_kind and per_id >= 0, one of them above 0, and 0 <= discount <= 1"
-            raise GolfError(f"Smoothing needs {rule}, not {self}")
+        some = sum(lent) > 0
+        check_relations(self, ("constant", some, "above 0, where per_kind and per_id are 0"))
 
     # %% ../../nbs/count/02_ngram.ipynb #f4bebe21
     def terms(
@@ -242,10 +245,16 @@ class NGram(Predictor):
         documents: str = "joined",
         lowest: int = 1,
     ):
-        if not 1 <= lowest <= order:
-            raise GolfError(f"NGram needs 1 <= lowest <= order, not {lowest} and {order}")
-        _check_name("semantics", semantics, ("prefix", "chunk"))
-        _check_name("documents", documents, DOCUMENTS)
+        check_arguments(
+            NGram,
+            locals(),
+            vocab_size="[1, inf)",
+            order="[1, inf)",
+            lowest="[1, order]",
+            semantics=("prefix", "chunk"),
+            documents=DOCUMENTS,
+            smoothing=SMOOTHINGS,
+        )
         self._rule = _smoothing(smoothing)
         self.vocab_size, self.order, self.smoothing = vocab_size, order, smoothing
         self.semantics, self.documents, self.lowest = semantics, documents, lowest

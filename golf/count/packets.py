@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.checks import check_arguments
 from ..base.files import GolfError
-from .ngram import CountChain, NGram, Smoothing
+from .ngram import SMOOTHINGS, CountChain, NGram, Smoothing
 from ..predict.dist import Counts
 from ..predict.stream import Chunk, Predictor
 
@@ -116,16 +117,13 @@ class Prior:
         return f"Prior({self.vocab_size:,} ids: {', '.join(parts)})"
 
 # %% ../../nbs/count/03_packets.ipynb #381c6e0f
-def _check(tokens, vocab_size: int, order: int, least: int, divisor, cap, discount) -> None:
-    "Raise for arguments of `distil` that cannot be."
+def _check(tokens, vocab_size: int, order: int) -> None:
+    "Raise for tokens that `distil` cannot count in grams of `order`."
     if not len(tokens) or tokens.min() < 0 or tokens.max() >= vocab_size:
         raise GolfError(f"distil needs tokens in [0, {vocab_size})")
-    if not 1 <= order <= len(tokens) or vocab_size**order >= 2**63:
-        rule = f"at least 1, at most {len(tokens)}, and {vocab_size}**order below 2**63"
+    if order > len(tokens) or vocab_size**order >= 2**63:
+        rule = f"at most {len(tokens)}, and {vocab_size}**order below 2**63"
         raise GolfError(f"order must be {rule}, not {order}")
-    if least < 1 or not (divisor > 0 and cap > 0 and 0 <= discount < 1):
-        rule = "top and contexts of at least 1, divisor and cap above 0, 0 <= discount < 1"
-        raise GolfError(f"distil needs {rule}")
 
 # %% ../../nbs/count/03_packets.ipynb #60464fd4
 def distil(
@@ -146,8 +144,19 @@ def distil(
     the `contexts` that save most; `discount` in [0, 1) comes off every count, for shorter contexts.
     Raises `GolfError`. Sources: PR #1043 for pairs, without discount; Teh (2006) for the hierarchy.
     """
+    check_arguments(
+        distil,
+        locals(),
+        vocab_size="[1, inf)",
+        order="[1, inf)",
+        top="[1, inf)",
+        contexts="[1, inf)",
+        discount="[0, 1)",
+        divisor="(0, inf)",
+        cap="(0, inf)",
+    )
     tokens = np.asarray(tokens).astype(np.int64)
-    _check(tokens, vocab_size, order, min(top, contexts), divisor, cap, discount)
+    _check(tokens, vocab_size, order)
     tops = [vocab_size, *[top] * (order - 1)]
     rules = contexts, discount
     levels = [_level(tokens, vocab_size, k + 1, tops[k], *rules) for k in range(order)]
@@ -246,6 +255,7 @@ class Packets(Predictor):
         semantics: str = "prefix",
         online: bool = True,
     ):
+        check_arguments(Packets, locals(), order="[1, inf)", smoothing=SMOOTHINGS)
         self.prior, self.order, self.smoothing = prior, order, smoothing
         self.semantics, self.online, self.vocab_size = semantics, online, prior.vocab_size
         order, rule = order or prior.order, smoothing or "dirichlet"

@@ -111,6 +111,13 @@ def _metric(record: Record | pd.DataFrame, arm: str, stream: str, name: str) -> 
     return (stages.get(f"{arm} ({stream})") or stages.get(arm) or {}).get(name)
 
 
+def _said(name: str, value: Any) -> str:
+    "A metric as people read it: seconds with their unit and three digits, others as in every table."
+    if name != "seconds" or value is None or math.isnan(value):
+        return _cell(value)
+    return f"{value:.2g} s" if value < 1 else f"{value:,.{int(value < 100)}f} s"
+
+
 def _row(row: Any, base: bool) -> list[str]:
     "Score, difference and detectable effect of one row of `arms_table`, as text."
     lost = getattr(row, "infinite", "")
@@ -146,7 +153,7 @@ def show_arms(source: Record | pd.DataFrame, stream: str | None = None, *metrics
     against = Markup(f"minus {escape(base)} [95 % interval]")
     rows = []
     for arm, row in zip(table.index, table.itertuples()):
-        more = [_cell(_metric(source, arm, stream, m)) for m in metrics]
+        more = [_said(m, _metric(source, arm, stream, m)) for m in metrics]
         line = [*map(_unbroken, [escape(arm), *_row(row, arm == base), *more])]
         rows.append(line + [found.get(arm, "")] * bool(found))
     head = ["arm", "bits per byte", against, "shows from", *metrics]

@@ -242,19 +242,26 @@ def ship(
     )
     path = atomic_write(out, made.read_bytes())
     run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
-    measure(run, made, corpus, config.validation_tokens)
+    measure(run, made, corpus)
     run.save()
     return path
 
 # %% ../../nbs/lab/09_cli.ipynb #c0db7e8c
-def measure(run, made: Path, corpus, tokens: int) -> None:
-    """Add the bits per byte of each stage, and the seconds of training, to a run."""
+def measure(run, made: Path, corpus) -> None:
+    """Add the bits per byte of each stage, and the seconds of training, to a run.
+
+    All stages are of as many validation tokens as those that the training run itself measured.
+    """
     from golf.store.artifact import load_artifact
     from golf.store.saved import load_model
+    from golf.train.fit import measured_stages
     from golf.train.loop import validate
 
-    about = json.loads(made.with_suffix(".json").read_text())
-    for stage, bpb in about["stages"].items():
+    about, (stages, tokens) = (
+        json.loads(made.with_suffix(".json").read_text()),
+        measured_stages(made),
+    )
+    for stage, bpb in stages.items():
         run.stage(stage, bpb=bpb)
     run.budget.charge("training", about["seconds"])
     model = load_model(load_artifact(made))
@@ -352,13 +359,14 @@ def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
 def audit_artifact(target: str, level: str, seed: int, build: str | None, **where):
     """The report on an artifact's predictor on a corpus: the shards in `data_path`, else the built-in one."""
     from golf.auditor.audit import audit
-    from golf.auditor.material import door, sliding
+    from golf.auditor.material import sliding
+    from golf.base.checks import function_from
     from golf.store.saved import corpus_for, model_path
 
     path, source = model_path(target), "shards" if where["data_path"] else "stdlib"
     if build:
         sys.path.insert(0, os.getcwd())  # a module that lies here
-    make = door(build) if build else sliding
+    make = function_from(build, "--build") if build else sliding
     predictor = make(path)
     corpus = corpus_for(path, source, **where)
     if corpus.vocab_size != predictor.vocab_size:

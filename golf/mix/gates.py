@@ -6,12 +6,12 @@
 __all__ = ['SHAPE', 'COUNTED', 'feature', 'Gate', 'Fixed', 'Second', 'Entropy', 'Selective', 'Support']
 
 # %% ../../nbs/mix/00_gates.ipynb #9b9f836e
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields, check_relations
 from ..base.files import GolfError
 from ..predict.dist import Counts, Distribution
 from ..predict.stream import Predictor
@@ -61,8 +61,9 @@ class Fixed(Gate):
     experts = property(lambda self: len(self.shares))
 
     def __post_init__(self):
-        if not (min(self.shares, default=-1) >= 0 and abs(sum(self.shares) - 1) <= 1e-9):
-            raise GolfError(f"Fixed needs shares >= 0 that sum to 1, not {self.shares}")
+        check_fields(self, shares="[0, 1]")
+        whole = abs(sum(self.shares) - 1) <= 1e-9
+        check_relations(self, ("shares", whole, "numbers >= 0 that sum to 1"))
 
     def weights(self, features: dict[str, Tensor]) -> Tensor:
         return torch.tensor(self.shares, dtype=torch.float64)
@@ -97,9 +98,12 @@ class Entropy(Second):
     needs = property(lambda self: ("entropy:0", "order:1")[: 1 if self.order is None else 2])
 
     def __post_init__(self):
-        if not (0 <= self.low <= 1 and 0 <= self.low + self.span <= 1):
-            rule = "low and low + span in [0, 1], or a weight may be negative"
-            raise GolfError(f"Entropy needs {rule}, not {self.low} and {self.low + self.span}")
+        anywhere = dict.fromkeys(("slope", "centre"), "(-inf, inf)")
+        check_fields(self, low="[0, 1]", span="[-1, 1]", order="[0, inf)", **anywhere)
+        inside = 0 <= self.low + self.span <= 1
+        check_relations(
+            self, ("span", inside, f"such that low + span, {self.low} + span, is in [0, 1]")
+        )
 
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         doubt = torch.sigmoid(self.slope * (features["entropy:0"] - self.centre))
@@ -121,8 +125,7 @@ class Selective(Second):
     needs = ("peak:0", "peak:1", "total:1")
 
     def __post_init__(self):
-        if not 0 <= self.scale <= 1:
-            raise GolfError(f"Selective needs a scale in [0, 1], not {self.scale}")
+        check_fields(self, scale="[0, 1]", margin="(-inf, inf)", least="[0, inf)")
 
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         first, peak, total = (features[name] for name in self.needs)
@@ -138,8 +141,7 @@ class Support(Second):
     needs = ("total:1",)
 
     def __post_init__(self):
-        if not 0 < self.strength < math.inf:
-            raise GolfError(f"Support needs a strength above 0, not {self.strength}")
+        check_fields(self, strength="(0, inf)")
 
     def alpha(self, features: dict[str, Tensor]) -> Tensor:
         return features["total:1"] / (features["total:1"] + self.strength)

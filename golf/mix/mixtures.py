@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.checks import check_arguments
 from ..base.files import GolfError
 from ..predict.dist import Counts, Distribution, Mixture, check_weights
 from ..predict.stream import Chunk, Predictor
@@ -205,6 +206,7 @@ class Mix(Ensemble):
         names: Sequence[str] | None = None,
         allow_unnormalised: bool = False,
     ):
+        check_arguments(Mix, locals())
         self.names, self.allow_unnormalised = expert_names(experts, names), allow_unnormalised
         Ensemble.__init__(self, experts)
         self.gate, self.learned = gate, first_state(gate, len(self.experts))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.checks import check_arguments
 from ..base.files import GolfError
 from ..predict.dist import Distribution, Geometric, Tilt, heated, position_slices
 from ..predict.stream import Chunk, Predictor
@@ -38,6 +39,7 @@ class Product(Ensemble):
         rate: float = 0.02,
         names: Sequence[str] | None = None,
     ):
+        check_arguments(Product, locals(), start="(-inf, inf)", rate="[0, inf)")
         self.rate, self.names = rate, expert_names(experts, names)
         self.start = tuple(start or (1.0, *[0.0] * (len(experts) - 1)))
         Ensemble.__init__(self, experts, torch.tensor(self.start, dtype=torch.float64))
@@ -83,12 +85,13 @@ class Temperatures(Mix):
         grid: Sequence[float] = (0.9, 0.95, 1.0, 1.05, 1.1),
         rule: Rule | Gate | Online = Hedge(share=0.001),
     ):
+        check_arguments(Temperatures, locals(), grid="(0, inf)")
         self.predictor, self.grid, self.rule = predictor, tuple(grid), rule
         self.gate = online(rule) if isinstance(rule, Rule) else rule
         Ensemble.__init__(self, [predictor])
         self.names = [f"{temperature:g}" for temperature in self.grid]
-        if not self.grid or min(self.grid) <= 0 or len(set(self.names)) < len(self.grid):
-            raise GolfError(f"grid must be different temperatures above 0, not {self.grid}")
+        if not self.grid or len(set(self.names)) < len(self.grid):
+            raise GolfError(f"grid must be different temperatures, one or more, not {self.grid}")
         self.learned = first_state(self.gate, len(self.grid))
 
     # %% ../../nbs/mix/03_products.ipynb #df9087cf
@@ -113,6 +116,7 @@ class Hinted(Ensemble):
         cells: Sequence[Bins] = (Bins("peak:1", (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)),),
         start: tuple[float, float] = (1.0, 1.0),
     ):
+        check_arguments(Hinted, locals(), start="[0, inf)")
         self.expert, self.source, self.cells, self.start = expert, source, tuple(cells), start
         Ensemble.__init__(self, [expert, source])
         self._gate = online(EM(cells=self.cells, start=start))

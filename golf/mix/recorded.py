@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..base.digests import digest
-from ..base.files import GolfError, Undigestable
+from ..base.files import GolfError, Undigestable, check_room
 from ..predict.dist import FEATURES, Distribution
 from golf.predict.stream import (
     Chunk,
@@ -105,6 +105,8 @@ def record_pass(
 
     The predictor's state is restored afterwards. Raises `GolfError` for what `evaluate` refuses.
     """
+    if path is not None:
+        check_room(path, 14 * stream.positions)  # before the work, not after it
     check_arm(predictor, stream)
     made_by, start, begin = _maker(predictor), predictor.state(), time.perf_counter()
     try:

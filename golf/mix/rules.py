@@ -18,6 +18,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ..base.checks import check_fields, check_relations
 from ..base.files import GolfError
 
 # %% ../../nbs/mix/01_rules.ipynb #7e432dd5
@@ -27,6 +28,11 @@ class Bins:
 
     feature: str
     edges: tuple[float, ...]
+
+    def __post_init__(self):
+        check_fields(self, edges="(-inf, inf)")
+        rising = list(self.edges) == sorted(set(self.edges))
+        check_relations(self, ("edges", rising, "numbers that rise"))
 
 
 def cell_numbers(cells: Sequence[Bins], features: dict[str, Tensor], n: int) -> Tensor:
@@ -62,6 +68,7 @@ class Rule:
 
     def check(self) -> None:
         "Raise `GolfError` for options that cannot be; called by `online`."
+        check_fields(self)
 
 # %% ../../nbs/mix/01_rules.ipynb #5ddc867e
 FAST = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
@@ -132,14 +139,6 @@ def online(rule: Rule) -> Online:
         raise GolfError(f"online needs a Rule, not {rule!r}")
     rule.check()
     return Online(rule)
-
-
-def _within(rule: Rule, name: str, low: float, high: float) -> None:
-    "Raise unless the option `name` of `rule` lies above `low` and below `high`."
-    value = getattr(rule, name)
-    if not low < value < high:
-        what = f"{name} of {type(rule).__name__}"
-        raise GolfError(f"{what} must lie above {low:g} and below {high:g}, not {value}")
 
 # %% ../../nbs/mix/01_rules.ipynb #ed650504
 _LOW, _SPAN = 2.0**-300, 300 * math.log(2)
@@ -222,10 +221,9 @@ class Hedge(Believing):
 
     # %% ../../nbs/mix/01_rules.ipynb #f1f36b53
     def check(self) -> None:
-        _within(self, "eta", 0, math.inf)
-        _within(self, "share", -1e-300, 1)
-        if self.prior and not (min(self.prior) > 0 and abs(sum(self.prior) - 1) < 1e-6):
-            raise GolfError(f"prior of Hedge must be above 0 and sum to 1, not {self.prior}")
+        check_fields(self, eta="(0, inf)", share="[0, 1)", prior="(0, 1]")
+        whole = not self.prior or abs(sum(self.prior) - 1) < 1e-6
+        check_relations(self, ("prior", whole, "numbers above 0 that sum to 1"))
 
 # %% ../../nbs/mix/01_rules.ipynb #f1f36b53
 def _hedge_weights(row, inputs, settings, out):
@@ -298,6 +296,11 @@ class EM(Rule):
     def row(self, experts: int) -> np.ndarray:
         return np.array(self.start or (9.0, *[1.0] * (experts - 1)))
 
+    def check(self) -> None:
+        check_fields(self, start="[0, inf)")
+        some = self.start is None or sum(self.start) > 0
+        check_relations(self, ("start", some, "numbers >= 0, one of them above 0"))
+
     @staticmethod
     def weights(row, inputs, settings, out):
         total = row.sum()
@@ -329,7 +332,7 @@ class Gradient(Rule):
 
     # %% ../../nbs/mix/01_rules.ipynb #b274a2e8
     def check(self) -> None:
-        _within(self, "rate", 0, 1)
+        check_fields(self, rate="(0, 1)")
 
 # %% ../../nbs/mix/01_rules.ipynb #b274a2e8
 def _gradient_weights(row, inputs, settings, out):
@@ -386,10 +389,7 @@ class GridBayes(Believing):
 
     # %% ../../nbs/mix/01_rules.ipynb #bdf4718a
     def check(self) -> None:
-        _within(self, "steps", 0, math.inf)
-        _within(self, "share", -1e-300, 1)
-        if self.trust is not None:
-            _within(self, "trust", 0, 1)
+        check_fields(self, steps="[1, inf)", share="[0, 1)", trust="(0, 1)")
 
 
 @functools.lru_cache(32)
@@ -440,6 +440,12 @@ class Logistic(Rule):
     features: tuple[str, ...] = ("entropy:0",)
     rate: float = 0.02
     start: tuple[tuple[float, ...], ...] | None = None
+
+    def check(self) -> None:
+        check_fields(self, rate="[0, inf)", start="(-inf, inf)")
+        width = 1 + len(self.features)
+        fits = all(len(one) == width for one in self.start or ())
+        check_relations(self, ("start", fits, f"{width} numbers for each expert"))
 
     inputs = property(lambda self: self.features)
     experts = property(lambda self: None if self.start is None else len(self.start))

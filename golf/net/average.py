@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..base.checks import check_fields
+from ..base.checks import check_arguments, check_fields
 from ..base.files import GolfError, closest
 
 # %% ../../nbs/net/05_average.ipynb #c32486a8
@@ -102,8 +102,7 @@ class EMA(Average):
     """
 
     def __init__(self, source: nn.Module | dict[str, Tensor], decay: float = 0.997):
-        if not 0 <= decay < 1:
-            raise GolfError(f"decay = {decay}: expected a number from 0 up to, not including, 1")
+        check_arguments(EMA, locals(), decay="[0, 1)")
         self.source, self.decay = source, decay
         self.shadow = {name: _shadow(t) for name, t in named_tensors(source).items()}
 
@@ -156,7 +155,7 @@ class SWA(Average):
     def __init__(
         self, source: nn.Module | dict[str, Tensor], every: int = 50, *, below: float = 0.2
     ):
-        _check_snapshots("SWA", every, below)
+        check_arguments(SWA, locals(), every="[1, inf)", below="(0, inf]")
         self.source, self.every, self.below = source, every, below
         self.updates = self.count = 0
         self.mean = {name: _shadow(t) for name, t in named_tensors(source).items()}
@@ -185,13 +184,6 @@ class SWA(Average):
         self.updates, self.count = int(state["updates"]), int(state["count"])
         _copy_into(self.mean, {name: state[f"mean.{name}"] for name in self.mean})
 
-
-def _check_snapshots(owner: str, every: int, below: float, keep: int = 1) -> None:
-    "Raise `GolfError` naming the setting with which no snapshot could be taken."
-    for name, value in (("every", every), ("below", below), ("keep", keep)):
-        if not value > 0:
-            raise GolfError(f"{owner}: {name} must be positive, not {value!r}")
-
 # %% ../../nbs/net/05_average.ipynb #ba32357b
 def _due(average: Any, lr_scale: float) -> bool:
     "Count one update and tell whether it takes a snapshot."
@@ -214,7 +206,7 @@ class LAWA(Average):
         *,
         below: float = math.inf,
     ):
-        _check_snapshots("LAWA", every, below, keep)
+        check_arguments(LAWA, locals(), every="[1, inf)", keep="[1, inf)", below="(0, inf]")
         self.source, self.every, self.below, self.updates = source, every, below, 0
         self.snapshots: deque[dict[str, Tensor]] = deque(maxlen=keep)
 
@@ -326,7 +318,7 @@ class Recent:
     """The last `keep` batches (tuples of tensors), oldest first; iterable, `len`, `state`, `load`."""
 
     def __init__(self, keep: int = 100):
-        _check_snapshots("Recent", 1, 1, keep)
+        check_arguments(Recent, locals(), keep="[1, inf)")
         self.batches: deque[tuple[Tensor, ...]] = deque(maxlen=keep)
 
     def add(self, batch: tuple[Tensor, ...]) -> None:
@@ -369,8 +361,8 @@ def burst(
     `step(batch, lr_scale)` makes one whole training step, its average included, and returns the
     loss before it; `scale` is the part of the full learning rate. Lies outside the training clock.
     """
+    check_arguments(burst, locals(), epochs="[1, inf)", scale="(0, inf)")
     held = list(batches)
-    for name, holds in (("batches", bool(held)), ("epochs", epochs > 0), ("scale", scale > 0)):
-        if not holds:
-            raise GolfError(f"burst: {name} must be {'given' if name == 'batches' else 'positive'}")
+    if not held:
+        raise GolfError("burst: batches must be given")
     return [step(batch, scale) for _ in range(epochs) for batch in held]

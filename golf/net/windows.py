@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..base.checks import check_arguments
 from ..base.digests import digest
 from ..base.files import GolfError
 from .ranks import Ranks
@@ -55,6 +56,9 @@ class SlidingWindow(Predictor):
         batch: int = 16,
         ranks: Ranks | None = None,
     ):
+        check_arguments(
+            SlidingWindow, locals(), window="[1, inf)", stride="[1, inf)", batch="[1, inf)"
+        )
         self.model, self.vocab_size, self.ranks = model, model.config.vocab_size, ranks or Ranks()
         self.window = window or model.config.context
         self.stride = stride or max(1, self.window // 2)
@@ -140,6 +144,7 @@ class Banded(Predictor):
     """
 
     def __init__(self, model: GPT, window: int | None = None, stride: int | None = None):
+        check_arguments(Banded, locals(), window="[1, inf)", stride="[1, inf)")
         self.windows = SlidingWindow(model, window, stride)
         self.model, self.vocab_size = model, model.config.vocab_size
         self.memory, self._read = Memory(), (0, Memory())  # at the chunk's start; where read to

@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from ..base.cache import cache_dir
+from ..base.checks import check_arguments
 from ..base.digests import code_key, definitions, digest, digest_file
-from ..base.files import GolfError, Undigestable, atomic_write, closest
+from ..base.files import GolfError, Undigestable, atomic_write, check_room, closest
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
@@ -277,7 +278,7 @@ def _key(origin: dict[str, Any], files: dict[str, str] | None = None) -> str:
 
 # %% ../../nbs/predict/03_compare.ipynb #8aba25eb
 def compare(
-    arms: dict[str, Any],
+    arms: Mapping[str, Predictor | Callable[[], Predictor]],
     stream: Stream,
     byte_table: Bytes | None = None,
     *,
@@ -294,6 +295,7 @@ def compare(
     What cannot be digested is scored and not cached, with a warning. Raises `GolfError` for an
     unknown baseline or what `evaluate` refuses.
     """
+    check_arguments(compare, locals())
     if baseline not in arms and not (parts and baseline.partition(": ")[0] in arms):
         raise GolfError(f"baseline {baseline!r} is not an arm{closest(baseline, arms)}")
     for name, arm in arms.items():
@@ -321,7 +323,9 @@ def _with_parts(scores: dict[str, Scores]) -> dict[str, Scores]:
     return found
 
 # %% ../../nbs/predict/03_compare.ipynb #776f5558
-def _origins(arms: dict, stream: Stream, byte_table) -> tuple[dict[str, dict], dict[str, str]]:
+def _origins(
+    arms: Mapping[str, Any], stream: Stream, byte_table
+) -> tuple[dict[str, dict], dict[str, str]]:
     "What the arms come from that can be named, and why the others cannot."
     origins, refused = {}, {}
     for name, arm in arms.items():
@@ -343,9 +347,12 @@ def _named(arm: str) -> Iterator[None]:
 
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
-    found = _stored(_scores_path(origin), stream)
+    place = _scores_path(origin)
+    found = _stored(place, stream)
     if found is not None and (found.normalised or allowed):
         return found
+    if place is not None:
+        check_room(place, 12 * stream.positions)  # before the work, not after it
     with _opened() as files:
         predictor = arm if hasattr(arm, "predict") else arm()
     start = predictor.state()

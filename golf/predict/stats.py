@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from ..base.checks import check_arguments
 from ..base.files import GolfError
 
 # %% ../../nbs/predict/01_stats.ipynb #9bd10288
@@ -117,11 +118,17 @@ def paired_bootstrap(
     number is no noise. Raises `GolfError` for fewer than 20 blocks, values that are not finite, or
     shapes that differ. Sources: Efron (1981); Hall (1988).
     """
+    check_arguments(
+        paired_bootstrap,
+        locals(),
+        block="[1, inf)",
+        samples="[1, inf)",
+        level="(0, 1)",
+        seed="[0, inf)",
+    )
     difference, weight = _pairs(difference, weight)
-    if not 0 < level < 1:
-        raise GolfError(f"level must lie between 0 and 1, not {level}")
-    blocks = -(-len(difference) // block) if block > 0 else 0
-    if blocks < 20 and block > 0:
+    blocks = -(-len(difference) // block)
+    if blocks < 20:
         what = f"{len(difference)} values in blocks of {block} make only {blocks}"
         raise GolfError(f"an interval needs at least 20 blocks; {what}")
     if trend:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..base.checks import check_arguments
 from ..base.digests import digest
 from golf.base.files import (
     GolfError,
@@ -76,12 +77,10 @@ class Stream:
         name: str = "",
         tokenizer: str | None = None,
     ):
+        check_arguments(Stream, locals(), chunk_tokens="[1, inf)", limit="[1, inf)")
         tokens = tokens.cpu() if isinstance(tokens, Tensor) else torch.from_numpy(_int64(tokens))
         if tokens.ndim != 1 or len(tokens) < 2:
             raise GolfError(f"a stream needs two tokens or more, not shape {tuple(tokens.shape)}")
-        for what, size in (("chunk_tokens", chunk_tokens), ("limit", limit)):
-            if size is not None and size < 1:
-                raise GolfError(f"{what} must be at least 1, not {size}")
         self.tokens = tokens[: None if limit is None else limit + 1].long().clone()
         self.chunk_tokens, self.byte_table, self.name = int(chunk_tokens), byte_table, name
         self.tokenizer = getattr(byte_table, "tokenizer", "") if tokenizer is None else tokenizer
@@ -237,6 +236,7 @@ def evaluate(
     a log-probability that is not a number or above zero, and a distribution that is not normalised
     unless `allow_unnormalised` (then it is no score).
     """
+    check_arguments(evaluate, locals())
     check_arm(predictor, stream)
     _check_bytes(stream, stream.byte_table if byte_table is None else byte_table)
     ledgers, begin = {"": _Ledger(stream.positions)}, time.perf_counter()

@@ -53,6 +53,9 @@ class Adaptation(TTTOptions):
     chunk_tokens: int = 32_768
     stride: int = 64
 
+    def __post_init__(self) -> None:
+        self.check_options(chunk_tokens="[1, inf)", stride="[1, inf)")
+
     # %% ../../nbs/published/00_recipes.ipynb #8e5619a4
     def start(
         self,

@@ -18,11 +18,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.checks import check_fields
 from ..base.files import GolfError, atomic_write, closest
-from .quant import Quantized, dequantize_rows, largest_code, quantize_rows
+from golf.store.quant import (
+    Clip,
+    Quantized,
+    _clip_rule,
+    dequantize_rows,
+    largest_code,
+    quantize_rows,
+)
 
 # %% ../../nbs/store/03_artifact.ipynb #c06cee7e
-from .container import Section, _check_room, _expand, _layout, _open, _read, pack
+from golf.store.container import (
+    COMPRESSORS,
+    Section,
+    _check_room,
+    _expand,
+    _layout,
+    _open,
+    _read,
+    pack,
+)
 
 # %% ../../nbs/store/03_artifact.ipynb #a7aaba0d
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Treatment:
 
     kind: str
     bits: int = 6
-    clip: Any = "search"
+    clip: Clip = "search"
     floor: float = 0.0
     quantizer: Callable[[Tensor], Quantized] | None = None
     part: str = "weights"
@@ -47,6 +64,10 @@ class Treatment:
     order: str = "rows"
     layout: str | None = None
     sections: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_fields(self, bits="[2, 8]", floor="[0, inf)", compressor=("best", *COMPRESSORS))
+        _clip_rule(self.clip, self.bits, self.floor)
 
 # %% ../../nbs/store/03_artifact.ipynb #32a0c289
 @dataclass(frozen=True)
@@ -56,6 +77,9 @@ class Plan:
     treatments: dict[str, Treatment] = field(default_factory=dict)
     rest: Treatment = Treatment("raw")
     compressor: str = "best"
+
+    def __post_init__(self):
+        check_fields(self, compressor=("best", *COMPRESSORS))
 
     @classmethod
     def lossless(cls, compressor: str = "raw") -> "Plan":

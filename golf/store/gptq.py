@@ -7,7 +7,7 @@ __all__ = ['Bits', 'weighted_errors', 'inverse_factor', 'round_columns', 'gptq',
            'self_generated', 'mixed_plan', 'gptq_plan', 'prune_ones', 'fit_to_bytes']
 
 # %% ../../nbs/store/04_gptq.ipynb #57e7852a
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.checks import check_arguments
 from ..base.files import GolfError, closest
 from ..base.task import PARAMETER_GOLF
 from ..net.model import GPT, Memory
 from .artifact import SMALL, TABLES, Plan, Treatment, default_plan, encode
 from golf.store.quant import (
     SHARES,
+    Clip,
     Quantized,
     dequantize_rows,
     largest_code,
@@ -98,18 +100,9 @@ def _check_pair(w: Tensor, hessian: Tensor) -> None:
     if bool((hessian.diagonal() < 0).any()):
         raise GolfError("the Hessian has a negative diagonal: it is no mean of squares")
 
-
-def _check_numbers(damping: float, block: int) -> None:
-    "Raise `GolfError` for a damping or a block size that means nothing."
-    if not 0 <= damping < float("inf"):
-        raise GolfError(f"damping = {damping!r}: expected 0 or more, in means of the diagonal")
-    if block < 1:
-        raise GolfError(f"block = {block!r}: expected at least 1 column")
-
 # %% ../../nbs/store/04_gptq.ipynb #2d8518d1
 def _solve(w, hessian, scales: Tensor, bits: int, damping: float, block: int, order: bool):
     "Codes int8 [p, r, c] of `w` [r, c] for p candidates of its steps, `scales` [p, r]."
-    _check_numbers(damping, block)
     columns, factor = inverse_factor(hessian.to(w.device), damping, order=order)
     moving = w.float()[:, columns].repeat(len(scales), 1)  # rows are independent: all in one go
     codes = torch.empty_like(moving, dtype=torch.int8)
@@ -119,7 +112,7 @@ def _solve(w, hessian, scales: Tensor, bits: int, damping: float, block: int, or
 # %% ../../nbs/store/04_gptq.ipynb #aad6bf2c
 @torch.no_grad()
 def gptq(
-    w: Tensor, hessian: Tensor, bits: int = 6, *, clip: Any = "max", floor: float = 0.0,
+    w: Tensor, hessian: Tensor, bits: int = 6, *, clip: Clip = "max", floor: float = 0.0,
     damping: float = 0.01, block: int = 128, order: bool = True,
 ) -> Quantized:  # fmt: skip
     """Codes and steps of `w` [r, c] that keep the outputs for inputs with mean square `hessian` [c, c].
@@ -129,6 +122,9 @@ def gptq(
     takes columns by decreasing diagonal. Raises `GolfError` for shapes that do not fit, values that
     are not finite, and a Hessian that is not positive definite. (Frantar et al. 2022; PR #1019)
     """
+    check_arguments(
+        gptq, locals(), bits="[2, 8]", floor="[0, inf)", damping="[0, inf)", block="[1, inf)"
+    )
     _check_pair(w, hessian)
     scale = quantize_rows(w, bits, clip=clip, floor=floor).scale
     codes = _solve(w, hessian, scale[None], bits, damping, block, order)
@@ -137,7 +133,7 @@ def gptq(
 # %% ../../nbs/store/04_gptq.ipynb #023a49a2
 @torch.no_grad()
 def gptq_search(
-    w: Tensor, hessian: Tensor, shares: Iterable[float] = SHARES, bits: int = 6, *,
+    w: Tensor, hessian: Tensor, shares: Sequence[float] = SHARES, bits: int = 6, *,
     weighted: bool = True, per_row: bool = True, floor: float = 0.0, damping: float = 0.01,
     block: int = 128, order: bool = True,
 ) -> Quantized:  # fmt: skip
@@ -146,6 +142,15 @@ def gptq_search(
     The error is e H eᵀ, or with `weighted=False` the plain square as in PR #1019; the choice is made
     `per_row`, or else once for the matrix. Other arguments and errors as in `gptq`.
     """
+    check_arguments(
+        gptq_search,
+        locals(),
+        bits="[2, 8]",
+        floor="[0, inf)",
+        damping="[0, inf)",
+        block="[1, inf)",
+        shares="[0, 1]",
+    )
     _check_pair(w, hessian)
     scales = row_scale(row_percentiles(w, tuple(shares)), bits, floor=floor)  # [p, r]
     codes = _solve(w, hessian, scales, bits, damping, block, order)
@@ -203,10 +208,9 @@ def calibration_tokens(tokens: Any, context: int, sequences: int, seed: int = 0)
 
     Raises `GolfError` when there are fewer than `context` tokens, or for sizes below one.
     """
-    if context < 1 or sequences < 1:
-        raise GolfError(
-            f"context = {context}, sequences = {sequences}: expected at least 1 of each"
-        )
+    check_arguments(
+        calibration_tokens, locals(), context="[1, inf)", sequences="[1, inf)", seed="[0, inf)"
+    )
     if len(tokens) < context:
         raise GolfError(f"tokens: expected at least context = {context} of them, got {len(tokens)}")
     generator = torch.Generator().manual_seed(seed)
@@ -226,8 +230,19 @@ def self_generated(
     over `temperature`, keys and values of the prefix being kept. Raises `GolfError` for numbers that
     are not positive or a `start` that is no id. (PR #1019: 64, 2048, 0.8, batch 8)
     """
+    check_arguments(
+        self_generated,
+        locals(),
+        sequences="[1, inf)",
+        length="[1, inf)",
+        batch="[1, inf)",
+        temperature="(0, inf)",
+        seed="[0, inf)",
+        start="[0, inf)",
+    )
     vocabulary, device = model.config.vocab_size, model.embedding.weight.device
-    _check_sampling(temperature, (sequences, length, batch), start, vocabulary)
+    if start is not None and start >= vocabulary:
+        raise GolfError(f"start = {start}: expected an id below {vocabulary}, or None")
     generator = torch.Generator().manual_seed(seed)
     chance = torch.rand(sequences, length, dtype=torch.float64, generator=generator)
     ids = torch.zeros(sequences, length, dtype=torch.long)
@@ -240,15 +255,6 @@ def self_generated(
     return ids
 
 # %% ../../nbs/store/04_gptq.ipynb #c62d620d
-def _check_sampling(temperature: float, sizes: tuple, start: int | None, vocabulary: int) -> None:
-    "Raise `GolfError` for settings with which no text can be written."
-    if not temperature > 0 or min(sizes) < 1:
-        names = f"temperature = {temperature}, (sequences, length, batch) = {sizes}"
-        raise GolfError(f"{names}: expected positive numbers")
-    if start is not None and not 0 <= start < vocabulary:
-        raise GolfError(f"start = {start}: expected an id below {vocabulary}, or None")
-
-
 def _draw(logits: Tensor, chance: Tensor) -> Tensor:
     "One id [n] per row of logits [n, V]: where the cumulative softmax passes `chance` [n] in [0, 1)."
     total = logits.double().softmax(-1).cumsum(-1)
@@ -268,13 +274,14 @@ def _bits(name: str, bits: Bits, treatment: Treatment) -> int:
 
 # %% ../../nbs/store/04_gptq.ipynb #986b8466
 def mixed_plan(
-    state: dict[str, Tensor], bits: Bits = 6, *, clip: Any = "search", floor: float = 0.0,
+    state: dict[str, Tensor], bits: Bits = 6, *, clip: Clip = "search", floor: float = 0.0,
     small: int = SMALL, compressor: str = "best",
 ) -> Plan:  # fmt: skip
     """`default_plan` with other `bits`: a number for all matrices, or a dictionary by name prefix.
 
     `clip` and `floor` are those of the matrices. Raises `GolfError` for a prefix that fits nothing.
     """
+    check_arguments(mixed_plan, locals(), bits="[2, 8]", floor="[0, inf)", small="[0, inf)")
     plan = default_plan(state, small=small, compressor=compressor)
     rounded = {n: t for n, t in plan.treatments.items() if t.kind == "int"}
     for prefix in bits if isinstance(bits, dict) else ():
@@ -303,12 +310,8 @@ def _by_slice(w: Tensor, hessian: Tensor, method: Callable[..., Quantized]) -> Q
     return Quantized(codes, scales, parts[0].bits)
 
 # %% ../../nbs/store/04_gptq.ipynb #e00ed63a
-def _check_plan(state: dict[str, Tensor], hessians: dict[str, Tensor], tables: str) -> None:
-    "Raise `GolfError` for Hessians of no tensor, or a word that is neither 'rows' nor 'gptq'."
-    words = ["rows", "gptq"]
-    if tables not in words:
-        hint = closest(tables, words)
-        raise GolfError(f"tables = {tables!r}: expected 'rows' or 'gptq'{hint}")
+def _check_hessians(state: dict[str, Tensor], hessians: dict[str, Tensor]) -> None:
+    "Raise `GolfError` for Hessians of no tensor."
     for name in hessians.keys() - state.keys():
         raise GolfError(f"hessians: {name!r} is no tensor of the state{closest(name, state)}")
 
@@ -324,7 +327,8 @@ def gptq_plan(
     floor, damping, …). `tables="gptq"` rounds tables that have a Hessian by it as well. Raises
     `GolfError` for a bank without Hessians, for Hessians of no tensor, or a word that is neither.
     """
-    _check_plan(state, hessians, tables)
+    check_arguments(gptq_plan, locals(), bits="[2, 8]", tables=("rows", "gptq"), small="[0, inf)")
+    _check_hessians(state, hessians)
     plan = mixed_plan(state, bits, small=small, compressor=compressor)
     for name, t in plan.treatments.items():
         wanted = t.kind == "int" and (t.part != TABLES.part or tables == "gptq")
@@ -418,6 +422,7 @@ def fit_to_bytes(
     the `meta` and `extra` of `encode`. Each trial packs the whole file: with millions of codes
     choose one fast compressor. Raises `GolfError` when pruning is not enough.
     """
+    check_arguments(fit_to_bytes, locals(), cap="[1, inf)", code_bytes="[0, inf)")
     data = encode(state, plan, **contents)
     if len(data) + code_bytes <= cap:
         return data

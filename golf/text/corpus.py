@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from ..base.cache import cache_dir
 from ..base.digests import digest, digest_file
-from ..base.files import GolfError, atomic_write, closest, sweep
+from ..base.files import GolfError, atomic_write, check_room, closest, sweep
 from ..base.tables import markdown_table
 
 # %% ../../nbs/text/03_corpus.ipynb #c06e00fe
@@ -88,10 +88,14 @@ def stdlib_documents() -> list[Document]:
     return [Document(name, texts[name], "val" if name in held else "train") for name in names]
 
 # %% ../../nbs/text/03_corpus.ipynb #553da8f2
-def _prepare(folder: Path, build: Callable[[Path], dict]) -> Path:
-    "The finished `folder`: as found, or filled by `build`, whose result becomes its manifest."
+def _prepare(folder: Path, build: Callable[[Path], dict], room: int = 0) -> Path:
+    """The finished `folder`: as found, or filled by `build`, whose result becomes its manifest.
+
+    Raises `GolfError` where `room` bytes are not free, before anything is built.
+    """
     if (folder / "manifest.json").is_file():
         return folder
+    check_room(folder / "manifest.json", room)
     sweep(folder.parent)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -239,11 +243,12 @@ def _open_shards(data_path, tokenizer_path, vocab_size: int | None, limit: int |
     return _open("shards", Path(data_path), chosen, vocab_size, limit)
 
 # %% ../../nbs/text/03_corpus.ipynb #33439dc0
-def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Document]], Any]:
-    "Name, documents and digestible identity of a corpus of text."
+def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Document]], Any, int]:
+    "Name, documents, digestible identity and size in bytes of a corpus of text."
     if corpus == "stdlib":
         library = stdlib_documents()
-        return "stdlib", lambda: library, [tuple(document) for document in library]
+        size = sum(len(document.text) for document in library)
+        return "stdlib", lambda: library, [tuple(document) for document in library], size
     path = Path(corpus).expanduser()
     if not path.exists():
         hint = closest(corpus, ["stdlib", "shards"])
@@ -259,7 +264,8 @@ def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Documen
     whole = path.resolve().name
     name = whole if path.is_dir() else whole[: len(whole) - len(_suffix(path))]
     name = re.sub(r"[\W_]+", "-", name)[:40].strip("-") or "text"
-    return name, lambda: text_documents(path, field=field), [str(path.resolve()), identity]
+    size = sum(stat.st_size for _, stat in files)
+    return name, lambda: text_documents(path, field=field), [str(path.resolve()), identity], size
 
 # %% ../../nbs/text/03_corpus.ipynb #40062760
 def _open_text(
@@ -269,7 +275,7 @@ def _open_text(
     "A corpus of text, prepared in the cache at first use."
     chosen = Path(tokenizer_path) if tokenizer_path else None
     vocab_size = len(load_tokenizer(chosen, vocab_size)) if chosen else vocab_size or 1024
-    name, documents, identity = _source(corpus, field)
+    name, documents, identity, size = _source(corpus, field)
     key = digest([_RECIPE, vocab_size, chosen and digest_file(chosen), identity])
     build = partial(
         _build_corpus, documents=documents, name=name, vocab_size=vocab_size,
@@ -281,7 +287,7 @@ def _open_text(
         key = plain.name.rpartition("-")[2]  # the text's own tokenizer, chosen by its file
     if progress and corpus != "stdlib":
         print(text_files(Path(corpus).expanduser(), field=field), file=sys.stderr)
-    folder = _prepare(cache_dir("corpora") / f"{name}-{key}", build)
+    folder = _prepare(cache_dir("corpora") / f"{name}-{key}", build, size)  # two bytes a token
     return _open(name, folder, folder / "tokenizer.model", vocab_size, limit)
 
 # %% ../../nbs/text/03_corpus.ipynb #7887b393

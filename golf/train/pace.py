@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..base.cache import cached
+from ..base.files import GolfError
 from ..net.config import GPTConfig
 from ..net.model import GPT
 
@@ -143,7 +144,16 @@ def _processor() -> tuple[str, ...]:
 def _remembered(what: str, key: Any, measure: Callable[[], Any]) -> Any:
     "What was measured on this processor under that key, or is measured now."
     write = lambda path: Path(path).write_text(json.dumps(measure()))
-    return json.loads(cached("pace", (what, _processor(), key), write, suffix=".json").read_text())
+    key = what, _processor(), key
+    return _read(cached("pace", key, write, suffix=".json", check=_read))
+
+
+def _read(path: Path) -> Any:
+    "A measurement as it was written; raises `GolfError` for a file that holds none."
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise GolfError(f"{path}: not a measurement ({error})") from None
 
 # %% ../../nbs/train/01_pace.ipynb #d65f7b0b
 def settled(config: TrainConfig, shape: GPTConfig, *, alone: bool = True) -> TrainConfig:
