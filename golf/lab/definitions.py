@@ -23,6 +23,8 @@ from ..base.files import GolfError
 # %% ../../nbs/lab/05b_definitions.ipynb #98049359
 _SCOPES = ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
 _COMPREHENSIONS = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
+_Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 # %% ../../nbs/lab/05b_definitions.ipynb #2d0b8007
 def _bound(node: ast.AST) -> set[str]:
@@ -33,8 +35,8 @@ def _bound(node: ast.AST) -> set[str]:
         rest = [a.vararg, a.kwarg]
         found |= {x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, *rest) if x}
     shared: set[str] = set()
-    body = [node.body] if isinstance(node, ast.Lambda) else getattr(node, "body", [])
-    waiting = list(body)
+    lambdas = isinstance(node, ast.Lambda)
+    waiting: list[ast.AST] = [node.body] if lambdas else [*getattr(node, "body", [])]
     while waiting:
         n = waiting.pop()
         if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -44,8 +46,8 @@ def _bound(node: ast.AST) -> set[str]:
             continue
         found |= _binds(n)
         shared |= set(n.names) if isinstance(n, ast.Global) else set()
-        waiting += [] if isinstance(n, _COMPREHENSIONS) else ast.iter_child_nodes(n)
-        waiting += _walrus(n) if isinstance(n, _COMPREHENSIONS) else []
+        inner = isinstance(n, _COMPREHENSIONS)
+        waiting += _walrus(n) if inner else [*ast.iter_child_nodes(n)]
     return found - shared
 
 # %% ../../nbs/lab/05b_definitions.ipynb #6d385821
@@ -105,7 +107,7 @@ def _children(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-def _defined_outside(node: ast.AST) -> list[ast.AST]:
+def _defined_outside(node: _Scope | _Comprehension) -> list[ast.AST]:
     "What a function or comprehension evaluates in the scope around it: decorators, defaults, the first iterable."
     if isinstance(node, _COMPREHENSIONS):
         return [node.generators[0].iter]
@@ -230,8 +232,9 @@ def source_of(module: str) -> Source:
     """
     found = sys.modules.get(module) or importlib.import_module(module)
     text = getattr(found, "__golf_source__", None)  # a notebook that `golf submit` has read
-    if text is None and getattr(found, "__file__", None):
-        text = Path(found.__file__).read_text("utf-8")
+    file = getattr(found, "__file__", None)
+    if text is None and file:
+        text = Path(file).read_text("utf-8")
     if text is None and "In" in vars(found):
         text = "\n".join(filter(_parses, vars(found)["In"]))
     if text is None:
@@ -652,25 +655,28 @@ class Types:
         return None
 
 # %% ../../nbs/lab/05b_definitions.ipynb #94f4ac6a
-def _assignments(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+def _assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
     "Targets and values, those of tuples pairwise; a value that is not seen is the constant None."
-    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.comprehension, ast.withitem)
-    for n in [n for n in ast.walk(node) if isinstance(n, kinds)]:
-        if isinstance(n, ast.AnnAssign) and n.value:
-            yield n.target, n.value
-        elif isinstance(n, ast.NamedExpr):
+    for n in [*ast.walk(node)]:
+        if isinstance(n, (ast.AnnAssign, ast.NamedExpr)) and n.value:
             yield n.target, n.value
         elif isinstance(n, (ast.For, ast.comprehension)):
             yield from ((t, _UNSEEN) for t in ast.walk(n.target) if isinstance(t, ast.Name))
         elif isinstance(n, ast.withitem) and n.optional_vars:
             yield n.optional_vars, _UNSEEN
-        for target in getattr(n, "targets", []) if isinstance(n, ast.Assign) else []:
-            if isinstance(target, ast.Tuple):
-                same = isinstance(n.value, ast.Tuple) and len(n.value.elts) == len(target.elts)
-                values = n.value.elts if same else [_UNSEEN] * len(target.elts)
-                yield from zip(target.elts, values)
-            else:
-                yield target, n.value
+        elif isinstance(n, ast.Assign):
+            for target in n.targets:
+                yield from _pairs(target, n.value)
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    "A target and its value; of a tuple its elements, each with its own where they can be told apart."
+    if not isinstance(target, ast.Tuple):
+        yield target, value
+    elif isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts):
+        yield from zip(target.elts, value.elts)
+    else:
+        yield from ((each, _UNSEEN) for each in target.elts)
 
 
 _UNSEEN = ast.Constant(None)

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .definitions import FOREIGN, Key, Reach, Types, Unit
+from .dropped import filled
 
 # %% ../../nbs/lab/05d_folded.ipynb #5b06e6e9
 Constants = dict[tuple[Key, str], Any]  # by the class that declares a field, and its name
@@ -81,9 +82,8 @@ def _changes(reach: Reach) -> tuple[set[str], dict[Key | None, list[tuple[str, A
                 stored |= set() if plain else {node.attr}
             if isinstance(node, ast.Call):
                 key = reach.target(node.func, unit.module, unit.local)
-                settings = key and key[1] and types.is_class(key) and _is_settings(reach, key)
                 words = [(k.arg, k.value) for k in node.keywords if k.arg]
-                if settings:
+                if key and key[1] and types.is_class(key) and _is_settings(reach, key):
                     whole = any(k.arg is None for k in node.keywords)
                     made.setdefault(key, []).extend(words + _placed(key, node.args))
                     made[key] += [] if whole else [("", ...)]
@@ -245,7 +245,7 @@ class Folded(ast.NodeTransformer):
         return given if isinstance(given, ast.Dict) else None
 
     # %% ../../nbs/lab/05d_folded.ipynb #fb58bd5b
-    def once(self, name: str) -> ast.AST | None:
+    def once(self, name: str) -> ast.expr | None:
         """The only value that a name of this function ever gets, if there is one."""
         stores = [n for n in ast.walk(self.unit.node) if isinstance(n, ast.Name) and n.id == name]
         stores = [n for n in stores if not isinstance(n.ctx, ast.Load)]
@@ -255,24 +255,18 @@ class Folded(ast.NodeTransformer):
             or name in _parameters(self.unit.node)
         ):
             return None
-        for node in ast.walk(self.unit.node):
-            if isinstance(node, ast.AnnAssign) and node.target is stores[0]:
-                return node.value
-            if isinstance(node, ast.Assign) and node.targets[0] is stores[0] and len(node.targets) == 1:
-                return node.value
-            pair = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
-            if pair and isinstance(node.value, ast.Tuple) and stores[0] in node.targets[0].elts:
-                whole = len(node.value.elts) == len(node.targets[0].elts)
-                return node.value.elts[node.targets[0].elts.index(stores[0])] if whole else None
-        return None
+        given = (_given(node, stores[0]) for node in ast.walk(self.unit.node))
+        return next((value for value in given if value is not None), None)
 
     # %% ../../nbs/lab/05d_folded.ipynb #99fec272
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """A call of a lambda without parameters is its body; an empty `*()` is no argument."""
         self.generic_visit(node)
         node.args = self.without_empty(node.args)
-        bare = isinstance(node.func, ast.Lambda) and not (node.args or node.keywords)
-        return self.put(node, node.func.body) if bare and not _parameters(node.func) else node
+        function = node.func
+        if not isinstance(function, ast.Lambda) or node.args or node.keywords or _parameters(function):
+            return node
+        return self.put(node, function.body)
 
     def without_empty(self, parts: list[ast.expr]) -> list[ast.expr]:
         """Elements without those that unpack nothing."""
@@ -326,6 +320,21 @@ class Folded(ast.NodeTransformer):
         node.body = node.body or [ast.Pass()]
         return node
 
+# %% ../../nbs/lab/05d_folded.ipynb #fb58bd5b
+def _given(node: ast.AST, name: ast.Name) -> ast.expr | None:
+    "The value that an assignment gives to this very `name`, alone or as its place in a tuple says."
+    if isinstance(node, ast.AnnAssign):
+        return node.value if node.target is name else None
+    if not isinstance(node, ast.Assign):
+        return None
+    first = node.targets[0]
+    if first is name:
+        return node.value if len(node.targets) == 1 else None
+    if not (isinstance(first, ast.Tuple) and isinstance(node.value, ast.Tuple)):
+        return None
+    whole = name in first.elts and len(node.value.elts) == len(first.elts)
+    return node.value.elts[first.elts.index(name)] if whole else None
+
 # %% ../../nbs/lab/05d_folded.ipynb #abd64b91
 def _parameters(node: ast.AST) -> set[str]:
     "Names of all parameters of a function and of those within it."
@@ -338,12 +347,10 @@ def _parameters(node: ast.AST) -> set[str]:
     }
 
 # %% ../../nbs/lab/05d_folded.ipynb #29427b11
-def _tidy(node: ast.AST) -> ast.AST:
+def _tidy(node: ast.stmt) -> ast.stmt:
     "Blocks that became empty hold `pass`; names of a function that are given constants and never read are gone."
     for inner in ast.walk(node):
-        for name in ("body",):
-            if getattr(inner, name, None) == []:
-                setattr(inner, name, [ast.Pass()])
+        filled(inner)
     if isinstance(node, ast.FunctionDef):
         read = {
             n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)

@@ -296,12 +296,17 @@ class Renamed(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self.defined(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self.defined(node)
+
+    def defined(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+        "A definition under the script's name."
         self.generic_visit(node)
         if node is self.unit.node and not self.unit.owner:
             node.name = self.names.get(self.key(node.name), node.name)
         return node
-
-    visit_ClassDef = visit_FunctionDef
 
 # %% ../../nbs/lab/05e_script.ipynb #927927b4
 def _first(node: ast.AST) -> ast.AST:
@@ -336,12 +341,12 @@ def _own_text(text: str, node: ast.stmt) -> str:
     "The lines of a statement as they are written, docstring cut to its first line."
     lines = text.splitlines()
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-    body = getattr(node, "body", None)
     found = lines[first - 1 : node.end_lineno]
     if isinstance(node, ast.FunctionDef) and (words := ast.get_docstring(node)):
-        begin, end = body[0].lineno - first, body[0].end_lineno - first
+        said = node.body[0]
+        begin, end = said.lineno - first, (said.end_lineno or said.lineno) - first
         if end > begin:
-            quote = " " * body[0].col_offset + '"""' + words.splitlines()[0] + '"""'
+            quote = " " * said.col_offset + '"""' + words.splitlines()[0] + '"""'
             found[begin : end + 1] = [quote]
     return textwrap.dedent("\n".join(found)).replace("  # fmt: skip", "")
 

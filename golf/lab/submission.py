@@ -133,7 +133,7 @@ def notebook_module(path: Path) -> ModuleType:
     text = "\n".join(s for s in lines.splitlines() if s.lstrip()[:1] not in ("%", "!"))
     name = re.sub(r"\W", "_", path.stem)
     module = ModuleType(name)
-    module.__golf_source__ = text
+    vars(module)["__golf_source__"] = text
     sys.modules[name] = module
     exec(compile(text, str(path), "exec"), vars(module))
     return module
@@ -368,8 +368,10 @@ def submit(
     seeds = [seed_of(path) for path in logs]
     shipped = len(text.encode())
     budget = budget_lines(len(written.text.encode()), len(small.encode()), seeds, shipped)
-    words = dict(title=title, author=author, packed=pack, normalised=normal)
-    page = readme(source, written, seeds, against, budget, text, **words)
+    page = readme(
+        source, written, seeds, against, budget, text,
+        title=title, author=author, packed=pack, normalised=normal,
+    )  # fmt: skip
     claim = claim_of(
         seeds,
         shipped,
