@@ -20,7 +20,8 @@ from golf.auditor.lints import lint_submission
 from golf.base.files import GolfError
 from golf.base.small import rhyme
 from golf.lab.cli import app
-from golf.lab.definitions import Reach, global_names, source_of
+from golf.lab.definitions import Reach
+from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
 from golf.lab.script import changed_recipe, script
 from golf.lab.submission import source_from, submit

@@ -28,10 +28,11 @@ import torch
 
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable, closest
-from .definitions import Key, Reach, Unit, global_names, stores
+from .definitions import Key, Reach, Unit
 from .dropped import ASIDE, SMALLER, compressors, edited, one_compressor
 from .entry import Place
 from .folded import constants, folded
+from .names import global_names, stores
 from ..published.recipes import Recipe
 
 # %% ../../nbs/lab/05e_script.ipynb #bdb809ec

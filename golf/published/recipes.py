@@ -41,6 +41,7 @@ class Adapts(Protocol):
     @property
     def chunk_tokens(self) -> int:
         """How many tokens are scored before anything is learnt from them."""
+        ...
 
     def start(self, model: GPT, positions: int) -> Predictor:
         """A predictor for `model` along a text of `positions` targets."""
