@@ -28,10 +28,11 @@ from ..auditor.logs import parse_log
 from ..base.files import GolfError, atomic_write, check_room, closest, read_limited
 from ..base.tables import code, markdown_table
 from ..base.task import PARAMETER_GOLF
+from .expressions import changed_recipe
 from .packed import packed
 from .publish import run_folder
 from .runs import read_record
-from .script import Script, changed_recipe, script
+from .script import Script, script
 from .verdict import _module, blaming
 from ..published.recipes import HOMES, Recipe, recipe
 from ..store.artifact import Plan
