@@ -1430,6 +1430,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'golf.lab.cli.audit_artifact': ('lab/cli.html#audit_artifact', 'golf/lab/cli.py'),
                               'golf.lab.cli.audit_command': ('lab/cli.html#audit_command', 'golf/lab/cli.py'),
                               'golf.lab.cli.audit_each': ('lab/cli.html#audit_each', 'golf/lab/cli.py'),
+                              'golf.lab.cli.audit_one': ('lab/cli.html#audit_one', 'golf/lab/cli.py'),
+                              'golf.lab.cli.audit_predictor': ('lab/cli.html#audit_predictor', 'golf/lab/cli.py'),
                               'golf.lab.cli.audit_script_at': ('lab/cli.html#audit_script_at', 'golf/lab/cli.py'),
                               'golf.lab.cli.audit_submission': ('lab/cli.html#audit_submission', 'golf/lab/cli.py'),
                               'golf.lab.cli.cache_command': ('lab/cli.html#cache_command', 'golf/lab/cli.py'),

@@ -103,7 +103,7 @@ def parts_of(value: Any) -> Parts | None:
 
 
 def places_of(value: Any) -> Tensor | None:
-    """The places of a tensor's entries, int64 of its shape, -1: unknown; None where none is known."""
+    """The places of a tensor's entries, int64 of its shape, -1: unknown; None if none is known."""
     return getattr(value, "_places", None) if isinstance(value, Tensor) else None
 
 # %% ../../nbs/auditor/17_tracks.ipynb #d25d34cc
@@ -159,37 +159,6 @@ class Tracks(TorchFunctionMode):
             return Marked.of(result, parts) if isinstance(result, float) else None
         return self.any_other(name, func, args, kwargs, result)
 
-    # %% ../../nbs/auditor/17_tracks.ipynb #fcb28c05
-    def any_other(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any):
-        """What a call without a rule of its own does: it matters if an argument has places or parts."""
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        tagged = [a for a in tensors if hasattr(a, "_places") or hasattr(a, "_parts")]
-        index = args[1] if name == "__getitem__" and len(args) > 1 else ()
-        index = index if isinstance(index, tuple) else (index,)
-        indexed = [a for a in index if places_of(a) is not None]
-        if tagged or indexed:
-            return self.carry(name, func, args, kwargs, result, tagged, indexed)
-        if name in ("sum", "mean") and isinstance(result, Tensor) and result.numel() == 1:
-            self.ledger.by_size(args[0] if args else None, result)
-        return None
-
-    # %% ../../nbs/auditor/17_tracks.ipynb #fbd5ba2b
-    def moved(self, result: Any, places: Any) -> None:
-        """Entries that stand elsewhere now, in one tensor or several, and so do their places."""
-        several = isinstance(result, (tuple, list))
-        for one, place in zip(result, places) if several else [(result, places)]:
-            _with(one, place)
-            self.ledger.alive(one)
-
-    def entrywise(self, name: str, first: Any, result: Tensor, tagged: list) -> None:
-        """A result of the same shape has the same places; a number goes on with its parts."""
-        parts = next(filter(None, map(parts_of, tagged)), None)
-        if result.numel() == 1 and name in _NUMBER and parts:
-            result._parts = parts  # type: ignore[attr-defined]
-        elif result is not first and result.numel() > 1:
-            for one in tagged:
-                _with(result, places_of(one))
-
     # %% ../../nbs/auditor/17_tracks.ipynb #68eda672
     def recognise(self, result: Any) -> None:
         "A tensor that is a part of the text and was made from something that is no tensor."
@@ -221,6 +190,37 @@ class Tracks(TorchFunctionMode):
                 self.ledger.alive(whole)
             part = whole._places[index]  # type: ignore[attr-defined]
             whole._places[index] = places.reshape(part.shape)  # type: ignore[attr-defined]
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #fcb28c05
+    def any_other(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any):
+        """What a call without a rule of its own does: it matters if an argument has places or parts."""
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        tagged = [a for a in tensors if hasattr(a, "_places") or hasattr(a, "_parts")]
+        index = args[1] if name == "__getitem__" and len(args) > 1 else ()
+        index = index if isinstance(index, tuple) else (index,)
+        indexed = [a for a in index if places_of(a) is not None]
+        if tagged or indexed:
+            return self.carry(name, func, args, kwargs, result, tagged, indexed)
+        if name in ("sum", "mean") and isinstance(result, Tensor) and result.numel() == 1:
+            self.ledger.by_size(args[0] if args else None, result)
+        return None
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #fbd5ba2b
+    def moved(self, result: Any, places: Any) -> None:
+        """Entries that stand elsewhere now, in one tensor or several, and so do their places."""
+        several = isinstance(result, (tuple, list))
+        for one, place in zip(result, places) if several else [(result, places)]:
+            _with(one, place)
+            self.ledger.alive(one)
+
+    def entrywise(self, name: str, first: Any, result: Tensor, tagged: list) -> None:
+        """A result of the same shape has the same places; a number goes on with its parts."""
+        parts = next(filter(None, map(parts_of, tagged)), None)
+        if result.numel() == 1 and name in _NUMBER and parts:
+            result._parts = parts  # type: ignore[attr-defined]
+        elif result is not first and result.numel() > 1:
+            for one in tagged:
+                _with(result, places_of(one))
 
     # %% ../../nbs/auditor/17_tracks.ipynb #7c2da385
     def carry(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any,

@@ -45,7 +45,7 @@ from ..train.loop import validate
 # %% ../../nbs/lab/05g_submission.ipynb #62329d69
 @dataclass(frozen=True)
 class Source:
-    """What a submission is made from: a recipe, its `name`, settings changed by name in capitals."""
+    """What a submission is made from: a recipe, its `name`, settings changed by their names."""
 
     name: str
     recipe: Recipe
@@ -139,7 +139,7 @@ def notebook_module(path: Path) -> ModuleType:
 
 # %% ../../nbs/lab/05g_submission.ipynb #bd8efe33
 def is_normalised(found: Recipe) -> bool:
-    """Whether what a recipe scores with is a distribution; False if it claims more than there is."""
+    """Whether what a recipe scores with is a distribution; False if it claims too much."""
     ids = found.model.vocab_size
     none = torch.zeros(ids, dtype=torch.bool)
     table = ByteTable(torch.ones(ids, dtype=torch.int32), none, none)
@@ -182,7 +182,8 @@ def seed_of(path: str | Path) -> Seed:
         None if seed is None else int(seed), float(exact[-1].loss), float(exact[-1].bpb),
         sizes.get("model"), sizes.get("code"), last.step if last else None,
         round(ms / max(last.step, 1), 2) if last and ms else None, ms and ms / 1000,
-        log.eval_seconds, parts[0] if len(parts) > 1 else "", " ".join(machine[-1]) if machine else "",
+        log.eval_seconds, parts[0] if len(parts) > 1 else "",
+        " ".join(machine[-1]) if machine else "",
     )  # fmt: skip
 
 # %% ../../nbs/lab/05g_submission.ipynb #94ee7a97
