@@ -20,9 +20,11 @@ from golf.auditor.lints import lint_submission
 from golf.base.files import GolfError
 from golf.base.small import rhyme
 from golf.lab.cli import app
-from golf.lab.definitions import Reach, global_names, source_of
+from golf.lab.definitions import Reach
+from golf.lab.expressions import changed_recipe
+from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
-from golf.lab.script import changed_recipe, script
+from golf.lab.script import script
 from golf.lab.submission import source_from, submit
 from golf.predict.stream import Stream, evaluate
 from golf.published.recipes import recipe, recipes
@@ -61,7 +63,7 @@ else:
     sys.path.insert(0, kind)
     import json
     from golf.lab.entry import Place, run_entry
-    from golf.lab.script import changed_recipe
+    from golf.lab.expressions import changed_recipe
     from golf.published.recipes import recipe
     job = json.loads(path)
     found = run_entry(changed_recipe(recipe(job["recipe"]), job["changes"]), Place(**job["place"]))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'SCRIPT_LEVELS', 'FEW_IDS', 'ScriptReport', 'Order', 'order_of', 'before_evaluation', 'Evidence',
-           'judge_order', 'judge_once', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'audit_script']
+           'judge_order', 'judge_once', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'Way',
+           'audit_script']
 
 # %% ../../nbs/auditor/20_conditions.ipynb #4846fa83
 import re
@@ -37,10 +38,10 @@ NAMES = {
     "metric": "bytes of the text",
 }
 
-
+# %% ../../nbs/auditor/20_conditions.ipynb #a1c35eca
 @dataclass
 class ScriptReport:
-    """What an audit of a script found: a line for each condition, questions of the code, how it was run."""
+    """What an audit of a script found: a line a condition, questions of the code, how it was run."""
 
     name: str
     conditions: dict[str, Finding] = field(default_factory=dict)
@@ -65,14 +66,15 @@ class ScriptReport:
 
     # %% ../../nbs/auditor/20_conditions.ipynb #b6b339b3
     def headline(self) -> str:
-        """One sentence that names the conditions: broken, undecided, not tested, and where nothing was found."""
+        """One sentence that names the conditions: broken, undecided, not tested, nothing found."""
         by = {v: [(n, f.evidence) for n, f in self.conditions.items() if f.verdict == v]
               for v in (FAIL, UNSURE, NOT_RUN, PASS)}  # fmt: skip
-        parts = [f"{n} broken: {told}" for n, told in by[FAIL]]
-        parts += [f"{n} undecided: {told}" for n, told in by[UNSURE]]
         if not self.ran_code:
             asks = f"{len([f for f in self.code if f.verdict == UNSURE])} questions about the code"
-            return f"{self.name}: no code was run, so no condition was tested; {asks} (--run runs it, confined)"
+            told = f"no condition was tested; {asks} (--run runs it, confined)"
+            return f"{self.name}: no code was run, so {told}"
+        parts = [f"{n} broken: {told}" for n, told in by[FAIL]]
+        parts += [f"{n} undecided: {told}" for n, told in by[UNSURE]]
         if self.error:
             parts.append(f"could not be run to its score: {self.error}")
         else:
@@ -80,6 +82,7 @@ class ScriptReport:
             parts += [f"no violation found of {', '.join(n for n, _ in by[PASS])}"] if by[PASS] else []
         return f"{self.name}: {'; '.join(parts)}"
 
+    # %% ../../nbs/auditor/20_conditions.ipynb #03a9c217
     def markdown(self, explain: bool = False) -> str:
         """The headline, a line for each condition, and the questions; `explain` adds how it was run."""
         rows = [[f"{n} {NAMES[n]}", f.verdict, f.evidence] for n, f in self.conditions.items()]
@@ -87,10 +90,8 @@ class ScriptReport:
         parts = [f"**{escape(shown(self.headline(), 1500))}**"]
         parts += [markdown_table(["condition", "verdict", "evidence"], rows)] if rows else []
         if explain and self.explained:
-            parts.append(
-                "How it was run:\n\n"
-                + "\n".join(f"- {escape(shown(line, 600))}" for line in self.explained)
-            )
+            lines = "\n".join(f"- {escape(shown(line, 600))}" for line in self.explained)
+            parts.append(f"How it was run:\n\n{lines}")
         return "\n\n".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,18 +99,14 @@ class ScriptReport:
         row = lambda name, f: {"check": name, "verdict": f.verdict, "evidence": shown(f.evidence, 1000)}
         rows = [row(n, f) for n, f in self.conditions.items()] + [row(f.check, f) for f in self.code]
         head = {"format": 1, "subject": self.name, "kind": "script", "verdict": self.verdict}
-        head |= {
-            "headline": shown(self.headline(), 1500),
-            "ran_code": self.ran_code,
-            "error": self.error,
-        }
-        return head | {"broken": self.failed, "findings": rows, "explained": self.explained,
-                       "seconds": round(self.seconds, 1)}  # fmt: skip
+        head |= {"headline": shown(self.headline(), 1500), "ran_code": self.ran_code}
+        return head | {"error": self.error, "broken": self.failed, "findings": rows,
+                       "explained": self.explained, "seconds": round(self.seconds, 1)}  # fmt: skip
 
 # %% ../../nbs/auditor/20_conditions.ipynb #9caff8d8
 @dataclass(frozen=True)
 class Order:
-    """Of the scored places: how many were learnt before, how many of these had been scored before that."""
+    """Of the scored places: how many were learnt early, how many of these scored before that."""
 
     scored: int
     early: int
@@ -129,52 +126,54 @@ def order_of(run: Run, group: Group) -> Order:
         begun = np.where(group.first[known] < 0, begun, group.first[known])
     learnt = run.learnt[places]
     early = (learnt > 0) & (learnt <= made)
-    first = np.full(
-        len(run.learnt), np.iinfo(np.int64).max
-    )  # clock of the first score in its activation
     visited = np.zeros(len(run.learnt), dtype=bool)
     for other in run.groups:
-        spot, when = other.places[other.places >= 0], other.clocks[other.places >= 0]
         if other is not group and other.activation == group.activation:
-            visited[spot[when < clocks.min()]] = True
-        about = run.told["activations"][other.activation] if other.activation >= 0 else None
-        if about is None:
+            met = (other.places >= 0) & (other.clocks < clocks.min())
+            visited[other.places[met]] = True
+    again = early & (np.minimum(_first_scored(run)[places], begun) < learnt)
+    return Order(len(places), int(early.sum()), int(again.sum()), int(visited[places].sum()))
+
+# %% ../../nbs/auditor/20_conditions.ipynb #8f3fe2b4
+def _first_scored(run: Run) -> np.ndarray:
+    "For each place the clock of its first score in the very call in which it was learnt from."
+    first = np.full(len(run.learnt), np.iinfo(np.int64).max)
+    for group in run.groups:
+        if group.activation < 0:
             continue
+        about = run.told["activations"][group.activation]
+        spot, when = group.places[group.places >= 0], group.clocks[group.places >= 0]
         here = run.learnt[spot]
         inside = (here >= about["begin"]) & (here <= (about["end"] or 1 << 60)) & (when < here)
         np.minimum.at(first, spot[inside], when[inside])
-    again = early & (np.minimum(first[places], begun) < learnt)
-    return Order(len(places), int(early.sum()), int(again.sum()), int(visited[places].sum()))
+    return first
 
 # %% ../../nbs/auditor/20_conditions.ipynb #43e700ac
-def _leaks(run: Run, kind: str | None = None) -> list[dict[str, Any]]:
+def _futures(run: Run | None) -> list[dict[str, Any]]:
+    "The rows of a run's forks that read another future."
+    return run.told.get("report", {}).get("futures", []) if run else []
+
+
+def _leaks(run: Run | None, kind: str | None = None) -> list[dict[str, Any]]:
     "Rows of futures in which something moved."
-    rows = run.told.get("report", {}).get("futures", [])
-    return [
-        r
-        for r in rows
-        if r["worst"] > 1e-5 and r["where"] != "noise" and (kind in (None, r["where"]))
-    ]
+    rows = [r for r in _futures(run) if r["worst"] > 1e-5 and r["where"] != "noise"]
+    return [r for r in rows if kind in (None, r["where"])]
 
 
 def _told_leak(row: dict[str, Any], window: int) -> str:
     "What one changed future did."
-    ahead = row["at"] - row["place"]
-    how = (
-        "further back than one window, so by something that is kept"
-        if row["reach"] > window
-        else "within one window"
-    )
-    far = (
-        f"{row['moved']:,} of {row['of']:,} earlier losses moved, by up to {row['worst']:.3g} nats"
-    )
-    return f"tokens {ahead:,} ahead move a score ({far}; up to {row['reach']:,} tokens back, {how})"
+    kept = "further back than one window, so by something that is kept"
+    how = kept if row["reach"] > window else "within one window"
+    worst = f"by up to {row['worst']:.3g} nats"
+    far = f"{row['moved']:,} of {row['of']:,} earlier losses moved, {worst}"
+    reach = f"up to {row['reach']:,} tokens back, {how}"
+    return f"tokens {row['at'] - row['place']:,} ahead move a score ({far}; {reach})"
 
-
+# %% ../../nbs/auditor/20_conditions.ipynb #e6b7e116
 def before_evaluation(first: Run, second: Run, group: Group, cut: int) -> tuple[int, int]:
-    """Losses before token `cut` that differ between runs whose text differs from `cut` on; of how many."""
-    other = next((g for g in second.groups if (g.function, g.call, g.sites, g.round) ==
-                  (group.function, group.call, group.sites, group.round)), None)  # fmt: skip
+    """Losses before `cut` that differ between runs whose text differs from there; of how many."""
+    same = lambda g: (g.function, g.call, g.sites, g.round)
+    other = next((g for g in second.groups if same(g) == same(group)), None)
     if other is None or len(other.losses) != len(group.losses):
         return 0, 0
     early = (group.places >= 0) & (group.places < cut) & (group.losses != 0)
@@ -195,96 +194,94 @@ class Evidence:
     table: ByteTable | None = None
 
 
-def judge_order(e: Evidence) -> dict[str, Finding]:
-    """C1, C3 and C4, which are told apart by what came first."""
-    order, window = order_of(e.first, e.group), e.first.told.get("window", 0)
-    leaks = _leaks(e.late) if e.late else []
-    noisy = e.late and any(
-        r["where"] == "noise" and r["worst"] > 1e-5
-        for r in e.late.told.get("report", {}).get("futures", [])
-    )
+def _moved(e: Evidence) -> str:
+    "What moved when another text followed, in words; nothing if all losses held still."
+    worst = max(_leaks(e.late), key=lambda r: r["moved"], default=None)
+    if worst and e.late:
+        return _told_leak(worst, e.late.told.get("window", e.first.told.get("window", 0)))
     moved, of = before_evaluation(e.first, e.second, e.group, e.cut) if e.second else (0, 0)
-    worst = max(leaks, key=lambda r: r["moved"], default=None)
-    told = _told_leak(worst, e.late.told.get("window", window)) if worst and e.late else ""
-    told = told or (f"{moved:,} of {of:,} losses move when later text is another, before the evaluation began"
-                    if moved else "")  # fmt: skip
+    when = "when later text is another, before the evaluation began"
+    return f"{moved:,} of {of:,} losses move {when}" if moved else ""
+
+# %% ../../nbs/auditor/20_conditions.ipynb #fb0c4164
+def _cause(order: Order) -> str:
+    "Which condition a moved score breaks, by what came first."
+    if order.early:
+        return "C4" if order.rescored > order.early / 2 else "C3"
+    return "C4" if order.visited > order.scored / 2 else "C1"
+
+
+def _blamed(cause: str, order: Order, told: str) -> Finding:
+    "The finding on the condition that is broken."
     share = f"{order.early:,} of {order.scored:,} tokens were learnt from before they were scored"
-    found = {}
-    if told and noisy:
-        return {
-            n: Finding(n, UNSURE, f"this script does not repeat itself; {told}")
-            for n in ("C1", "C3", "C4")
-        }
-    cause = (
-        ("C4" if order.rescored > order.early / 2 else "C3")
-        if order.early
-        else "C4"
-        if order.visited > order.scored / 2
-        else "C1"
-    )
-    if told:
-        words = {
-            "C1": told,
-            "C3": f"{share}; {told}",
-            "C4": f"scored again after a first pass; {told}",
-        }
-        if cause == "C4" and order.early:
-            words["C4"] = (
-                f"{order.rescored:,} tokens were scored, learnt from and scored again; {told}"
-            )
-        found[cause] = Finding(cause, FAIL, words[cause], cause="moved")
-    tested = bool(
-        e.late
-        and [r for r in e.late.told.get("report", {}).get("futures", []) if r["where"] != "noise"]
-    )
-    return _others(e, order, found, tested)
+    if cause == "C3":
+        told = f"{share}; {told}"
+    elif cause == "C4" and order.early:
+        told = f"{order.rescored:,} tokens were scored, learnt from and scored again; {told}"
+    elif cause == "C4":
+        told = f"scored again after a first pass; {told}"
+    return Finding(cause, FAIL, told, cause="moved")
 
 # %% ../../nbs/auditor/20_conditions.ipynb #005064c3
-def _others(
-    e: Evidence, order: Order, found: dict[str, Finding], tested: bool
-) -> dict[str, Finding]:
-    "The conditions among C1, C3, C4 that nothing was held against."
-    rows = (
-        [r for r in e.late.told["report"]["futures"] if r["where"] != "noise" and r["shows"]]
-        if tested and e.late
-        else []
-    )
-    looked = f"{sum(r['of'] for r in rows):,} losses before {len(rows)} places held still"
-    broken = next(iter(found), "")
-    if "C1" not in found:
-        found["C1"] = (Finding("C1", NOT_RUN, f"cannot be told from {broken} while that is broken") if broken
-                       else Finding("C1", PASS, looked) if rows else Finding("C1", NOT_RUN, _why_not(e)))  # fmt: skip
-    steps = e.first.told.get("steps", 0)
-    if "C3" not in found:
-        lessons = (
-            f"{steps:,} lessons, each from tokens already scored"
-            if steps
-            else "nothing was seen to learn by gradients"
+def _still(e: Evidence, looked: list[dict[str, Any]], broken: str) -> Finding:
+    "C1 where nothing was held against it; `broken`: the condition that is, if one is."
+    if broken:
+        return Finding("C1", NOT_RUN, f"cannot be told from {broken} while that is broken")
+    if not looked:
+        return Finding("C1", NOT_RUN, _why_not(e))
+    losses = sum(r["of"] for r in looked)
+    return Finding("C1", PASS, f"{losses:,} losses before {len(looked)} places held still")
+
+
+def _lessons(e: Evidence, order: Order, looked: bool, broken: str) -> Finding:
+    "C3 where nothing was held against it."
+    if broken:
+        return Finding("C3", NOT_RUN, f"cannot be told from {broken} while that is broken")
+    if order.early:
+        share = (
+            f"{order.early:,} of {order.scored:,} tokens were learnt from before they were scored"
         )
-        if order.early and not broken:
-            found["C3"] = Finding("C3", UNSURE, f"{order.early:,} of {order.scored:,} tokens were learnt from before they were "
-                                  "scored, but no score moved with them")  # fmt: skip
-        else:
-            found["C3"] = Finding("C3", PASS if rows and not broken else NOT_RUN, lessons if rows and not broken else
-                                  f"cannot be told from {broken} while that is broken" if broken else _why_not(e))  # fmt: skip
-    return found | ({} if "C4" in found else {"C4": judge_once(e.group)})
+        return Finding("C3", UNSURE, f"{share}, but no score moved with them")
+    if not looked:
+        return Finding("C3", NOT_RUN, _why_not(e))
+    steps = e.first.told.get("steps", 0)
+    none = "nothing was seen to learn by gradients"
+    told = f"{steps:,} lessons, each from tokens already scored" if steps else none
+    return Finding("C3", PASS, told)
 
-
+# %% ../../nbs/auditor/20_conditions.ipynb #90cdc3db
 def _why_not(e: Evidence) -> str:
     "Why the late run told nothing."
     if e.late is None:
         return "the evaluation was not run with other text"
     notes = e.late.told.get("report", {}).get("notes", [])
-    rows = [r for r in e.late.told.get("report", {}).get("futures", []) if r["where"] != "noise"]
-    told = next((r["error"] for r in rows if r["error"]), "") or ("; ".join(notes))
-    unread = (
-        "replaced tokens were not read by the script"
-        if rows and not any(r["shows"] for r in rows)
-        else ""
-    )
-    return e.late.error or told or unread or "the evaluation was not reached again"
+    rows = [r for r in _futures(e.late) if r["where"] != "noise"]
+    told = next((r["error"] for r in rows if r["error"]), "") or "; ".join(notes)
+    unread = rows and not any(r["shows"] for r in rows)
+    told = told or ("replaced tokens were not read by the script" if unread else "")
+    return e.late.error or told or "the evaluation was not reached again"
 
+# %% ../../nbs/auditor/20_conditions.ipynb #a0a94b1b
+def judge_order(e: Evidence) -> dict[str, Finding]:
+    """C1, C3 and C4, which are told apart by what came first."""
+    order, told, rows = order_of(e.first, e.group), _moved(e), _futures(e.late)
+    noisy = any(r["where"] == "noise" and r["worst"] > 1e-5 for r in rows)
+    if told and noisy:
+        said = f"this script does not repeat itself; {told}"
+        return {name: Finding(name, UNSURE, said) for name in ("C1", "C3", "C4")}
+    found: dict[str, Finding] = {}
+    if told:
+        cause = _cause(order)
+        found[cause] = _blamed(cause, order, told)
+    looked = [r for r in rows if r["where"] != "noise" and r["shows"]]
+    broken = next(iter(found), "")
+    if "C1" not in found:
+        found["C1"] = _still(e, looked, broken)
+    if "C3" not in found:
+        found["C3"] = _lessons(e, order, bool(looked), broken)
+    return found | ({} if "C4" in found else {"C4": judge_once(e.group)})
 
+# %% ../../nbs/auditor/20_conditions.ipynb #c8784f25
 def judge_once(group: Group) -> Finding:
     """C4, as far as counting goes: every token scored once."""
     known = (group.places >= 0) & (group.losses != 0)
@@ -296,63 +293,53 @@ def judge_once(group: Group) -> Finding:
         return Finding("C4", PASS, f"{len(places):,} tokens scored once each")
     extra, total = int((counts[again] - 1).sum()), int(known.sum())
     where = f"tokens {places[again].min():,} to {places[again].max():,} of {places.max():,}"
-    return Finding("C4", FAIL, f"{int(again.sum()):,} tokens are scored up to {counts.max()} times ({where}): {extra:,} of {total:,} "
-                   f"losses, {extra / total:.2%} of the score on this text")  # fmt: skip
+    twice = f"{int(again.sum()):,} tokens are scored up to {counts.max()} times ({where})"
+    share = f"{extra:,} of {total:,} losses, {extra / total:.2%} of the score on this text"
+    return Finding("C4", FAIL, f"{twice}: {share}")
 
 # %% ../../nbs/auditor/20_conditions.ipynb #1794a8ef
 def judge_sums(e: Evidence) -> Finding:
     """C2: at some tokens late in the text, the probabilities of all ids together."""
-    rows = e.late.told.get("report", {}).get("sums", []) if e.late else []
-    rows = [r for r in rows if not r["error"] and r.get("sums")]
+    every = e.late.told.get("report", {}).get("sums", []) if e.late else []
+    rows = [r for r in every if not r["error"] and r.get("sums")]
     if not rows:
-        told = e.late.told.get("report", {}).get("sums", []) if e.late else []
-        return Finding(
-            "C2", NOT_RUN, next((r["error"] for r in told if r["error"]), "") or _why_not(e)
-        )
+        why = next((r["error"] for r in every if r["error"]), "")
+        return Finding("C2", NOT_RUN, why or _why_not(e))
     worst = [(s, int(at), r) for r in rows for at, s in r["sums"].items()]
     if not all(np.isfinite(s) for s, _, _ in worst):
         return Finding("C2", UNSURE, "a replaced token's loss was not found again, or is no number")
+    if any(r.get("prepared", 0) > 1e-3 for r in rows):
+        early = "a token replaced just before its batch costs other than one replaced at the start"
+        return Finding(
+            "C2", UNSURE, f"{early}: something is computed from the whole text beforehand"
+        )
+    return _summed(worst, any(r["ids"] < r["of"] for r in rows))
+
+# %% ../../nbs/auditor/20_conditions.ipynb #8d51c83c
+def _summed(worst: list[tuple[float, int, dict[str, Any]]], partly: bool) -> Finding:
+    "C2 from sums, each with its token and its row; `partly`: not all ids were tried everywhere."
     high, at, row = max(worst, key=lambda w: w[0])
-    low, count = min(w[0] for w in worst), len(worst)
+    low, count, alone = min(w[0] for w in worst), len(worst), row.get("alone")
     ids = (
         f"{row['ids']:,} of {row['of']:,} ids"
         if row["ids"] < row["of"]
         else f"all {row['of']:,} ids"
     )
-    alone = row.get("alone")
-    if any(r.get("prepared", 0) > 1e-3 for r in rows):
-        return Finding("C2", UNSURE, "a token replaced just before its batch costs other than one replaced at the start: "
-                       "something is computed from the whole text beforehand")  # fmt: skip
     if high > 1.002 and (alone is None or alone[1] > 1.002):
-        total = alone[1] if alone else high
-        return Finding(
-            "C2",
-            FAIL,
-            f"the probabilities of {ids} at token {alone[0] if alone else at:,} add up to {total:.4g}",
-        )
+        place, total = alone or (at, high)
+        told = f"the probabilities of {ids} at token {place:,} add up to {total:.4g}"
+        return Finding("C2", FAIL, told)
     if high > 1.002:
-        return Finding(
-            "C2",
-            UNSURE,
-            f"sums up to {high:.4g} where several tokens are replaced at once, {alone[1]:.4g} for one alone",
-        )
-    if any(r["ids"] < r["of"] for r in rows):
-        return Finding(
-            "C2",
-            UNSURE,
-            f"{ids} at {count} tokens add up to {low:.3g} to {high:.3g}: a pass needs all of them",
-        )
+        told = f"sums up to {high:.4g} where several tokens are replaced at once"
+        return Finding("C2", UNSURE, f"{told}, {alone[1]:.4g} for one alone")
+    if partly:
+        told = f"{ids} at {count} tokens add up to {low:.3g} to {high:.3g}"
+        return Finding("C2", UNSURE, f"{told}: a pass needs all of them")
     if low < 0.998:
-        return Finding(
-            "C2",
-            UNSURE,
-            f"sums from {low:.4g} to {high:.4g} at {count} tokens: below one, which gains nothing",
-        )
-    return Finding(
-        "C2",
-        PASS,
-        f"sums from {low:.6g} to {high:.6g} over {ids} at {count} tokens, the last at {max(w[1] for w in worst):,}",
-    )
+        told = f"sums from {low:.4g} to {high:.4g} at {count} tokens"
+        return Finding("C2", UNSURE, f"{told}: below one, which gains nothing")
+    last = f"at {count} tokens, the last at {max(w[1] for w in worst):,}"
+    return Finding("C2", PASS, f"sums from {low:.6g} to {high:.6g} over {ids} {last}")
 
 # %% ../../nbs/auditor/20_conditions.ipynb #b8ebfd13
 def miscounts(
@@ -363,6 +350,7 @@ def miscounts(
     lead, own = table.lead.numpy()[targets], table.bytes.numpy()[targets]
     is_byte = np.array([bool(re.fullmatch(r"<0x[0-9A-F]{2}>", pieces(int(t)))) for t in targets])
     boundary = table.boundary.numpy()
+    names = sum(len(pieces(int(t))) * boundary[t] for t in targets)
     return {
         "": right.sum(),
         "the space before a word is counted twice": (right + 2 * lead).sum(),
@@ -371,25 +359,18 @@ def miscounts(
         "spaces are not counted": own.sum(),
         "a space behind a boundary is counted": (own + lead).sum(),
         "a byte token counts as six": (right + 5 * is_byte).sum(),
-        "control and unused ids count as their names": right.sum() + sum(len(pieces(int(t))) * boundary[t] for t in targets),
+        "control and unused ids count as their names": right.sum() + names,
     }  # fmt: skip
 
 # %% ../../nbs/auditor/20_conditions.ipynb #9a8433d9
 def judge_bytes(e: Evidence, pieces: Callable[[int], str]) -> Finding:
     """The metric: bytes that the printed numbers imply against those of the scored tokens."""
-    scores = [
-        s
-        for s in printed_scores(e.first)
-        if s[1] and s[2] and abs(e.group.nats - s[1]) <= max(2e-3 * s[1], 6e-5)
-    ]
+    near = lambda loss: abs(e.group.nats - loss) <= max(2e-3 * loss, 6e-5)
+    scores = [s for s in printed_scores(e.first) if s[1] and s[2] and near(s[1])]
     if not scores or e.table is None:
-        return Finding(
-            "metric",
-            NOT_RUN,
-            "no line prints both val_loss and val_bpb of the losses that were found",
-        )
-    known = (e.group.places > 0) & (e.group.losses != 0)
-    places = e.group.places[known]
+        none = "no line prints both val_loss and val_bpb of the losses that were found"
+        return Finding("metric", NOT_RUN, none)
+    places = e.group.places[(e.group.places > 0) & (e.group.losses != 0)]
     tokens = e.first.tokens
     ways = miscounts(e.table, tokens[places - 1], tokens[places], pieces)
     _, loss, bpb, line = scores[-1]
@@ -397,10 +378,11 @@ def judge_bytes(e: Evidence, pieces: Callable[[int], str]) -> Finding:
     digits = [len(x.partition(".")[2]) for x in re.findall(r"[0-9]*\.[0-9]+", line)]
     allowed = 2e-3 if min(digits, default=0) < 6 else 2e-4
     off = {name: abs(implied / total - 1) for name, total in ways.items() if total}
+    told = f"{implied:,.0f} bytes counted, {ways['']:,.0f} in the text"
     if off[""] <= allowed:
-        return Finding("metric", PASS, f"{implied:,.0f} bytes counted, {ways['']:,.0f} in the text")
+        return Finding("metric", PASS, told)
     fits = min((n for n in off if n), key=lambda n: off[n])
-    told = f"{implied:,.0f} bytes counted, {ways['']:,.0f} in the text, a factor of {implied / ways['']:.4f}"
+    told += f", a factor of {implied / ways['']:.4f}"
     return Finding("metric", FAIL, told + (f": {fits}" if off[fits] <= 2 * allowed else ""))
 
 # %% ../../nbs/auditor/20_conditions.ipynb #31955eda
@@ -409,170 +391,157 @@ _ACTS = re.compile(
     re.IGNORECASE,
 )
 _PLAIN = re.compile(
-    r"dist\.|distributed|world_size|rank|master|cuda|verbose|isnan|is_main|log_every|__golf__|print|is None| not in |not .*files|exists"
+    r"dist\.|distributed|world_size|rank|master|cuda|verbose|isnan|is_main|log_every|__golf__|"
+    r"print|is None| not in |not .*files|exists"
 )
 
 
 def idle_branches(run: Run, group: Group, source: str) -> list[str]:
     """Branches within the evaluation that never ran, with their lines and conditions."""
     lines, about = source.splitlines(), run.told.get("activations", [])
-    seen = set(about[group.activation]["seen"]) if 0 <= group.activation < len(about) else set()
-    found = []
+    inside = set(about[group.activation]["seen"]) if 0 <= group.activation < len(about) else set()
+    ran, found = run.told.get("seen", []), []
     for number, (function, first, last, test) in run.told.get("branches", {}).items():
-        body = "\n".join(lines[first - 1 : last])
-        if (
-            function in seen
-            and number not in run.told.get("seen", [])
-            and _ACTS.search(body)
-            and not _PLAIN.search(test)
-        ):
+        idle = function in inside and number not in ran and not _PLAIN.search(test)
+        if idle and _ACTS.search("\n".join(lines[first - 1 : last])):
             found.append(f"lines {first} to {last}, if {test}")
     return found
 
 # %% ../../nbs/auditor/20_conditions.ipynb #f641ff7a
 SCRIPT_LEVELS = {
-    "brief": (2048, 16_384, 10.0),
-    "quick": (4096, 131_072, 30.0),
-    "full": (8192, 262_144, 120.0),
-}
+    "brief": (2048, 16_384, 10.0), "quick": (4096, 131_072, 30.0), "full": (8192, 262_144, 120.0),
+}  # fmt: skip
 _LATE = {"brief": (0.97,), "quick": (0.5, 0.97), "full": (0.2, 0.4, 0.6, 0.8, 0.98)}
 
 
-def audit_script(path: str | Path, level: str = "quick", *, run: bool = False, unconfined: bool = False,
-                 texts: str = "", seed: int = 0, say: Callable[[str], None] = lambda _: None) -> ScriptReport:  # fmt: skip
+@dataclass(frozen=True)
+class Way:
+    """How a script is run: level, seed, a README's settings, and who is told what begins."""
+
+    level: str
+    unconfined: bool
+    texts: str
+    seed: int
+    say: Callable[[str], None]
+
+    @property
+    def sizes(self) -> tuple[int, int, float]:
+        "Tokens of the short runs, of the long one at most, and the seconds that it may take."
+        return SCRIPT_LEVELS[self.level]
+
+    @property
+    def limits(self) -> Limits:
+        "What a run may take."
+        return Limits(seconds=20 * self.sizes[2] + 240)
+
+# %% ../../nbs/auditor/20_conditions.ipynb #579f89f5
+def audit_script(
+    path: str | Path, level: str = "quick", *, run: bool = False, unconfined: bool = False,
+    texts: str = "", seed: int = 0, say: Callable[[str], None] = lambda _: None,
+) -> ScriptReport:  # fmt: skip
     """The report on a `train_gpt.py`; without `run` no code of it is executed.
 
-    `level`: brief (about a minute), quick (two to five) or full (up to twenty). `texts`: a README, whose
-    settings are used. `say` is told what begins. Raises `GolfError` for what cannot be read or confined.
+    `level`: brief (about a minute), quick (two to five) or full (up to twenty). `texts`: a README,
+    whose settings are used. `say` is told what begins. Raises `GolfError` for what cannot be read
+    or confined.
     """
     if level not in SCRIPT_LEVELS:
-        raise GolfError(
-            f"level {level!r}: expected one of {[*SCRIPT_LEVELS]}{closest(level, SCRIPT_LEVELS)}"
-        )
+        hint = f"expected one of {[*SCRIPT_LEVELS]}{closest(level, SCRIPT_LEVELS)}"
+        raise GolfError(f"level {level!r}: {hint}")
     path, begun = Path(path), time.monotonic()
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GolfError(f"{path}: no script to read ({type(error).__name__})") from None
-    report = ScriptReport(path.name, code=read_code(text, path.name))
+    report = ScriptReport(path.name, code=read_code(text, path.name), ran_code=run)
     if run:
-        report.ran_code = True
-        with tempfile.TemporaryDirectory(
-            prefix="golf-script-", ignore_cleanup_errors=True
-        ) as scratch:
-            _audit_run(report, path, Path(scratch), level, unconfined, texts, seed, say)
+        options: dict[str, Any] = dict(prefix="golf-script-", ignore_cleanup_errors=True)
+        with tempfile.TemporaryDirectory(**options) as scratch:
+            _audit_run(report, path, Path(scratch), Way(level, unconfined, texts, seed, say))
     report.seconds = time.monotonic() - begun
     return report
 
 # %% ../../nbs/auditor/20_conditions.ipynb #25503de2
-def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, unconfined: bool, texts: str,
-               seed: int, say: Callable[[str], None]) -> None:  # fmt: skip
+def _audit_run(report: ScriptReport, path: Path, scratch: Path, way: Way) -> None:
     "Run a script and fill the report."
-    few, many, seconds = SCRIPT_LEVELS[level]
-    limits = Limits(seconds=20 * seconds + 240)
     script = copied(path, scratch)
     source = unpacked(script.read_text("utf-8"), path.name)[0]
-    e, ready, errors = None, None, []
+    found, errors = None, []
     for plan in PLANS:
-        say(f"first run, {plan.name}")
-        tried = _first(script, scratch, plan, texts, few, limits, unconfined, seed)
-        if isinstance(tried, str):
-            errors.append(f"{plan.name}: {tried}")
-            if len({told.partition(": ")[2] for told in errors}) < len(errors):
-                break  # the same error at other sizes: not a matter of size
-            continue
-        ready, e = tried
-        break
+        way.say(f"first run, {plan.name}")
+        found = _first(script, scratch, plan, way)
+        if not isinstance(found, str):
+            break
+        errors.append(f"{plan.name}: {found}")
+        if len({told.partition(": ")[2] for told in errors}) < len(errors):
+            break  # the same error at other sizes: not a matter of size
     report.explained += [f"not run with {told}" for told in errors]
-    if e is None or ready is None:
+    if found is None or isinstance(found, str):
         report.error = errors[0].partition(": ")[2] if errors else "no run ended"
-        report.conditions = {
-            n: Finding(n, NOT_RUN, "the script did not reach a score") for n in NAMES
-        }
+        none = "the script did not reach a score"
+        report.conditions = {name: Finding(name, NOT_RUN, none) for name in NAMES}
         return
-    _more_runs(report, e, ready, (few, many, seconds), level, limits, unconfined, seed, say, texts)
+    ready, e = found
+    _second(e, ready, way)
+    _long(report, e, ready, way)
     _conclude(report, e, ready, source)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #82ed60ca
-def _first(script: Path, scratch: Path, plan: Plan, texts: str, few: int, limits: Limits, unconfined: bool,
-           seed: int) -> tuple[Prepared, Evidence] | str:  # fmt: skip
+def _first(script: Path, scratch: Path, plan: Plan, way: Way) -> tuple[Prepared, Evidence] | str:
     "A first run at a plan's sizes, with the group of losses that is the score; or why not."
     try:
-        ready = prepared(script, scratch, plan, texts)
+        ready = prepared(script, scratch, plan, way.texts)
     except GolfError as error:
         return str(error)
-    run = ran(
-        ready,
-        ready.text(few, seed=seed),
-        limits,
-        name=f"first-{plan.name.split()[-1]}",
-        unconfined=unconfined,
-    )
+    name, text = f"first-{plan.name.split()[-1]}", ready.text(way.sizes[0], seed=way.seed)
+    run = ran(ready, text, way.limits, name=name, unconfined=way.unconfined)
     group, _, agrees = linked(run)
     if run.error and not agrees:
         return run.error
-    if group is None:
-        adds = [s for s in run.told.get("sites", []) if s["kind"] == "add"]
-        met = f"the line {adds[0]['line']}, {adds[0]['text'][:60]!r}, added nothing that came from the text" if adds else \
-            "no line was found such as `loss_sum += nll.sum()`, in a function such as eval_val"  # fmt: skip
-        return f"no losses of the validation text were seen: {met}"
-    return ready, Evidence(run, group, agrees)
+    if group is not None:
+        return ready, Evidence(run, group, agrees)
+    adds = [s for s in run.told.get("sites", []) if s["kind"] == "add"]
+    met = "no line was found such as `loss_sum += nll.sum()`, in a function such as eval_val"
+    if adds:
+        line = f"the line {adds[0]['line']}, {adds[0]['text'][:60]!r}"
+        met = f"{line}, added nothing that came from the text"
+    return f"no losses of the validation text were seen: {met}"
 
-
-def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple, level: str, limits: Limits, unconfined: bool,
-               seed: int, say: Callable[[str], None], texts: str) -> None:  # fmt: skip
-    "The second run with other text, and the long one with forks."
-    few, many, seconds = sizes
-    first = ready
-    say("second run, with another text from the middle on")
+# %% ../../nbs/auditor/20_conditions.ipynb #9df707c6
+def _second(e: Evidence, ready: Prepared, way: Way) -> None:
+    "The second run, with another text behind half of what was learnt from."
+    way.say("second run, with another text from the middle on")
+    few = way.sizes[0]
     known = e.group.places[(e.group.places >= 0) & (e.group.losses != 0)]
     taught = known[(e.first.learnt[known] > 0) & (e.first.learnt[known] < e.group.clocks.max())]
-    e.cut = (
-        int(np.median(taught)) if len(taught) else int(0.6 * few)
-    )  # half of what was learnt from lies behind it
-    e.second = ran(
-        ready, ready.text(few, other=e.cut, seed=seed), limits, name="second", unconfined=unconfined
-    )
+    e.cut = int(np.median(taught)) if len(taught) else int(0.6 * few)
+    text = ready.text(few, other=e.cut, seed=way.seed)
+    e.second = ran(ready, text, way.limits, name="second", unconfined=way.unconfined)
+
+# %% ../../nbs/auditor/20_conditions.ipynb #a9751c35
+def _long(report: ScriptReport, e: Evidence, first: Prepared, way: Way) -> None:
+    "The long run with forks, of few ids where that is possible."
+    few, many, seconds = way.sizes
     room = max(1.0, seconds / max(0.1, e.first.told.get("seconds", 1.0)))
     size = few
     while size * 2 <= min(many, few * room):
         size *= 2
-    wanted = Wanted(
-        e.group.function,
-        e.group.call,
-        e.group.sites,
-        ready.vocab,
-        seed,
-        _LATE[level],
-        1 if level == "brief" else 3,
-        2 * seconds,
-    )
-    say(f"long run over {size:,} tokens, with copies that read other tokens")
-    ready = _fewer_ids(ready, texts)
-    wanted = replace(wanted, vocab=ready.vocab)
-    e.late = ran(
-        ready,
-        ready.text(size, seed=seed),
-        limits,
-        wanted=wanted,
-        name="late",
-        unconfined=unconfined,
-    )
+    way.say(f"long run over {size:,} tokens, with copies that read other tokens")
+    ready = _fewer_ids(first, way.texts)
+    draws = 1 if way.level == "brief" else 3
+    group, late = e.group, _LATE[way.level]
+    site = group.function, group.call, group.sites
+    wanted = Wanted(*site, ready.vocab, way.seed, late, draws, 2 * seconds)
+    options: dict[str, Any] = dict(wanted=wanted, unconfined=way.unconfined)
+    e.late = ran(ready, ready.text(size, seed=way.seed), way.limits, name="late", **options)
     if e.late.error and not e.late.told.get("report"):
         report.explained.append(f"not run with {ready.vocab} ids: {e.late.error}")
-        wanted = replace(wanted, vocab=first.vocab)
+        options["wanted"] = replace(wanted, vocab=first.vocab)
         first.data.joinpath("fineweb_val_000000.bin").unlink(missing_ok=True)
-        e.late = ran(
-            first,
-            first.text(size, seed=seed),
-            limits,
-            wanted=wanted,
-            name="late2",
-            unconfined=unconfined,
-        )
+        e.late = ran(first, first.text(size, seed=way.seed), way.limits, name="late2", **options)
     report.explained.append(f"the long run scored {size:,} tokens, of {ready.vocab} ids")
 
-
+# %% ../../nbs/auditor/20_conditions.ipynb #6d584115
 FEW_IDS = 44  # of the long run, where all ids have to be tried
 
 
@@ -581,6 +550,32 @@ def _fewer_ids(ready: Prepared, texts: str) -> Prepared:
     if not ready.plan.vocab or ready.vocab != ready.plan.vocab:
         return ready
     return prepared(ready.script, ready.scratch, replace(ready.plan, vocab=FEW_IDS), texts)
+
+# %% ../../nbs/auditor/20_conditions.ipynb #08001f5a
+def _doubted(found: dict[str, Finding], why: str, *names: str) -> None:
+    "Take the passes among these conditions back, for a reason."
+    for name in names:
+        if found[name].verdict == PASS:
+            found[name] = Finding(name, UNSURE, f"{why}; else {found[name].evidence}")
+
+# %% ../../nbs/auditor/20_conditions.ipynb #01a3ac0b
+_BROKEN = (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError)
+
+
+def _guarded(judge: Callable[[], dict[str, Finding]], *names: str) -> dict[str, Finding]:
+    "Conditions, or why they could not be judged."
+    try:
+        return judge()
+    except _BROKEN as error:
+        told = f"the test could not end ({type(error).__name__}: {str(error)[:100]})"
+        return {name: Finding(name, UNSURE, told) for name in names}
+
+
+def _same(run: Run | None, group: Group) -> Group:
+    "The group of a long run that is that of a short one."
+    about = lambda g: (g.function, g.call, g.sites)
+    same = [g for g in (run.groups if run else []) if about(g) == about(group)]
+    return same[-1] if same else group
 
 # %% ../../nbs/auditor/20_conditions.ipynb #1c4d2ccf
 def _conclude(report: ScriptReport, e: Evidence, ready: Prepared, source: str) -> None:
@@ -595,50 +590,19 @@ def _conclude(report: ScriptReport, e: Evidence, ready: Prepared, source: str) -
     found |= _guarded(lambda: {"metric": judge_bytes(e, pieces)}, "metric")
     if cause := next((n for n in ("C1", "C3", "C4") if found[n].cause), ""):
         if found["C2"].verdict != PASS:  # its sums hang on what is broken there
-            found["C2"] = Finding(
-                "C2", NOT_RUN, f"cannot be told from {cause} while that is broken"
-            )
-    idle = idle_branches(e.late or e.first, _same(e.late, e.group), source) if e.late else []
+            told = f"cannot be told from {cause} while that is broken"
+            found["C2"] = Finding("C2", NOT_RUN, told)
+    idle = idle_branches(e.late, _same(e.late, e.group), source) if e.late else []
     if idle:
         told = f"{len(idle)} branches of the evaluation never ran ({'; '.join(idle[:2])})"
-        for name in ("C1", "C2"):
-            if found[name].verdict == PASS:
-                found[name] = Finding(name, UNSURE, f"{told}; else {found[name].evidence}")
+        _doubted(found, told, "C1", "C2")
     if not e.agrees:
-        for name, finding in found.items():
-            if finding.verdict == PASS:
-                found[name] = Finding(name, UNSURE, f"the losses found have the mean {e.group.nats:.4f}, which is not what "
-                                      f"the last line prints; else {finding.evidence}")  # fmt: skip
+        mean = f"the losses found have the mean {e.group.nats:.4f}"
+        _doubted(found, f"{mean}, which is not what the last line prints", *found)
     report.conditions = {name: found[name] for name in NAMES}
     _explain(report, e, ready)
 
-
-def _guarded(judge: Callable[[], dict[str, Finding]], *names: str) -> dict[str, Finding]:
-    "Conditions, or why they could not be judged: what a strange script left must not end the audit."
-    try:
-        return judge()
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-    ) as error:
-        told = f"the test could not end ({type(error).__name__}: {str(error)[:100]})"
-        return {name: Finding(name, UNSURE, told) for name in names}
-
-
-def _same(run: Run | None, group: Group) -> Group:
-    "The group of a long run that is that of a short one."
-    same = [
-        g
-        for g in (run.groups if run else [])
-        if (g.function, g.call, g.sites) == (group.function, group.call, group.sites)
-    ]
-    return same[-1] if same else group
-
-
+# %% ../../nbs/auditor/20_conditions.ipynb #2904eb9c
 def _explain(report: ScriptReport, e: Evidence, ready: Prepared) -> None:
     "How it was run, in lines."
     group, told = e.group, e.first.told
@@ -648,7 +612,7 @@ def _explain(report: ScriptReport, e: Evidence, ready: Prepared) -> None:
         f"sizes ({ready.plan.name}): {', '.join(ready.changes) or 'as they are'}",
         f"the score: {group.function}, call {group.call + 1}, line {group.line}: {group.text}",
         f"its mean over {len(group.losses):,} losses is {group.nats:.8f}"
-        + (f"; the script prints: {scores[-1][3].strip()}" if scores else "; the script prints no score"),
-        f"windows of {told.get('window', 0)} tokens, {told.get('steps', 0)} lessons from validation tokens, "
-        f"{told.get('layers', 0)} wrappings",
+        f"; the script prints{f': {scores[-1][3].strip()}' if scores else ' no score'}",
+        f"windows of {told.get('window', 0)} tokens, {told.get('steps', 0)} lessons from "
+        f"validation tokens, {told.get('layers', 0)} wrappings",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ _RUN = 16  # tokens that name a place
 
 
 class Text:
-    """The validation tokens [N] of a run, which may be changed in place, and where each run of tokens stands."""
+    """The validation tokens [N] of a run, which may change, and where each run of tokens stands."""
 
     def __init__(self, tokens: np.ndarray):
         self.tokens = np.ascontiguousarray(tokens, dtype=np.int64)
@@ -37,8 +37,20 @@ class Text:
         for key, place in places:
             self.places.setdefault(key, place)
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #61c6b7f7
+    def find(self, ids: Any) -> int | None:
+        """The place of a part [n] of the text, or None."""
+        ids = np.asarray(ids).reshape(-1)
+        if ids.dtype.kind not in "iu" or len(ids) < _RUN:
+            return None
+        at = self.places.get(ids[:_RUN].astype(np.uint16).tobytes())
+        if at is None or at + len(ids) > len(self.tokens):
+            return None
+        return at if np.array_equal(self.tokens[at : at + len(ids)], ids) else None
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #ecc59ae3
     def change(self, tokens: np.ndarray) -> None:
-        "Other tokens [N] from here on."
+        """Other tokens [N] from here on."""
         places = np.flatnonzero(self.tokens != tokens)
         self.tokens = np.ascontiguousarray(tokens, dtype=np.int64)
         if len(places) > 1000:
@@ -48,16 +60,6 @@ class Text:
             for at in range(max(0, place - _RUN + 1), min(place + 1, len(short) - _RUN + 1)):
                 self.places.setdefault(short[at : at + _RUN].tobytes(), at)
 
-    def find(self, ids: Any) -> int | None:
-        "The place of a part [n] of the text, or None."
-        ids = np.asarray(ids).reshape(-1)
-        if ids.dtype.kind not in "iu" or len(ids) < _RUN:
-            return None
-        at = self.places.get(ids[:_RUN].astype(np.uint16).tobytes())
-        if at is None or at + len(ids) > len(self.tokens):
-            return None
-        return at if np.array_equal(self.tokens[at : at + len(ids)], ids) else None
-
 # %% ../../nbs/auditor/17_tracks.ipynb #281cde1f
 @dataclass
 class Parts:
@@ -66,7 +68,7 @@ class Parts:
     places: np.ndarray
     losses: np.ndarray
 
-
+# %% ../../nbs/auditor/17_tracks.ipynb #541fdb82
 class Marked(float):
     """A float that knows its `parts`."""
 
@@ -101,7 +103,7 @@ def parts_of(value: Any) -> Parts | None:
 
 
 def places_of(value: Any) -> Tensor | None:
-    """The places of a tensor's entries, int64 of its shape, -1 where unknown; None where none is known."""
+    """The places of a tensor's entries, int64 of its shape, -1: unknown; None if none is known."""
     return getattr(value, "_places", None) if isinstance(value, Tensor) else None
 
 # %% ../../nbs/auditor/17_tracks.ipynb #d25d34cc
@@ -120,7 +122,7 @@ _NUMBER = frozenset(
 __truediv__ true_divide neg __neg__ cpu cuda squeeze reshape view contiguous multiply""".split()
 )
 
-
+# %% ../../nbs/auditor/17_tracks.ipynb #017af906
 class Tracks(TorchFunctionMode):
     """Follows places through every call of PyTorch."""
 
@@ -138,7 +140,7 @@ class Tracks(TorchFunctionMode):
 
     # %% ../../nbs/auditor/17_tracks.ipynb #e08faaf3
     def follow(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any) -> Any:
-        "What a call does to places; something to return instead of its result, or None."
+        """What a call does to places; something to return instead of its result, or None."""
         first = args[0] if args else None
         self.recognise(first)
         if name in ("cross_entropy", "nll_loss"):
@@ -155,67 +157,91 @@ class Tracks(TorchFunctionMode):
             return _with(first, places_of(args[1]))
         if name in ("item", "tolist") and (parts := parts_of(first)):
             return Marked.of(result, parts) if isinstance(result, float) else None
-        tagged = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)
-                  and (hasattr(a, "_places") or hasattr(a, "_parts"))]  # fmt: skip
-        indexed = args[1] if name == "__getitem__" and len(args) > 1 else ()
-        indexed = [
-            a
-            for a in (indexed if isinstance(indexed, tuple) else (indexed,))
-            if places_of(a) is not None
-        ]
+        return self.any_other(name, func, args, kwargs, result)
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #68eda672
+    def recognise(self, result: Any) -> None:
+        "A tensor that is a part of the text and was made from something that is no tensor."
+        if not isinstance(result, Tensor) or hasattr(result, "_known") or result.is_floating_point():
+            return
+        result._known = True  # type: ignore[attr-defined]
+        if places_of(result) is None and result.dim() == 1 and result.numel() >= _RUN:
+            at = self.ledger.text.find(result.numpy())
+            if at is not None:
+                _with(result, torch.arange(at, at + len(result)))
+                self.ledger.alive(result)
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #b975c19e
+    def join(self, func: Callable, some: Any, args: tuple, kwargs: dict, result: Tensor):
+        """Tensors joined: places where there are any."""
+        known = [places_of(one) for one in some]
+        if any(places is not None for places in known):
+            blank = (torch.full(one.shape, -1) for one in some)
+            each = [b if places is None else places for places, b in zip(known, blank)]
+            _with(result, func(each, *args, **kwargs))
+            self.ledger.alive(result)
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #078ac353
+    def set_item(self, whole: Tensor, index: Any, value: Any) -> None:
+        "A part of a tensor filled with tokens, or with losses."
+        if (places := places_of(value)) is not None:
+            if places_of(whole) is None:
+                whole._places = torch.full(whole.shape, -1)  # type: ignore[attr-defined]
+                self.ledger.alive(whole)
+            part = whole._places[index]  # type: ignore[attr-defined]
+            whole._places[index] = places.reshape(part.shape)  # type: ignore[attr-defined]
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #fcb28c05
+    def any_other(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any):
+        """What a call without a rule of its own does: it matters if an argument has places or parts."""
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        tagged = [a for a in tensors if hasattr(a, "_places") or hasattr(a, "_parts")]
+        index = args[1] if name == "__getitem__" and len(args) > 1 else ()
+        index = index if isinstance(index, tuple) else (index,)
+        indexed = [a for a in index if places_of(a) is not None]
         if tagged or indexed:
             return self.carry(name, func, args, kwargs, result, tagged, indexed)
         if name in ("sum", "mean") and isinstance(result, Tensor) and result.numel() == 1:
-            self.ledger.by_size(first, result)
+            self.ledger.by_size(args[0] if args else None, result)
         return None
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #fbd5ba2b
+    def moved(self, result: Any, places: Any) -> None:
+        """Entries that stand elsewhere now, in one tensor or several, and so do their places."""
+        several = isinstance(result, (tuple, list))
+        for one, place in zip(result, places) if several else [(result, places)]:
+            _with(one, place)
+            self.ledger.alive(one)
+
+    def entrywise(self, name: str, first: Any, result: Tensor, tagged: list) -> None:
+        """A result of the same shape has the same places; a number goes on with its parts."""
+        parts = next(filter(None, map(parts_of, tagged)), None)
+        if result.numel() == 1 and name in _NUMBER and parts:
+            result._parts = parts  # type: ignore[attr-defined]
+        elif result is not first and result.numel() > 1:
+            for one in tagged:
+                _with(result, places_of(one))
+
     # %% ../../nbs/auditor/17_tracks.ipynb #7c2da385
-    def carry(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any, tagged: list,
-              indexed: list) -> Any:  # fmt: skip
-        "Places through a call with arguments that have some."
+    def carry(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any,
+              tagged: list, indexed: list) -> Any:  # fmt: skip
+        """Places through a call with arguments that have some."""
         first = args[0]
-        places = places_of(first)
-        if (
-            indexed
-            and isinstance(result, Tensor)
-            and result.shape == indexed[-1].shape
-            and places is None
-        ):
+        places, tensor = places_of(first), isinstance(result, Tensor)
+        if indexed and tensor and places is None and result.shape == indexed[-1].shape:
             return self.scored(result, indexed[-1])
         if name in ("gather", "take_along_dim"):
             index = kwargs.get("index", kwargs.get("indices", args[-1]))
             return self.scored(result, index) if places_of(index) is not None else None
         if name in _MOVE and places is not None:
-            moved = func(places, *args[1:], **kwargs)
-            for one, place in (
-                zip(result, moved) if isinstance(result, (tuple, list)) else [(result, moved)]
-            ):
-                _with(one, place)
-                self.ledger.alive(one)
-            return None
+            return self.moved(result, func(places, *args[1:], **kwargs))
         if name in _SAME and places is not None:
-            _with(result, places)
-            return self.ledger.alive(result)
-        if (
-            name in ("sum", "mean", "nansum")
-            and isinstance(result, Tensor)
-            and result.is_floating_point()
-        ):
+            return self.moved(result, places)
+        if name in ("sum", "mean", "nansum") and tensor and result.is_floating_point():
             return self.reduced(first, places, result)
         if name == "numpy":
             return self.ledger.left(places, result)
-        if not isinstance(result, Tensor):
-            return None
-        if (
-            result.numel() == 1
-            and name in _NUMBER
-            and (parts := next(filter(None, map(parts_of, tagged)), None))
-        ):
-            result._parts = parts  # type: ignore[attr-defined]
-        elif result is not first and result.numel() > 1:
-            for one in tagged:
-                _with(result, places_of(one))
-        return None
+        return self.entrywise(name, first, result, tagged) if tensor else None
 
     # %% ../../nbs/auditor/17_tracks.ipynb #a5609537
     def scored(self, result: Any, index: Tensor) -> None:
@@ -232,37 +258,6 @@ class Tracks(TorchFunctionMode):
             parts = Parts(places.flatten().numpy(), first.detach().double().flatten().numpy())
         if parts is not None and not result.requires_grad:
             result._parts = parts  # type: ignore[attr-defined]
-
-    def recognise(self, result: Any) -> None:
-        "A tensor that is a part of the text and was made from something that is no tensor."
-        if not isinstance(result, Tensor) or hasattr(result, "_known") or result.is_floating_point():
-            return
-        result._known = True  # type: ignore[attr-defined]
-        if places_of(result) is None and result.dim() == 1 and result.numel() >= _RUN:
-            at = self.ledger.text.find(result.numpy())
-            if at is not None:
-                _with(result, torch.arange(at, at + len(result)))
-                self.ledger.alive(result)
-
-    def join(
-        self, func: Callable, some: Any, args: tuple, kwargs: dict, result: Tensor
-    ) -> None:
-        "Tensors joined: places where there are any."
-        if any(places_of(one) is not None for one in some):
-            each = [
-                places_of(one) if places_of(one) is not None else torch.full(one.shape, -1)
-                for one in some
-            ]
-            _with(result, func(each, *args, **kwargs))
-            self.ledger.alive(result)
-
-    def set_item(self, whole: Tensor, index: Any, value: Any) -> None:
-        "A part of a tensor filled with tokens, or with losses."
-        if (places := places_of(value)) is not None:
-            if places_of(whole) is None:
-                whole._places = torch.full(whole.shape, -1)  # type: ignore[attr-defined]
-                self.ledger.alive(whole)
-            whole._places[index] = places.reshape(whole._places[index].shape)  # type: ignore[attr-defined]
 
     # %% ../../nbs/auditor/17_tracks.ipynb #8e142387
     def losses(self, func: Callable, args: tuple, kwargs: dict, result: Tensor) -> None:
@@ -281,8 +276,10 @@ class Tracks(TorchFunctionMode):
             return _with(result, places)
         few = {k: v for k, v in kwargs.items() if k in ("ignore_index", "weight")}
         single = func(logits, target, reduction="none", **few).double()
-        result._parts = Parts(places.flatten().numpy(), single.flatten().numpy())  # type: ignore[attr-defined]
+        parts = Parts(places.flatten().numpy(), single.flatten().numpy())
+        result._parts = parts  # type: ignore[attr-defined]
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #56bcce6b
     def by_content(self, target: Tensor) -> None:
         "Targets whose way could not be followed: rows that are parts of the text."
         if target.is_floating_point() or target.numel() < _RUN:
@@ -296,7 +293,7 @@ class Tracks(TorchFunctionMode):
         if bool((found >= 0).any()):
             _with(target, found.reshape(target.shape))
 
-# %% ../../nbs/auditor/17_tracks.ipynb #e08faaf3
+# %% ../../nbs/auditor/17_tracks.ipynb #f49ebb48
 def _with(result: Any, places: Tensor | None) -> None:
     "Give a result its places, if they have its shape."
     if isinstance(result, Tensor) and places is not None and places.shape == result.shape:
@@ -305,7 +302,7 @@ def _with(result: Any, places: Tensor | None) -> None:
 # %% ../../nbs/auditor/17_tracks.ipynb #93fc979d
 @dataclass
 class Entry:
-    """One call of a site: number, activation, places and losses, value, and the loops' counts at that time."""
+    """One call of a site: number, activation, places and losses, value, and the loops' counts."""
 
     site: int
     activation: int
@@ -322,7 +319,7 @@ class Entry:
 
 @dataclass
 class Activation:
-    """One call of a function with sites: name, which call of it, clocks of its beginning and end."""
+    """A call of a function with sites: name, which call of it, clocks of beginning and end."""
 
     function: str
     call: int
@@ -330,9 +327,9 @@ class Activation:
     end: int = 0
     seen: set = field(default_factory=set)  # branches and functions that ran
 
-
+# %% ../../nbs/auditor/17_tracks.ipynb #b8377f9b
 class Ledger:
-    """What an instrumented script calls; `around`: the loops around each site, `keys`: its sum's name."""
+    """What a marked script calls; `around`: the loops around each site, `keys`: its sum's name."""
 
     def __init__(
         self, text: Text, around: dict[int, tuple[int, ...]], keys: dict[int, str] | None = None
@@ -355,14 +352,9 @@ class Ledger:
 
     # %% ../../nbs/auditor/17_tracks.ipynb #5cecba56
     def add(self, site: int, value: Any, kind: str = "add") -> Any:
-        "A value that is added to a loss."
+        """A value that is added to a loss; gives it back."""
         self.clock += 1
-        parts = parts_of(value)
-        if parts is None and isinstance(value, (Tensor, np.ndarray)) and places_of(value) is not None:
-            parts = Parts(places_of(value).flatten().numpy(), value.detach().double().flatten().numpy())  # type: ignore
-        if parts is not None and parts.losses.sum() < 0:  # log-probabilities
-            parts = Parts(parts.places, -parts.losses)
-        number = _scalar(value)
+        parts, number = _losses_in(value), _scalar(value)
         ticks = tuple((loop, self.loops.get(loop, 0)) for loop in self.around.get(site, ()))
         here = self.open[-1] if self.open else -1
         if parts is not None or number is not None:
@@ -376,17 +368,18 @@ class Ledger:
             self.driver.entered(self)
         return value
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #a30cc214
     def zero(self, key: str, value: Any) -> Any:
-        "A sum or a list of losses begins."
+        """A sum or a list of losses begins."""
         self.rounds[key] = self.rounds.get(key, 0) + 1
         return value
 
     def append(self, site: int, value: Any) -> Any:
-        "A value that is put into a list of losses."
+        """A value that is put into a list of losses."""
         return self.add(site, value, "append")
 
     def set(self, site: int, value: Any) -> Any:
-        "A name of a loss that is set: noted where it is a sum or mean of known losses."
+        """A name of a loss that is set: noted where it is a sum or mean of known losses."""
         return self.add(site, value, "set") if parts_of(value) is not None else value
 
     # %% ../../nbs/auditor/17_tracks.ipynb #52a88bff
@@ -402,6 +395,7 @@ class Ledger:
             return found
         return Marked.of(float(found), Parts(places, value.astype(np.float64).reshape(-1)))
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #e2851d81
     def by_size(self, value: Any, result: Tensor) -> None:
         "A sum of what was an array for a while: the places of as many entries that left last."
         if isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad:
@@ -414,6 +408,7 @@ class Ledger:
         if places is not None:
             self.sizes[places.numel()] = places.flatten().numpy()
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #a996e98d
     def alive(self, value: Any) -> None:
         "A tensor of tokens, as long as it lives."
         if isinstance(value, Tensor) and not value.is_floating_point() and places_of(value) is not None:
@@ -452,6 +447,7 @@ class Ledger:
         self.steps += bool(self.waiting)
         self.waiting.clear()
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #32304a30
     def enter(self, function: str) -> None:
         "A function with sites begins."
         self.clock += 1
@@ -470,6 +466,7 @@ class Ledger:
         if self.driver:
             self.driver.ends(self, self.activations[at])
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #fd6101bc
     def here(self, what: Any) -> None:
         "A branch or a function runs."
         self.seen.add(what)
@@ -484,7 +481,7 @@ class Ledger:
 
     # %% ../../nbs/auditor/17_tracks.ipynb #3d35fba2
     def rewrite(self, tokens: np.ndarray) -> None:
-        "Put other tokens [N] into everything that holds a part of the text."
+        """Put other tokens [N] into everything that holds a part of the text."""
         held = []
         for value in _arrays():
             if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size >= _RUN:
@@ -497,27 +494,38 @@ class Ledger:
                     value[:] = tokens[at : at + len(value)].tolist()
         for value, at in held:
             value[...] = tokens[at : at + value.size]
+        self._rewrite_tensors(tokens)
+        self.text.change(tokens)
+
+    # %% ../../nbs/auditor/17_tracks.ipynb #7bb5e53b
+    def _rewrite_tensors(self, tokens: np.ndarray) -> None:
+        "Other tokens in the tensors that have places and still live."
         for reference in self.tokens:
             value = reference()
             if value is not None and (places := places_of(value)) is not None:
                 array, known = value.detach().numpy(), places.numpy()
                 array[known >= 0] = tokens[known[known >= 0]]
-        self.text.change(tokens)
 
 # %% ../../nbs/auditor/17_tracks.ipynb #5cecba56
+def _losses_in(value: Any) -> Parts | None:
+    "The losses that a value holds or was made of; log-probabilities with the sign of losses."
+    parts, places = parts_of(value), places_of(value)
+    if parts is None and places is not None:
+        parts = Parts(places.flatten().numpy(), value.detach().double().flatten().numpy())
+    if parts is not None and parts.losses.sum() < 0:
+        return Parts(parts.places, -parts.losses)
+    return parts
+
+# %% ../../nbs/auditor/17_tracks.ipynb #a30cc214
 def _scalar(value: Any) -> float | None:
     "A number as a float, or None."
     if isinstance(value, (bool, str)) or value is None:
         return None
     if isinstance(value, (int, float, np.floating, np.integer)):
         return float(value)
-    if (
-        isinstance(value, (Tensor, np.ndarray)) and value.size == 1
-        if isinstance(value, np.ndarray)
-        else isinstance(value, Tensor) and value.numel() == 1
-    ):
-        return float(value.item())
-    return None
+    if isinstance(value, np.ndarray):
+        return float(value.item()) if value.size == 1 else None
+    return float(value.item()) if isinstance(value, Tensor) and value.numel() == 1 else None
 
 # %% ../../nbs/auditor/17_tracks.ipynb #3a9729c2
 def _arrays(depth: int = 2) -> Iterable[Any]:
@@ -535,19 +543,22 @@ def _inside(value: Any, depth: int, seen: Any) -> Iterable[Any]:
     "An array, or those in a container or an object."
     if id(value) in seen or depth < 0:
         return
-    if isinstance(value, (np.ndarray, Tensor)):
+    if isinstance(value, (np.ndarray, Tensor)) or (
+        isinstance(value, (list, tuple)) and value and isinstance(value[0], int)
+    ):
         seen.add(id(value))
         yield value
-    elif isinstance(value, (list, tuple)) and value:
+    elif (held := _held(value)) is not None:
         seen.add(id(value))
-        if isinstance(value[0], int):
-            yield value
-        else:
-            for one in value[:64]:
-                yield from _inside(one, depth - 1, seen)
-    elif isinstance(value, dict) or getattr(type(value), "__module__", "") == "__main__":
-        seen.add(id(value))
-        for one in list(
-            (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values()
-        )[:256]:
+        for one in held:
             yield from _inside(one, depth - 1, seen)
+
+# %% ../../nbs/auditor/17_tracks.ipynb #b49a4592
+def _held(value: Any) -> list[Any] | None:
+    "What a container, or an object of the script's own classes, holds: the first of it; else None."
+    if isinstance(value, (list, tuple)) and value:
+        return [*value[:64]]
+    if isinstance(value, dict):
+        return [*value.values()][:256]
+    own = getattr(type(value), "__module__", "") == "__main__"
+    return [*getattr(value, "__dict__", {}).values()][:256] if own else None

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo',
-           'Revision', 'Root', 'one_line', 'Commands', 'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb',
-           'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission',
-           'audit_each', 'audit_artifact', 'audit_arm', 'audit_command', 'compare_command', 'publish_command',
+           'Revision', 'Root', 'Audited', 'Level', 'Build', 'Against', 'Unconfined', 'Explain', 'one_line', 'Commands',
+           'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check', 'artifact', 'ship',
+           'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
+           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'publish_command',
            'settings_from', 'submit_command', 'import_command', 'run_or_published', 'figures_command', 'referred',
            'kept', 'cache_lines', 'cache_command', 'why_stale']
 
@@ -85,7 +86,7 @@ TokenizerPath = Annotated[
     ),
 ]
 
-
+# %% ../../nbs/lab/09_cli.ipynb #3f5c7442
 def _prepare(corpus: str, as_json: bool, then: str = "", **options) -> None:
     "Open a corpus, preparing it at first use; print where it lies, its size, and what to type `then`."
     from golf.text.corpus import load_corpus
@@ -336,7 +337,7 @@ def audit_submission(
         atomic_write(out, told + "\n")
     return bool(report.failed or (script and script.failed))
 
-
+# %% ../../nbs/lab/09_cli.ipynb #3987af6d
 def audit_each(tree: str, out: Path | None, *, as_json: bool = False) -> bool:
     """Read every submission of a tree into one table; whether any fails. Continues a table that was begun."""
     from tqdm import tqdm
@@ -395,76 +396,93 @@ def audit_arm(target: str, level: str, seed: int, artifact: str, **where):
         raise GolfError(report.headline())
     return report
 
-# %% ../../nbs/lab/09_cli.ipynb #00098c83
-@app.command("audit")
-def audit_command(
-    target: Annotated[
-        str, typer.Argument(help="A train_gpt.py, a submission, an artifact, FILE.py:NAME, a run.")
-    ],
-    level: Annotated[
-        str, typer.Option(help="brief, quick or full: of a script about 1, 3 and 15 minutes.")
-    ] = "quick",
-    seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
-    build: Annotated[str | None, typer.Option(help="module:function, path to predictor.")] = None,
-    data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
-    tokenizer: TokenizerPath = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the report.")] = None,
-    each: Annotated[bool, typer.Option("--each", help="Every submission of a tree.")] = False,
-    as_json: AsJson = False,
-    against: Annotated[
-        str | None, typer.Option(help="Of a submission: a folder or a row, for Welch's test.")
-    ] = None,
-    artifact: Annotated[str, typer.Option(help="Whose tokens FILE.py:NAME reads.")] = "tiny",
-    run: Annotated[bool, typer.Option("--run", help="Run a script, confined.")] = False,
-    unconfined: Annotated[
-        bool, typer.Option("--unconfined", help="Run it with all your rights.")
-    ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="What was found in a script, and how it was run.")
-    ] = False,
-) -> None:
-    """Run a script, an artifact or an arm and try to catch it; check a submission's numbers without code.
+# %% ../../nbs/lab/09_cli.ipynb #6721412c
+Audited = Annotated[
+    str, typer.Argument(help="A train_gpt.py, a submission, an artifact, FILE.py:NAME, a run.")
+]
+Level = Annotated[
+    str, typer.Option(help="brief, quick or full: of a script about 1, 3 and 15 minutes.")
+]
+Build = Annotated[str | None, typer.Option(help="module:function, path to predictor.")]
+Against = Annotated[
+    str | None, typer.Option(help="Of a submission: a folder or a row, for Welch's test.")
+]
+Unconfined = Annotated[bool, typer.Option("--unconfined", help="Run it with all your rights.")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="What was found in a script, and how it was run.")
+]
 
-    Of a script, conditions are named. Ends with code 1 when something was found, and with 2 when the target cannot be read.
-    """
-    if each:
-        raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
-    kind, script = kind_of(target), None
-    if kind in ("submission", "script") and (path := script_in(target)):
-        script = audit_script_at(path, level, seed, run=run or unconfined, unconfined=unconfined)
+# %% ../../nbs/lab/09_cli.ipynb #54468de2
+def audit_one(
+    target: str, kind: str, script: Any, level: str, seed: int, out: Path | None, as_json: bool,
+    against: str | None, explain: bool, **options: Any,
+) -> bool:  # fmt: skip
+    """Audit what `kind_of` told apart, print and keep the report; whether anything failed."""
+    from golf.base.files import check_room
+
     if kind == "submission":
-        failed = audit_submission(target, out, as_json=as_json, against=against, script=script)
-        raise typer.Exit(int(failed))
+        return audit_submission(target, out, as_json=as_json, against=against, script=script)
     if against:
         raise GolfError(f"{target}: --against is for submissions, not for: {kind}")
     if script is not None:
         tell(as_json, script.as_dict(), script.markdown(explain))
         if out is not None:
             out.write_text(json.dumps(script.as_dict(), indent=1) + "\n")
-        raise typer.Exit(int(bool(script.failed)))
-    from golf.auditor.audit import audit
-    from golf.auditor.report import LEVELS
-    from golf.base.files import check_room
-    from golf.lab.runs import read_record
-
+        return bool(script.failed)
     if out is not None:
         check_room(out, 1 << 20)
-    if level not in LEVELS:
-        raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
-    if kind == "run":
-        record = dict(read_record(target))
-        report = audit(None, None, level, seed=seed, name=Path(target).name, record=record)
-    else:
-        where = dict(data_path=data_path, tokenizer_path=tokenizer)
-        if kind == "arm":
-            report = audit_arm(target, level, seed, artifact, **where)
-        else:
-            report = audit_artifact(target, level, seed, build, **where)
+    report = audit_predictor(target, kind, level, seed, **options)
     told = {"verdict": report.verdict, "headline": report.headline()} | report.as_dict()
     tell(as_json, told, report.markdown())
     if out is not None:
         report.save(out)
-    raise typer.Exit(int(bool(report.failed or report.error)))
+    return bool(report.failed or report.error)
+
+# %% ../../nbs/lab/09_cli.ipynb #c58d46c4
+def audit_predictor(
+    target: str, kind: str, level: str, seed: int, *, artifact: str, build: str | None, **where: Any
+) -> Any:
+    """The report on a run, an arm or an artifact; raises `GolfError` for a level that is none."""
+    from golf.auditor.audit import audit
+    from golf.auditor.report import LEVELS
+    from golf.lab.runs import read_record
+
+    if level not in LEVELS:
+        raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
+    if kind == "run":
+        record = dict(read_record(target))
+        return audit(None, None, level, seed=seed, name=Path(target).name, record=record)
+    if kind == "arm":
+        return audit_arm(target, level, seed, artifact, **where)
+    return audit_artifact(target, level, seed, build, **where)
+
+# %% ../../nbs/lab/09_cli.ipynb #00098c83
+@app.command("audit")
+def audit_command(
+    target: Audited, level: Level = "quick",
+    seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
+    build: Build = None,
+    data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,
+    tokenizer: TokenizerPath = None,
+    out: Annotated[Path | None, typer.Option(help="A file for the report.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every submission of a tree.")] = False,
+    as_json: AsJson = False, against: Against = None,
+    artifact: Annotated[str, typer.Option(help="Whose tokens FILE.py:NAME reads.")] = "tiny",
+    run: Annotated[bool, typer.Option("--run", help="Run a script, confined.")] = False,
+    unconfined: Unconfined = False, explain: Explain = False,
+) -> None:  # fmt: skip
+    """Run a script, an artifact or an arm and try to catch it; check a submission's numbers without code.
+
+    Of a script, conditions are named. Ends with code 1 when something was found, and with 2 when the target cannot be read.
+    """
+    if each:
+        raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
+    kind, report = kind_of(target), None
+    if kind in ("submission", "script") and (path := script_in(target)):
+        report = audit_script_at(path, level, seed, run=run or unconfined, unconfined=unconfined)
+    options = dict(data_path=data_path, tokenizer_path=tokenizer, artifact=artifact, build=build)
+    failed = audit_one(target, kind, report, level, seed, out, as_json, against, explain, **options)
+    raise typer.Exit(int(failed))
 
 # %% ../../nbs/lab/09_cli.ipynb #e2000005
 @app.command("compare")

@@ -182,13 +182,14 @@ def run_entry(recipe: Recipe, place: Place) -> Outcome:
     c, found = recipe.train, Outcome()
     ranks = join(c.device)
     log, corpus = Log(place, ranks), entry_corpus(place, recipe.model.vocab_size)
+    folder = Path(place.data_path)
     doors: dict[str, Any] = dict(
         build=recipe.build, objective=recipe.objective, combine=recipe.combine
     )
     trainer = Trainer(recipe.model, c, corpus, ranks=ranks, **doors)
     log(f"val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path={place.tokenizer_path}")
-    log(f"train_loader:dataset:{corpus.folder.name} train_shards:{len(corpus.train.paths)}")
-    log(f"val_loader:shards pattern={corpus.folder}/*_val_*.bin tokens:{len(corpus.val) - 1}")
+    log(f"train_loader:dataset:{folder.name} train_shards:{len(shard_paths(folder, 'train'))}")
+    log(f"val_loader:shards pattern={folder}/*_val_*.bin tokens:{len(corpus.val) - 1}")
     log(f"model_params:{trainer.model.parameter_count()}")
     log(
         f"world_size:{ranks.world_size} grad_accum_steps:{max(1, c.accumulate // ranks.world_size)}"

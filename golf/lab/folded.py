@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .definitions import FOREIGN, Key, Reach, Types, Unit
+from .dropped import filled
 
 # %% ../../nbs/lab/05d_folded.ipynb #5b06e6e9
 Constants = dict[tuple[Key, str], Any]  # by the class that declares a field, and its name
@@ -22,7 +23,7 @@ _PLAIN = type(None), bool, int, float, str
 def settings_of(
     value: Any, *, readable: Callable[[str, Any], bool], path: str = ""
 ) -> Iterator[tuple]:
-    """Class, field and value of each setting in a recipe's dataclasses; `...` for one that can be changed."""
+    """Class, field and value of each setting in a recipe's dataclasses; `...`: can be changed."""
     if not is_dataclass(value) or isinstance(value, type):
         return
     for f in fields(value):
@@ -36,40 +37,9 @@ def _declaring(kind: type, name: str) -> type:
     "The class, of a dataclass and those above it, whose body first declares a field."
     return next(c for c in reversed(kind.__mro__) if name in c.__dict__.get("__annotations__", {}))
 
-# %% ../../nbs/lab/05d_folded.ipynb #b2d96602
-def constants(recipe: Any, reach: Reach, readable: Callable[[str, Any], bool]) -> Constants:
-    """The settings that no run of the script can change, among all that `reach` kept without folding."""
-    found: dict[tuple[Key, str], list[Any]] = {}
-    for kind, name, value in settings_of(recipe, readable=readable):
-        home = _declaring(kind, name)
-        values = found.setdefault(((home.__module__, home.__qualname__), name), [])
-        values.append(value)
-    stored, made = _changes(reach)
-    held: Constants = {}
-    for (home, name), values in found.items():
-        first = values[0]
-        same = all(type(v) is type(first) and v == first for v in values)
-        if first is ... or not same or name in stored:
-            continue
-        family = [k for k in made if k is None or home in reach.ancestors(k)]
-        given = [v for k in family for n, v in made[k] if n == name]
-        bare = [k for k in family if k and ("", ...) in made[k]]
-        usual = [_default(k, name) for k in bare]
-        if all(_constant(v) and _value(v) == first for v in given) and all(
-            u == first for u in usual
-        ):
-            held[home, name] = first
-    return held
-
-# %% ../../nbs/lab/05d_folded.ipynb #f532e074
-def _default(key: Key, name: str) -> Any:
-    "The default of a field of a class."
-    kind = getattr(importlib.import_module(key[0]), key[1])
-    return next((f.default for f in fields(kind) if f.name == name), ...)
-
 # %% ../../nbs/lab/05d_folded.ipynb #d77c59db
 def _changes(reach: Reach) -> tuple[set[str], dict[Key | None, list[tuple[str, Any]]]]:
-    "Attribute names stored to on settings; by class (None: `replace`) the keywords given, (, ...) for defaults."
+    "Attributes stored to on settings; by class (None: `replace`) keywords given, ... for defaults."
     stored: set[str] = set()
     made: dict[Key | None, list[tuple[str, Any]]] = {}
     for unit in [u for units in reach.units.values() for u in units]:
@@ -81,9 +51,8 @@ def _changes(reach: Reach) -> tuple[set[str], dict[Key | None, list[tuple[str, A
                 stored |= set() if plain else {node.attr}
             if isinstance(node, ast.Call):
                 key = reach.target(node.func, unit.module, unit.local)
-                settings = key and key[1] and types.is_class(key) and _is_settings(reach, key)
                 words = [(k.arg, k.value) for k in node.keywords if k.arg]
-                if settings:
+                if key and key[1] and types.is_class(key) and _is_settings(reach, key):
                     whole = any(k.arg is None for k in node.keywords)
                     made.setdefault(key, []).extend(words + _placed(key, node.args))
                     made[key] += [] if whole else [("", ...)]
@@ -106,6 +75,39 @@ def _is_settings(reach: Reach, key: Key) -> bool:
         if isinstance(kind, type) and is_dataclass(kind):
             return True
     return False
+
+# %% ../../nbs/lab/05d_folded.ipynb #f532e074
+def _default(key: Key, name: str) -> Any:
+    "The default of a field of a class."
+    kind = getattr(importlib.import_module(key[0]), key[1])
+    return next((f.default for f in fields(kind) if f.name == name), ...)
+
+# %% ../../nbs/lab/05d_folded.ipynb #b2d96602
+def constants(recipe: Any, reach: Reach, readable: Callable[[str, Any], bool]) -> Constants:
+    """The settings that no run can change, among all that `reach` kept without folding."""
+    found: dict[tuple[Key, str], list[Any]] = {}
+    for kind, name, value in settings_of(recipe, readable=readable):
+        home = _declaring(kind, name)
+        found.setdefault(((home.__module__, home.__qualname__), name), []).append(value)
+    stored, made = _changes(reach)
+    held: Constants = {}
+    for (home, name), values in found.items():
+        first = values[0]
+        same = all(type(v) is type(first) and v == first for v in values)
+        if first is ... or not same or name in stored:
+            continue
+        family = {k: made[k] for k in made if k is None or home in reach.ancestors(k)}
+        if _always(name, first, family):
+            held[home, name] = first
+    return held
+
+
+def _always(name: str, first: Any, family: dict[Key | None, list[tuple[str, Any]]]) -> bool:
+    "Whether all objects of a family of classes get the value `first` under a name."
+    given = [value for words in family.values() for word, value in words if word == name]
+    usual = [_default(k, name) for k, words in family.items() if k and ("", ...) in words]
+    fixed = all(_constant(value) and _value(value) == first for value in given)
+    return fixed and all(value == first for value in usual)
 
 # %% ../../nbs/lab/05d_folded.ipynb #197da812
 def _constant(node: ast.AST) -> bool:
@@ -153,12 +155,15 @@ class Folded(ast.NodeTransformer):
                     return self.constants[above, node.attr]
         return ...
 
+    # %% ../../nbs/lab/05d_folded.ipynb #a05b74d2
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        """The constant in place of a setting."""
         if (value := self.field(node)) is not ...:
             return self.put(node, literal(value))
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
+        """The constant in place of a name that is given one, once and for all."""
         if isinstance(node.ctx, ast.Load) and node.id in self.local:
             return self.put(node, literal(_value(self.local[node.id])))
         return node
@@ -178,6 +183,7 @@ class Folded(ast.NodeTransformer):
             return node
         return self.put(node, rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest))
 
+    # %% ../../nbs/lab/05d_folded.ipynb #0bfb247c
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         """`not` of a constant."""
         self.generic_visit(node)
@@ -209,7 +215,7 @@ class Folded(ast.NodeTransformer):
 
     # %% ../../nbs/lab/05d_folded.ipynb #d393c97c
     def table(self, node: ast.AST) -> Any:
-        """The set or dictionary with names for keys that a module holds under this expression, or `...`."""
+        """What a module holds under this expression, if its keys are names; else `...`."""
         key = self.reach.target(node, self.unit.module, self.unit.local)
         if isinstance(node, ast.Name) and node.id in self.types.names:
             return ...
@@ -245,42 +251,34 @@ class Folded(ast.NodeTransformer):
         return given if isinstance(given, ast.Dict) else None
 
     # %% ../../nbs/lab/05d_folded.ipynb #fb58bd5b
-    def once(self, name: str) -> ast.AST | None:
+    def once(self, name: str) -> ast.expr | None:
         """The only value that a name of this function ever gets, if there is one."""
-        stores = [n for n in ast.walk(self.unit.node) if isinstance(n, ast.Name) and n.id == name]
-        stores = [n for n in stores if not isinstance(n.ctx, ast.Load)]
-        if (
-            not isinstance(self.unit.node, ast.FunctionDef)
-            or len(stores) != 1
-            or name in _parameters(self.unit.node)
-        ):
+        whole = self.unit.node
+        named = [n for n in ast.walk(whole) if isinstance(n, ast.Name) and n.id == name]
+        stores = [n for n in named if not isinstance(n.ctx, ast.Load)]
+        if not isinstance(whole, ast.FunctionDef) or len(stores) != 1 or name in _parameters(whole):
             return None
-        for node in ast.walk(self.unit.node):
-            if isinstance(node, ast.AnnAssign) and node.target is stores[0]:
-                return node.value
-            if isinstance(node, ast.Assign) and node.targets[0] is stores[0] and len(node.targets) == 1:
-                return node.value
-            pair = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
-            if pair and isinstance(node.value, ast.Tuple) and stores[0] in node.targets[0].elts:
-                whole = len(node.value.elts) == len(node.targets[0].elts)
-                return node.value.elts[node.targets[0].elts.index(stores[0])] if whole else None
-        return None
+        given = (_given(node, stores[0]) for node in ast.walk(whole))
+        return next((value for value in given if value is not None), None)
 
     # %% ../../nbs/lab/05d_folded.ipynb #99fec272
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """A call of a lambda without parameters is its body; an empty `*()` is no argument."""
         self.generic_visit(node)
         node.args = self.without_empty(node.args)
-        bare = isinstance(node.func, ast.Lambda) and not (node.args or node.keywords)
-        return self.put(node, node.func.body) if bare and not _parameters(node.func) else node
+        function = node.func
+        if not isinstance(function, ast.Lambda) or node.args or node.keywords or _parameters(function):
+            return node
+        return self.put(node, function.body)
 
+    # %% ../../nbs/lab/05d_folded.ipynb #23d7ed47
     def without_empty(self, parts: list[ast.expr]) -> list[ast.expr]:
         """Elements without those that unpack nothing."""
-        rest = [
-            p
-            for p in parts
-            if not (isinstance(p, ast.Starred) and _constant(p.value) and not _value(p.value))
-        ]
+
+        def empty(part: ast.expr) -> bool:
+            return isinstance(part, ast.Starred) and _constant(part.value) and not _value(part.value)
+
+        rest = [part for part in parts if not empty(part)]
         self.changed |= len(rest) < len(parts)
         return rest
 
@@ -326,6 +324,21 @@ class Folded(ast.NodeTransformer):
         node.body = node.body or [ast.Pass()]
         return node
 
+# %% ../../nbs/lab/05d_folded.ipynb #afc9ab3e
+def _given(node: ast.AST, name: ast.Name) -> ast.expr | None:
+    "The value that an assignment gives to this very `name`, alone or as its place in a tuple says."
+    if isinstance(node, ast.AnnAssign):
+        return node.value if node.target is name else None
+    if not isinstance(node, ast.Assign):
+        return None
+    first = node.targets[0]
+    if first is name:
+        return node.value if len(node.targets) == 1 else None
+    if not (isinstance(first, ast.Tuple) and isinstance(node.value, ast.Tuple)):
+        return None
+    whole = name in first.elts and len(node.value.elts) == len(first.elts)
+    return node.value.elts[first.elts.index(name)] if whole else None
+
 # %% ../../nbs/lab/05d_folded.ipynb #abd64b91
 def _parameters(node: ast.AST) -> set[str]:
     "Names of all parameters of a function and of those within it."
@@ -338,34 +351,29 @@ def _parameters(node: ast.AST) -> set[str]:
     }
 
 # %% ../../nbs/lab/05d_folded.ipynb #29427b11
-def _tidy(node: ast.AST) -> ast.AST:
-    "Blocks that became empty hold `pass`; names of a function that are given constants and never read are gone."
+def _tidy(node: ast.stmt) -> ast.stmt:
+    "Blocks that became empty hold `pass`; constants of a function that nobody reads are gone."
     for inner in ast.walk(node):
-        for name in ("body",):
-            if getattr(inner, name, None) == []:
-                setattr(inner, name, [ast.Pass()])
+        filled(inner)
     if isinstance(node, ast.FunctionDef):
-        read = {
-            n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-        }
-        inner = any(isinstance(n, (ast.Global, ast.Nonlocal)) for n in ast.walk(node))
-        rest = [s for s in node.body if inner or not _idle(s, read)]
+        nodes = [*ast.walk(node)]
+        names = [n for n in nodes if isinstance(n, ast.Name)]
+        read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+        shared = any(isinstance(n, (ast.Global, ast.Nonlocal)) for n in nodes)
+        rest = [s for s in node.body if shared or not _idle(s, read)]
         node.body = rest or [ast.Pass()]
     return node
 
 # %% ../../nbs/lab/05d_folded.ipynb #f7f7baa5
 def _idle(statement: ast.stmt, read: set[str]) -> bool:
-    "Whether a statement only gives a constant, or a table of functions, to a name that is not read."
-    target = (
-        statement.targets[0]
-        if isinstance(statement, ast.Assign)
-        else getattr(statement, "target", None)
-    )
-    value = getattr(statement, "value", None)
+    "Whether a statement only gives a constant or a table of functions to a name not read."
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        return False
+    value = statement.value
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
     functions = isinstance(value, ast.Dict) and all(isinstance(v, ast.Lambda) for v in value.values)
-    pure = isinstance(value, ast.AST) and (_constant(value) or functions)
-    assigns = isinstance(statement, (ast.Assign, ast.AnnAssign))
-    return bool(assigns and pure and isinstance(target, ast.Name) and target.id not in read)
+    pure = value is not None and (_constant(value) or functions)
+    return pure and isinstance(target, ast.Name) and target.id not in read
 
 # %% ../../nbs/lab/05d_folded.ipynb #78c72956
 def folded(reach: Reach, unit: Unit, constants: Constants) -> Unit:

@@ -38,6 +38,11 @@ from ..train.settings import TrainConfig
 class Adapts(Protocol):
     """Settings, as a dataclass, whose `start` makes the predictor that adapts a model."""
 
+    @property
+    def chunk_tokens(self) -> int:
+        """How many tokens are scored before anything is learnt from them."""
+        ...
+
     def start(self, model: GPT, positions: int) -> Predictor:
         """A predictor for `model` along a text of `positions` targets."""
 

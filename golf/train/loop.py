@@ -35,8 +35,6 @@ from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, sav
 from ..store.quant import crown_q, qat_transform
 from ..text.batches import TokenStream
 from ..text.corpus import Corpus
-
-# %% ../../nbs/train/02_loop.ipynb #c0d1f22e
 from .pace import Pace, choose, settled
 from .settings import TrainConfig, slices
 
@@ -73,21 +71,28 @@ class Trainer:
         self.build, self.objective, self.combine = build, objective, combine
         self.begin()
 
-    # %% ../../nbs/train/02_loop.ipynb #ee32e1c5
-    def begin(self) -> None:
-        """Step 0: fresh weights, optimisers, average, stream and log."""
-        c, ranks = self.config, self.ranks
+    # %% ../../nbs/train/02_loop.ipynb #6af2a33e
+    def fresh_model(self) -> GPT:
+        """The model of step 0, on its device; raises `GolfError` for one of another tokenizer."""
+        c = self.config
         dtype = getattr(torch, c.compute_dtype or "float32")
         made = self.build(self.shape, seed=c.seed, compute_dtype=dtype)
         if made.tokenizer not in ("", self.corpus.tokenizer_digest):
             found = f"ids of {self.corpus.tokenizer_digest}, the model it begins with was trained with"
             raise GolfError(f"corpus {self.corpus.name!r} holds {found} tokenizer {made.tokenizer}")
-        self.model = made.to(ranks.device)
-        self.model.wide_attention = bool(c.wide_attention)
-        self.model.tokenizer = self.corpus.tokenizer_digest
-        for name, p in self.model.named_parameters():
+        model = made.to(self.ranks.device)
+        model.wide_attention = bool(c.wide_attention)
+        model.tokenizer = self.corpus.tokenizer_digest
+        for name, p in model.named_parameters():
             if name == "embedding.weight" or name.endswith("table.weight"):
                 p.data = p.data.to(getattr(torch, c.table_dtype))
+        return model
+
+    # %% ../../nbs/train/02_loop.ipynb #ff7d2462
+    def begin(self) -> None:
+        """Step 0: fresh weights, optimisers, average, stream and log."""
+        c, ranks = self.config, self.ranks
+        self.model = self.fresh_model()
         self.optimisers = Optimisers(self.model, c.optim, ranks=ranks)
         self.average = make_average(self.model, c.average)
         sizes = dict(batch_tokens=c.batch_tokens, context=self.shape.context)
@@ -99,76 +104,7 @@ class Trainer:
         self.step, self.elapsed, self.saved_at = 0, 0.0, 0
         self._make_passes()
 
-    # %% ../../nbs/train/02_loop.ipynb #6b29f52d
-    def train_step(self) -> dict:
-        """Make one optimiser step and return its row of the log."""
-        self.scale = self.lr_scale()
-        self._remember_batch()
-        with self._enough_memory():
-            loss, norm = self.update(self.scale)
-        self.step += 1
-        return {"step": self.step, "loss": loss, "lr_scale": self.scale, "grad_norm": norm}
-
-    def update(self, scale: float) -> tuple[float, float]:
-        """Learn from the next batch at learning rates times `scale`: its mean loss and gradient norm."""
-        limit = self.config.grad_clip or math.inf
-        qat, before = self.config.qat, self.lowest_scale
-        self.scale, self.lowest_scale = scale, min(scale, before)
-        self.phase = qat.phase(scale, before) if qat else "off"
-        loss = self.combined(limit) if self.combine else self.gradients()
-        loss = self.ranks.total(loss) / self.ranks.world_size
-        if not math.isfinite(loss):
-            raise GolfError(self._stopped(f"the loss is {loss}", LOWER_RATES))
-        norm = self.optimisers.step(self.step, scale, limit=math.inf if self.combine else limit)
-        self.average.update(scale)
-        return loss, norm.item()
-
-    # %% ../../nbs/train/02_loop.ipynb #1b3bc05d
-    def gradients(self, part: Callable[[], None] = lambda: None) -> Tensor:
-        """Accumulate the gradient of this rank's mean loss and return it; `part` after each micro-batch."""
-        n = max(1, self.config.accumulate // self.ranks.world_size)
-        total = torch.zeros((), device=self.ranks.device)
-        x, y = (t.to(self.ranks.device) for t in self.stream.next())
-        for ids, targets in zip(x.chunk(n), y.chunk(n)):
-            objective = self.objective or Trainer.usual
-            loss = objective(self, ids, targets) / n
-            loss.backward()
-            total += loss.detach()
-            part()
-        return total
-
-    def lr_scale(self) -> float:
-        """Learning-rate multiplier for the step that comes next."""
-        c = self.config
-        if c.max_seconds:
-            return lr_scale_by_clock(self.step, self.elapsed, c.max_seconds, c.warmdown)
-        return lr_scale(self.step, c.steps, c.warmdown)
-
-    # %% ../../nbs/train/02_loop.ipynb #243f563b
-    def combined(self, limit: float) -> Tensor:
-        """Like `gradients`, but `combine` makes the gradient from those of each micro-batch's mean loss."""
-        params, parts = [p for p in self.model.parameters() if p.requires_grad], []
-        n = max(1, self.config.accumulate // self.ranks.world_size)
-
-        def keep():
-            parts.append([torch.zeros_like(p) if p.grad is None else p.grad * n for p in params])
-            self.model.zero_grad(set_to_none=True)
-
-        loss = self.gradients(keep)
-        for p, g in zip(params, self.combine(parts, limit)):
-            p.grad = g
-        return loss
-
-    # %% ../../nbs/train/02_loop.ipynb #e36e4082
-    def usual(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The training loss of a micro-batch in the present phase, CROWN-Q's price included."""
-        loss, crown = self.passes[self.phase](ids, targets), self.config.crown
-        if crown and self.scale < crown.below:
-            banks = [p for n, p in self.model.named_parameters() if n.endswith("_bank")]
-            price = sum(crown_q(p, crown.bits, floor=crown.floor) for p in banks)
-            loss = loss + crown.weight * price
-        return loss
-
+    # %% ../../nbs/train/02_loop.ipynb #92f9b796
     def _make_passes(self) -> None:
         "One callable per phase; with `compile`, each is a graph of its own."
         self.phase, self.scale, self.lowest_scale, qat = "off", 1.0, 1.0, self.config.qat
@@ -182,6 +118,102 @@ class Trainer:
         if self.pace.compile:
             options: dict[str, Any] = dict(dynamic=False, fullgraph=True)
             self.passes = {k: torch.compile(f, **options) for k, f in self.passes.items()}
+
+    # %% ../../nbs/train/02_loop.ipynb #e36e4082
+    def usual(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """The training loss of a micro-batch in the present phase, CROWN-Q's price included."""
+        loss, crown = self.passes[self.phase](ids, targets), self.config.crown
+        if crown and self.scale < crown.below:
+            banks = [p for n, p in self.model.named_parameters() if n.endswith("_bank")]
+            price = sum(crown_q(p, crown.bits, floor=crown.floor) for p in banks)
+            loss = loss + crown.weight * price
+        return loss
+
+    # %% ../../nbs/train/02_loop.ipynb #1b3bc05d
+    def gradients(self, part: Callable[[], None] = lambda: None) -> Tensor:
+        """Accumulate this rank's mean gradient; returns the mean loss. `part` runs after each part."""
+        n = max(1, self.config.accumulate // self.ranks.world_size)
+        total = torch.zeros((), device=self.ranks.device)
+        x, y = (t.to(self.ranks.device) for t in self.stream.next())
+        for ids, targets in zip(x.chunk(n), y.chunk(n)):
+            objective = self.objective or Trainer.usual
+            loss = objective(self, ids, targets) / n
+            loss.backward()
+            total += loss.detach()
+            part()
+        return total
+
+    # %% ../../nbs/train/02_loop.ipynb #84e38fd8
+    def lr_scale(self) -> float:
+        """Learning-rate multiplier for the step that comes next."""
+        c = self.config
+        if c.max_seconds:
+            return lr_scale_by_clock(self.step, self.elapsed, c.max_seconds, c.warmdown)
+        return lr_scale(self.step, c.steps, c.warmdown)
+
+    # %% ../../nbs/train/02_loop.ipynb #243f563b
+    def combined(self, combine: Combine, limit: float) -> Tensor:
+        """Like `gradients`, but `combine` makes the gradient from those of the micro-batches."""
+        params, parts = [p for p in self.model.parameters() if p.requires_grad], []
+        n = max(1, self.config.accumulate // self.ranks.world_size)
+
+        def keep():
+            parts.append([torch.zeros_like(p) if p.grad is None else p.grad * n for p in params])
+            self.model.zero_grad(set_to_none=True)
+
+        loss = self.gradients(keep)
+        for p, g in zip(params, combine(parts, limit)):
+            p.grad = g
+        return loss
+
+    # %% ../../nbs/train/02_loop.ipynb #f0903fcb
+    def _stopped(self, what: str, advice: str) -> str:
+        "The message of a run that ends early."
+        last = self.saved_at
+        kept = f"the checkpoint of step {last} is intact" if last else "no checkpoint had been written"
+        return f"{what} at step {self.step + 1}; {kept}; {advice}"
+
+    # %% ../../nbs/train/02_loop.ipynb #e9212fb6
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        "A `GolfError` that says what to lower, for memory that runs out within the block."
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
+
+    # %% ../../nbs/train/02_loop.ipynb #db9a0859
+    def _remember_batch(self) -> None:
+        "Keep the place of the batch that comes next, if the burst will want it."
+        if self.config.burst and self.scale < self.config.burst.below:
+            self.recent.add((torch.tensor(self.stream.consumed),))
+
+    # %% ../../nbs/train/02_loop.ipynb #6b29f52d
+    def train_step(self) -> dict:
+        """Make one optimiser step and return its row of the log."""
+        self.scale = self.lr_scale()
+        self._remember_batch()
+        with self._enough_memory():
+            loss, norm = self.update(self.scale)
+        self.step += 1
+        return {"step": self.step, "loss": loss, "lr_scale": self.scale, "grad_norm": norm}
+
+    # %% ../../nbs/train/02_loop.ipynb #b0b4c5ea
+    def update(self, scale: float) -> tuple[float, float]:
+        """Learn from the next batch at rates times `scale`: its mean loss and gradient norm."""
+        limit = self.config.grad_clip or math.inf
+        qat, before = self.config.qat, self.lowest_scale
+        self.scale, self.lowest_scale = scale, min(scale, before)
+        self.phase = qat.phase(scale, before) if qat else "off"
+        loss = self.combined(self.combine, limit) if self.combine else self.gradients()
+        loss = self.ranks.total(loss) / self.ranks.world_size
+        if not math.isfinite(loss):
+            raise GolfError(self._stopped(f"the loss is {loss}", LOWER_RATES))
+        norm = self.optimisers.step(self.step, scale, limit=math.inf if self.combine else limit)
+        self.average.update(scale)
+        return loss, norm.item()
 
     # %% ../../nbs/train/02_loop.ipynb #4bc51fd1
     def prime(self) -> None:
@@ -198,27 +230,25 @@ class Trainer:
         self.stream.load(position)
         self.phase = "off"
 
-    # %% ../../nbs/train/02_loop.ipynb #f0903fcb
-    def _stopped(self, what: str, advice: str) -> str:
-        "The message of a run that ends early."
-        last = self.saved_at
-        kept = f"the checkpoint of step {last} is intact" if last else "no checkpoint had been written"
-        return f"{what} at step {self.step + 1}; {kept}; {advice}"
+    # %% ../../nbs/train/02_loop.ipynb #124a4ab1
+    def replay(self) -> list[float]:
+        """Learn once more from the batches that were remembered; returns the loss before each step."""
+        b, end = self.config.burst, self.stream.state()
+        if b is None or not len(self.recent):
+            return []
 
-    @contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        "A `GolfError` that says what to lower, for memory that runs out within the block."
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise GolfError(self._stopped("out of memory", LOWER_MEMORY)) from error
+        def again(place: tuple[Tensor], scale: float) -> float:
+            self.stream.load({**end, "consumed": int(place[0])})
+            return self.update(scale)[0]
+
+        losses = burst(again, self.recent, epochs=b.epochs, scale=b.scale)
+        self.stream.load(end)
+        return losses
 
     # %% ../../nbs/train/02_loop.ipynb #b32d8b92
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the run by name: `model.*`, `average.*`, `recent.*` and `optim.*`."""
-        names = {p: name for name, p in self.model.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"average.{k}": v for k, v in self.average.state().items()}
         found |= {f"recent.{k}": v for k, v in self.recent.state().items()}
@@ -227,6 +257,37 @@ class Trainer:
         for p in self.optimisers.muon.state:
             found[f"optim.{names[p]}.momentum"] = self.optimisers.muon.full_momentum(p)
         return {name: t.detach().cpu() for name, t in found.items()}
+
+    # %% ../../nbs/train/02_loop.ipynb #b886bbbd
+    def settings_name(self) -> str:
+        """A digest of all that the caller decided: model, settings, data and functions."""
+        silent = dict(log_every=0, checkpoint_every=0, validate_every=0, validation_tokens=0)
+        settings = replace(self.config, **silent)
+        what = asdict(self.shape), asdict(settings), self.corpus.fingerprint()
+        doors = self.build if self.build is not GPT else None, self.objective, self.combine
+        return digest((*what, *doors) if any(doors) else what)
+
+    def name(self) -> str:
+        """The name of run and checkpoint: `settings_name`, and a digest of code and libraries."""
+        return f"{self.settings_name()}-{digest(self.origin())}"
+
+    # %% ../../nbs/train/02_loop.ipynb #fa611ac8
+    def origin(self) -> dict[str, Any]:
+        """What decides the weights beside settings and data: code by definition, torch, device."""
+        if not self._origin:
+            things = type(self), self.build, self.objective, self.combine
+            kind = self.ranks.device.partition(":")[0]
+            device = torch.cuda.get_device_name(self.ranks.device) if kind == "cuda" else kind
+            self._origin = {"code": code_key(*things), "torch": torch.__version__, "device": device}
+        return self._origin
+
+    def passed(self) -> list[dict[str, Any]]:
+        """Where the run has been, this place included: its name there, what decides the last bits."""
+        here = {"run": self.name(), "processor": torch.backends.cpu.get_cpu_capability()}
+        given = self.config.threads
+        threads = "measured" if given is None else given or torch.get_num_threads()
+        here |= {"threads": threads, "ranks": self.ranks.world_size}
+        return self.places if self.places[-1:] == [here] else [*self.places, here]
 
     # %% ../../nbs/train/02_loop.ipynb #f444f72e
     def save(self, path: Path) -> None:
@@ -240,36 +301,6 @@ class Trainer:
             save_artifact(path, encode(found, Plan.lossless(), meta=meta))
         self.ranks.barrier()
         self.saved_at = self.step
-
-    # %% ../../nbs/train/02_loop.ipynb #b886bbbd
-    def settings_name(self) -> str:
-        """A digest of all that the caller decided: model, settings, data and functions."""
-        silent = dict(log_every=0, checkpoint_every=0, validate_every=0, validation_tokens=0)
-        settings = replace(self.config, **silent)
-        what = asdict(self.shape), asdict(settings), self.corpus.fingerprint()
-        doors = self.build if self.build is not GPT else None, self.objective, self.combine
-        return digest((*what, *doors) if any(doors) else what)
-
-    def name(self) -> str:
-        """The name of the run and of its checkpoint: `settings_name`, and a digest of code and libraries."""
-        return f"{self.settings_name()}-{digest(self.origin())}"
-
-    def origin(self) -> dict[str, Any]:
-        """What decides the weights beside settings and data: code by module and definition, torch, device."""
-        if not self._origin:
-            things = type(self), self.build, self.objective, self.combine
-            kind = self.ranks.device.partition(":")[0]
-            device = torch.cuda.get_device_name(self.ranks.device) if kind == "cuda" else kind
-            self._origin = {"code": code_key(*things), "torch": torch.__version__, "device": device}
-        return self._origin
-
-    def passed(self) -> list[dict[str, Any]]:
-        """Where the run has been, this place included: its name there, and what decides the last bits only."""
-        here = {"run": self.name(), "processor": torch.backends.cpu.get_cpu_capability()}
-        given = self.config.threads
-        threads = "measured" if given is None else given or torch.get_num_threads()
-        here |= {"threads": threads, "ranks": self.ranks.world_size}
-        return self.places if self.places[-1:] == [here] else [*self.places, here]
 
     # %% ../../nbs/train/02_loop.ipynb #873d9166
     def load(self, path: Path, *, reuse: bool = False) -> None:
@@ -285,19 +316,24 @@ class Trainer:
             if run.partition("-")[0] == self.settings_name():
                 why = origin_changes(meta.get("origin", {}), self.origin())
             raise GolfError(f"{path} is a checkpoint of another run: {why}")
+        self._put_back(decode(data))
+        self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
+        self.lowest_scale = meta.get("lowest_scale", 1.0)  # older checkpoints lack it
+        self.places = meta["places"]
+        self.stream.load(meta["stream"])
+        self.saved_at = self.step
+
+    # %% ../../nbs/train/02_loop.ipynb #ca2ae09d
+    def _put_back(self, tensors: dict[str, Tensor]) -> None:
+        "The tensors of a checkpoint, each part where it belongs."
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "recent": {}, "optim": {}}
-        for key, value in decode(data).items():
+        for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = value
         self.model.load_state_dict(parts["model"])
         self.average.load(parts["average"])
         self.recent.load(parts["recent"])
         self._load_optimisers(parts["optim"])
-        self.step, self.elapsed, self.log = meta["step"], meta["elapsed"], meta["log"]
-        self.lowest_scale = meta.get("lowest_scale", 1.0)  # older checkpoints lack it
-        self.places = meta["places"]
-        self.stream.load(meta["stream"])
-        self.saved_at = self.step
 
     # %% ../../nbs/train/02_loop.ipynb #5413114e
     def _load_optimisers(self, found: dict[str, Tensor]) -> None:
@@ -313,81 +349,6 @@ class Trainer:
                 adam.state[p][entry] = (
                     value if entry == "step" and not adam.defaults["fused"] else value.to(p.device)
                 )
-
-    # %% ../../nbs/train/02_loop.ipynb #ef3a5d0d
-    def finished(self) -> bool:
-        """Whether the steps are done or the time is up."""
-        c = self.config
-        return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
-
-    def run(
-        self, checkpoint: Path | None = None, *, progress: bool = True, reuse: bool = False
-    ) -> "Trainer":
-        """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh.
-
-        What the settings leave to the machine is measured first, or taken from the checkpoint. `reuse`:
-        as in `load`.
-        """
-        found = checkpoint is not None and self.ranks.all_see(checkpoint)
-        if checkpoint is not None and self.ranks.main:
-            state = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
-            check_room(checkpoint, 4 * state)  # weights, average, two moments
-        self._pace(checkpoint if found else None, progress)
-        with self.pace.held():
-            self.prime()
-            if checkpoint is not None and found:
-                self.load(checkpoint, reuse=reuse)
-            self._steps(checkpoint, progress)
-            if self.config.burst:
-                self.replay()
-        return self
-
-    # %% ../../nbs/train/02_loop.ipynb #4841efca
-    def _steps(self, checkpoint: Path | None, progress: bool) -> None:
-        "The loop: steps until it is finished, rows of the log, checkpoints."
-        c, hidden = self.config, not (progress and self.ranks.main)
-        bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
-        while not self.finished():
-            self.ranks.barrier()
-            begun = time.perf_counter()
-            row = self.train_step()
-            self.elapsed += time.perf_counter() - begun
-            if c.max_seconds:
-                self.elapsed = self.ranks.largest(self.elapsed)
-            self.record(row, bar)
-            if checkpoint is not None and (self.step % c.checkpoint_every == 0 or self.finished()):
-                self.save(checkpoint)
-        bar.close()
-
-    # %% ../../nbs/train/02_loop.ipynb #05822b05
-    def _pace(self, checkpoint: Path | None, progress: bool) -> None:
-        "Decide threads and compilation, where they are open: as the checkpoint has them, or as measured now."
-        held = read_meta(load_artifact(checkpoint)).get("pace") if checkpoint else None
-        if held:
-            self.pace = Pace(**held)
-        else:
-            self.pace = choose(self.config, self.shape, alone=self.ranks.alone)
-            if progress and self.pace.measured:
-                print(self.pace)
-        self._make_passes()
-
-    # %% ../../nbs/train/02_loop.ipynb #db9a0859
-    def _remember_batch(self) -> None:
-        "Keep the place of the batch that comes next, if the burst will want it."
-        if self.config.burst and self.scale < self.config.burst.below:
-            self.recent.add((torch.tensor(self.stream.consumed),))
-
-    def replay(self) -> list[float]:
-        """Learn once more from the batches that were remembered; returns the loss before each step."""
-
-        def again(place: tuple[Tensor], scale: float) -> float:
-            self.stream.load({**end, "consumed": int(place[0])})
-            return self.update(scale)[0]
-
-        end, b = self.stream.state(), self.config.burst
-        losses = burst(again, self.recent, epochs=b.epochs, scale=b.scale) if len(self.recent) else []
-        self.stream.load(end)
-        return losses
 
     # %% ../../nbs/train/02_loop.ipynb #f44b2659
     def speed(self) -> dict:
@@ -413,8 +374,66 @@ class Trainer:
             self.log.append({**row, "seconds": round(self.elapsed, 3)})
 
     def history(self) -> pd.DataFrame:
-        """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, validation BPB where taken."""
+        """The log as a table: step, loss (nats), lr_scale, grad_norm, seconds, val_bpb where taken."""
         return pd.DataFrame(self.log)
+
+    # %% ../../nbs/train/02_loop.ipynb #05822b05
+    def _pace(self, checkpoint: Path | None, progress: bool) -> None:
+        "Decide open threads and compilation: as the checkpoint has them, or as measured now."
+        held = read_meta(load_artifact(checkpoint)).get("pace") if checkpoint else None
+        if held:
+            self.pace = Pace(**held)
+        else:
+            self.pace = choose(self.config, self.shape, alone=self.ranks.alone)
+            if progress and self.pace.measured:
+                print(self.pace)
+        self._make_passes()
+
+    # %% ../../nbs/train/02_loop.ipynb #ef3a5d0d
+    def finished(self) -> bool:
+        """Whether the steps are done or the time is up."""
+        c = self.config
+        return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
+
+    # %% ../../nbs/train/02_loop.ipynb #4841efca
+    def _steps(self, checkpoint: Path | None, progress: bool) -> None:
+        "The loop: steps until it is finished, rows of the log, checkpoints."
+        c, hidden = self.config, not (progress and self.ranks.main)
+        bar = tqdm(total=c.steps, initial=self.step, disable=hidden)
+        while not self.finished():
+            self.ranks.barrier()
+            begun = time.perf_counter()
+            row = self.train_step()
+            self.elapsed += time.perf_counter() - begun
+            if c.max_seconds:
+                self.elapsed = self.ranks.largest(self.elapsed)
+            self.record(row, bar)
+            if checkpoint is not None and (self.step % c.checkpoint_every == 0 or self.finished()):
+                self.save(checkpoint)
+        bar.close()
+
+    # %% ../../nbs/train/02_loop.ipynb #86a0463d
+    def run(
+        self, checkpoint: Path | None = None, *, progress: bool = True, reuse: bool = False
+    ) -> "Trainer":
+        """Train to the end and return self; with `checkpoint`, continue from it and keep it fresh.
+
+        What the settings leave to the machine is measured first, or taken from the checkpoint. `reuse`:
+        as in `load`.
+        """
+        found = checkpoint is not None and self.ranks.all_see(checkpoint)
+        if checkpoint is not None and self.ranks.main:
+            state = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
+            check_room(checkpoint, 4 * state)  # weights, average, two moments
+        self._pace(checkpoint if found else None, progress)
+        with self.pace.held():
+            self.prime()
+            if checkpoint is not None and found:
+                self.load(checkpoint, reuse=reuse)
+            self._steps(checkpoint, progress)
+            if self.config.burst:
+                self.replay()
+        return self
 
 # %% ../../nbs/train/02_loop.ipynb #ee32e1c5
 def _check_vocabulary(corpus: Corpus, model: GPTConfig) -> None:
@@ -447,7 +466,7 @@ def origin_changes(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 # %% ../../nbs/train/02_loop.ipynb #e8318f44
 def validate(model: GPT, corpus: Corpus, tokens: int, *, stride: int | None = None) -> Scores:
-    """Scores of `model` on the first `tokens` validation tokens, windows side by side by default."""
+    """Scores of `model` on the first `tokens` validation tokens, windows side by side."""
     context = model.config.context
     stream = Stream(corpus.val, 8 * context, byte_table=corpus.byte_table, limit=tokens)
     return evaluate(SlidingWindow(model, stride=stride or context), stream)
