@@ -96,6 +96,7 @@ def an_experiment(data_path: str = "") -> None:
 def what_a_record_says(record_path: Path) -> None:
     record = golf.read_record(record_path)
     gain = golf.difference(record, "ttt", "none", stream="original")
+    print(golf.welch([1.1, 1.2], [1.2, 1.3], 0.005).p)
     print(golf.said([golf.sentence(record, "ttt"), f"TTT {golf.word(gain)}: {golf.told(gain)}"]))
     print(golf.show_arms(record, "original", "seconds", sort=True), golf.show_drift(record))
     run = golf.Run("mine", {"seed": 0})

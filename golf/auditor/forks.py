@@ -359,6 +359,10 @@ def sent(found: Found) -> bytes:
     arrays["sizes"] = np.array([-1 if p is None else len(p.places) for p in parts], np.int64)
     arrays["places"] = _flat([p.places for p in parts if p is not None]).astype(np.int64)
     arrays["losses"] = _flat([p.losses for p in parts if p is not None])
+    made = [e.made for e in found.entries]
+    arrays["computed"] = np.array([-1 if m is None else m.shape[1] for m in made], np.int64)
+    clocks = [np.zeros((2, 0)), *(m for m in made if m is not None)]
+    arrays["made"] = np.concatenate(clocks, 1).astype(np.int64)
     np.savez(file := io.BytesIO(), **arrays)
     return file.getvalue()
 
@@ -367,14 +371,18 @@ def received(data: bytes) -> Found:
     """What `sent` wrote. Raises one of a few errors of NumPy and JSON for other bytes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = dict(file)
-    about, entries, at = json.loads(arrays["about"].tobytes()), [], 0
-    for row, value, size in zip(about["rows"], arrays["values"], arrays["sizes"]):
+    about, entries, at, after = json.loads(arrays["about"].tobytes()), [], 0, 0
+    numbers = zip(arrays["values"], arrays["sizes"], arrays["computed"])
+    for row, (value, size, computed) in zip(about["rows"], numbers):
         site, activation, kind, clock, ticks, again = row
         here = slice(at, at + max(0, int(size)))
         parts = Parts(arrays["places"][here], arrays["losses"][here]) if size >= 0 else None
-        at = here.stop
+        made = arrays["made"][:, after : after + computed] if computed >= 0 else None
+        at, after = here.stop, after + max(0, int(computed))
         ticks = tuple((int(loop), int(count)) for loop, count in ticks)
-        entries.append(Entry(site, activation, kind, parts, float(value), clock, ticks, again))
+        entries.append(
+            Entry(site, activation, kind, parts, float(value), clock, ticks, again, made)
+        )
     facts = {k: ast.literal_eval(v) for k, v in about["facts"].items()}
     facts |= {k[5:]: v for k, v in arrays.items() if k.startswith("fact ")}
     return Found(entries, about["error"], facts)

@@ -7,9 +7,9 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'Revision', 'Root', 'Audited', 'Level', 'Build', 'Against', 'Unconfined', 'Explain', 'one_line', 'Commands',
            'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check', 'artifact', 'ship',
            'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
-           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'publish_command',
-           'settings_from', 'submit_command', 'import_command', 'run_or_published', 'figures_command', 'referred',
-           'kept', 'cache_lines', 'cache_command', 'why_stale']
+           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'judge_command',
+           'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command', 'run_or_published',
+           'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -513,6 +513,60 @@ def compare_command(
         found = verdict_on(target, baseline=baseline, artifact=artifact, corpus=corpus, **options)
     tell(as_json, as_dict(found), as_text(found))
     raise typer.Exit(found.code)
+
+# %% ../../nbs/lab/09_cli.ipynb #e3000002
+@app.command("judge")
+def judge_command(
+    target: Annotated[
+        str, typer.Argument(help="A run or a published page; or pr1019, or a .csv of seeds.")
+    ],
+    against: Annotated[str, typer.Option(help="An arm; or pr549, or another .csv.")] = "",
+    arm: Annotated[str, typer.Option(help="Of the run: which arm is judged.")] = "",
+    stream: Annotated[str, typer.Option(help="Of the run; default: the first.")] = "",
+    least: Annotated[float, typer.Option(help="Bits per byte: what is worth having.")] = 0.0005,
+    shift: Annotated[float, typer.Option(help="Nats a token that seeds must gain.")] = 0.005,
+    as_json: AsJson = False,
+) -> None:
+    """Keep, retest with more, or discard: from paired records, or from tables of seeds."""
+    from golf.lab.judge import as_dict, judge, judge_seeds, losses_of
+    from golf.lab.runs import read_record
+
+    if target.endswith(".csv") or (target.startswith("pr") and target[2:].isdigit()):
+        if not against or arm:
+            raise GolfError(f"{target}: seeds are judged by --against OTHER, and have no --arm")
+        found = judge_seeds(losses_of(target), losses_of(against), shift=shift)
+    elif not arm:
+        raise GolfError(f"{target}: say which --arm of the run is judged")
+    else:
+        record = read_record(run_or_published(target))
+        options: dict[str, Any] = dict(stream=stream or None, least=least)
+        found = judge(record, arm, against or None, **options)
+    tell(as_json, as_dict(found), str(found))
+    raise typer.Exit(found.code)
+
+# %% ../../nbs/lab/09_cli.ipynb #e3000005
+@app.command("sweep")
+def sweep_command(
+    notebook: Annotated[str, typer.Argument(help="Such as nbs/ttt_reset.ipynb.")],
+    grid: Annotated[list[str], typer.Option("--grid", "-g", help="NAME=VALUE,VALUE; repeat it.")],
+    workers: Annotated[int, typer.Option(help="Points at a time.")] = 1,
+    gpus: Annotated[int, typer.Option(help="For each point.")] = 0,
+    retries: Annotated[int, typer.Option(help="Of points that failed.")] = 1,
+    backend: Annotated[str, typer.Option(help="ray, joblib or 'in turn'.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a notebook at every point of a grid that has no record yet; one table and one figure."""
+    from golf.lab.sweep import grid_of, show_sweep, sweep, table_of
+
+    options: dict[str, Any] = dict(workers=workers, gpus=gpus, retries=retries, backend=backend)
+    say = lambda line: typer.echo(f"golf: {line}", err=True)
+    with redirect_stdout(sys.stderr):
+        found = sweep(notebook, grid_of(grid), say=say, **options)
+    rows = json.loads(table_of(found).to_json(orient="records"))
+    told: dict[str, Any] = {"format": 1, "folder": found.lies, "failed": found.failed}
+    told |= {"points": len(found.points), "passed": len(found.passed), "rows": rows}
+    tell(as_json, told, f"{show_sweep(found)}\n\n{found.lies}")
+    raise typer.Exit(int(bool(found.failed)))
 
 # %% ../../nbs/lab/09_cli.ipynb #feddbd4d
 @app.command("publish")
