@@ -41,7 +41,7 @@ NAMES = {
 # %% ../../nbs/auditor/20_conditions.ipynb #a1c35eca
 @dataclass
 class ScriptReport:
-    """What an audit of a script found: a line a condition, questions of the code, how it was run."""
+    """What an audit of a script found: a line a condition, questions of the code, its runs."""
 
     name: str
     conditions: dict[str, Finding] = field(default_factory=dict)
@@ -325,13 +325,13 @@ def _summed(worst: list[tuple[float, int, dict[str, Any]]], partly: bool) -> Fin
         if row["ids"] < row["of"]
         else f"all {row['of']:,} ids"
     )
-    if high > 1.002 and (alone is None or alone[1] > 1.002):
-        place, total = alone or (at, high)
-        told = f"the probabilities of {ids} at token {place:,} add up to {total:.4g}"
-        return Finding("C2", FAIL, told)
     if high > 1.002:
+        place, total = alone or (at, high)
+        if total > 1.002:
+            told = f"the probabilities of {ids} at token {place:,} add up to {total:.4g}"
+            return Finding("C2", FAIL, told)
         told = f"sums up to {high:.4g} where several tokens are replaced at once"
-        return Finding("C2", UNSURE, f"{told}, {alone[1]:.4g} for one alone")
+        return Finding("C2", UNSURE, f"{told}, {total:.4g} for one alone")
     if partly:
         told = f"{ids} at {count} tokens add up to {low:.3g} to {high:.3g}"
         return Finding("C2", UNSURE, f"{told}: a pass needs all of them")

@@ -67,15 +67,12 @@ class Said:
 def _paths_renewed(tree: ast.Module, data: str, tokenizer: str) -> None:
     "Absolute paths of data and tokenizer in a script: ours."
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value.startswith("/")
-        ):
-            if node.value.endswith(".model"):
-                node.value = tokenizer
-            elif "fineweb" in node.value and not node.value.endswith(".bin"):
-                node.value = data
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if node.value.startswith("/") and node.value.endswith(".model"):
+            node.value = tokenizer
+        elif node.value.startswith("/") and "fineweb" in node.value:
+            node.value = node.value if node.value.endswith(".bin") else data
 
 
 def _opens(ledger: Ledger, opened: list[tuple[int, str]]) -> None:
@@ -89,7 +86,7 @@ def _opens(ledger: Ledger, opened: list[tuple[int, str]]) -> None:
 
     sys.addaudithook(heard)
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #6b77e4e0
 def run(job: dict[str, Any]) -> None:
     """Run the script of `job` and write what was seen beside it: called in the confined child."""
     torch.set_num_threads(1)
@@ -105,14 +102,9 @@ def run(job: dict[str, Any]) -> None:
     error = _executed(tree, source, job, ledger, said, opened)
     if ledger.driver and ledger.driver.child:
         ledger.driver.finish(ledger, error or "the copy's script ended")
-    told = {
-        "error": error,
-        "seconds": time.monotonic() - begun,
-        "lines": said.lines,
-        "opened": opened,
-        "layers": layers,
-    }
-    told |= {"sites": [asdict(s) for s in marker.sites], "functions": marker.functions}
+    told = {"error": error, "seconds": time.monotonic() - begun, "lines": said.lines}
+    told |= {"opened": opened, "layers": layers, "functions": marker.functions}
+    told |= {"sites": [asdict(s) for s in marker.sites]}
     told["branches"] = {str(k): list(v) for k, v in marker.branches.items()}
     _save(Path(job["out"]), ledger, told)
 
@@ -139,50 +131,48 @@ def _executed(tree: Any, source: str, job: dict, ledger: Ledger, said: Said, ope
         sys.modules["__main__"], sys.stdout = before
     return ""
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #2daeb396
 def _where(error: BaseException, script: str) -> str:
     "An error in words, with the last line of the script on its way."
     own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == script]
-    line = (
-        f"line {own[-1].lineno}, in {own[-1].name}: {(own[-1].line or '')[:100]}: " if own else ""
-    )
+    line = ""
+    if own:
+        line = f"line {own[-1].lineno}, in {own[-1].name}: {(own[-1].line or '')[:100]}: "
     return f"{line}{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 # %% ../../nbs/auditor/19_whole.ipynb #adf190c5
 def _save(out: Path, ledger: Ledger, told: dict[str, Any]) -> None:
     "Write `out`.json and `out`.npz."
-    entries = ledger.entries
-    driver = ledger.driver
-    if driver is not None:
-        told["report"] = _plain(
-            {k: v for k, v in driver.report.items() if k not in ("base", "facts")}
-        )
-        base = driver.report.get("base")
-        entries = [*entries[: driver.start], *base] if base else entries
-        facts = driver.report.get("facts", {})
-        ledger.first_learnt = facts.get("first_learnt", ledger.first_learnt)
-        ledger.window, ledger.steps = facts.get("window", 0), facts.get("steps", 0)
-        if driver.chosen is not None:
-            driver.chosen.seen = facts.get("seen", driver.chosen.seen)
-        ledger.seen = facts.get("seen_all", ledger.seen)
+    entries = _reported(ledger, told) if ledger.driver is not None else ledger.entries
     told |= {"window": ledger.window, "steps": ledger.steps, "seen": sorted(map(str, ledger.seen))}
-    told["activations"] = [
-        asdict(a) | {"seen": sorted(map(str, a.seen))} for a in ledger.activations
-    ]
+    rows = [asdict(a) | {"seen": sorted(map(str, a.seen))} for a in ledger.activations]
+    told["activations"] = rows
     heads = [[e.site, e.activation, e.clock, ("add", "append", "set").index(e.kind),
               len(e.parts.losses) if e.parts else -1, e.round] for e in entries]  # fmt: skip
     known = [e.parts for e in entries if e.parts is not None]
-    made = [np.full((2, len(e.parts.places)), -1) if e.made is None else e.made
-            for e in entries if e.parts is not None]  # fmt: skip
-    join = lambda some, kind: np.concatenate(
-        [np.asarray(x, kind) for x in some] or [np.zeros(0, kind)]
-    )
+    places = [np.zeros(0, np.int64), *(np.asarray(p.places, np.int64) for p in known)]
+    losses = [np.zeros(0), *(np.asarray(p.losses, np.float64) for p in known)]
+    unknown = lambda e: np.full((2, len(e.parts.places)), -1)
+    clocks = [unknown(e) if e.made is None else e.made for e in entries if e.parts is not None]
+    made = np.concatenate([np.zeros((2, 0)), *clocks], 1).astype(np.int64)
     np.savez(out.with_suffix(".npz"), heads=np.array(heads, np.int64).reshape(-1, 6),
              values=np.array([e.value for e in entries]), learnt=ledger.first_learnt,
-             places=join([p.places for p in known], np.int64),
-             losses=join([p.losses for p in known], np.float64),
-             first=join([m[0] for m in made], np.int64), made=join([m[1] for m in made], np.int64))  # fmt: skip
+             places=np.concatenate(places), losses=np.concatenate(losses),
+             first=made[0], made=made[1])  # fmt: skip
     out.with_suffix(".json").write_text(json.dumps(told))
+
+# %% ../../nbs/auditor/19_whole.ipynb #dc49f83d
+def _reported(ledger: Ledger, told: dict[str, Any]) -> list[Any]:
+    "Put what the driver's forks found in its place; the entries of the run as it is."
+    driver, report = ledger.driver, ledger.driver.report
+    told["report"] = _plain({k: v for k, v in report.items() if k not in ("base", "facts")})
+    base, facts = report.get("base"), report.get("facts", {})
+    ledger.first_learnt = facts.get("first_learnt", ledger.first_learnt)
+    ledger.window, ledger.steps = facts.get("window", 0), facts.get("steps", 0)
+    if driver.chosen is not None:
+        driver.chosen.seen = facts.get("seen", driver.chosen.seen)
+    ledger.seen = facts.get("seen_all", ledger.seen)
+    return [*ledger.entries[: driver.start], *base] if base else ledger.entries
 
 
 def _plain(value: Any) -> Any:
@@ -193,11 +183,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, (np.floating, float)):
         return float(value)
-    return (
-        int(value)
-        if isinstance(value, (np.integer, int)) and not isinstance(value, bool)
-        else value
-    )
+    whole = isinstance(value, (np.integer, int)) and not isinstance(value, bool)
+    return int(value) if whole else value
 
 # %% ../../nbs/auditor/19_whole.ipynb #fd3d9399
 def _documents(most: int = 1_000_000) -> list[str]:
@@ -214,47 +201,42 @@ def _documents(most: int = 1_000_000) -> list[str]:
 
 def tokenizer_of_size(ids: int) -> Path:
     """A SentencePiece model with so many ids, kept in the cache."""
-    if ids >= 261:
-        make = lambda path: train_tokenizer(
-            _documents(), path, vocab_size=ids, character_coverage=0.98
-        )
-    else:
+    options: dict[str, Any] = dict(vocab_size=ids, character_coverage=0.98)
+    make = lambda path: train_tokenizer(_documents(), path, **options)
+    if ids < 261:
         make = lambda path: _tiny_tokenizer(path, ids)
-    check = lambda path: load_tokenizer(path, ids)
-    return cached(
-        "script-tokenizers", [ids, sys.version_info[:2]], make, suffix=".model", check=check
-    )
+    key, check = [ids, sys.version_info[:2]], lambda path: load_tokenizer(path, ids)
+    return cached("script-tokenizers", key, make, suffix=".model", check=check)
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #3875c554
 def _tiny_tokenizer(path: Path, ids: int) -> None:
     "A model without byte tokens, over small letters."
     from sentencepiece import SentencePieceTrainer
 
     texts, model = [_letters(text) for text in _documents()], io.BytesIO()
     SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=ids, model_type="bpe", pad_id=0, bos_id=1,
-        eos_id=2, unk_id=3, add_dummy_prefix=False, num_threads=1, minloglevel=3)  # fmt: skip
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=ids, model_type="bpe",
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3, add_dummy_prefix=False, num_threads=1,
+        minloglevel=3,
+    )  # fmt: skip
     atomic_write(path, model.getvalue())
 
 
 def _letters(text: str) -> str:
     return re.sub(r"[^a-z]+", " ", text.lower())
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #076b55af
 def script_tokens(ids: int, count: int, seed: int) -> np.ndarray:
     """`count` tokens of documents, each behind the id 1, with two of a hundred replaced."""
     from sentencepiece import SentencePieceProcessor
 
-    model, random = (
-        SentencePieceProcessor(model_file=str(tokenizer_of_size(ids))),
-        np.random.default_rng([seed, ids]),
-    )
+    model = SentencePieceProcessor(model_file=str(tokenizer_of_size(ids)))
+    random = np.random.default_rng([seed, ids])
     documents, found, size = _documents(), [], 0
     while size < count:
         text = documents[int(random.integers(len(documents)))]
-        found.append(
-            np.array([1, *model.encode(text if ids >= 261 else _letters(text))], dtype=np.int64)
-        )
+        text = text if ids >= 261 else _letters(text)
+        found.append(np.array([1, *model.encode(text)], dtype=np.int64))
         size += len(found[-1])
     tokens = np.concatenate(found)[:count]
     replaced = random.random(count) < 0.02
@@ -276,13 +258,13 @@ class Prepared:
     tokenizer: Path
     changes: list[str] = field(default_factory=list)
 
+    # %% ../../nbs/auditor/19_whole.ipynb #092c9c3a
     def text(self, count: int, *, other: int | None = None, seed: int = 0) -> Path:
-        "Write the validation shard and return the file with its tokens; from token `other` on another text."
+        """Write the validation shard, from token `other` on another text; the file with its tokens."""
         tokens = script_tokens(self.vocab, count + 1, seed)
         if other is not None:
-            tokens[other:] = np.random.default_rng(seed + 1).integers(
-                4, self.vocab, count + 1 - other
-            )
+            random, rest = np.random.default_rng(seed + 1), count + 1 - other
+            tokens[other:] = random.integers(4, self.vocab, rest)
         write_shard(self.data / "fineweb_val_000000.bin", tokens)
         if "val_bytes" in self.script.read_text(
             "utf-8"
@@ -293,7 +275,7 @@ class Prepared:
         return path
 
     def bytes_of(self, tokens: np.ndarray) -> np.ndarray:
-        "Bytes of each token by the rule."
+        """Bytes of each token by the rule."""
         from golf.text.tokenizers import ByteTable
 
         table = ByteTable.from_sentencepiece(load_tokenizer(self.tokenizer), self.vocab)
@@ -301,66 +283,37 @@ class Prepared:
 
 # %% ../../nbs/auditor/19_whole.ipynb #99e7c83c
 _SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSW|CREDENTIAL|COOKIE")
-_OURS = (
-    "PATH",
-    "HOME",
-    "DATA_PATH",
-    "TOKENIZER_PATH",
-    "DATA_DIR",
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-)
+_OURS = {"PATH", "HOME", "DATA_PATH", "TOKENIZER_PATH", "DATA_DIR"} | {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK",
+}  # fmt: skip
+_GIVEN = r"(?<![\w$])([A-Z][A-Z0-9_]+)=[\"']?([\w.,+/-]+)"
 
 
 def given_settings(settings: list[Setting], texts: str = "") -> dict[str, str]:
-    """Variables that a script reads and that are set: in a README's commands, or around this process.
+    """Variables that a script reads and that are set: in a README's commands, or around us.
 
     Never one that looks like a secret.
     """
-    names = {s.name for s in settings if s.kind == "environment"} - set(_OURS)
+    names = {s.name for s in settings if s.kind == "environment"} - _OURS
     names = {n for n in names if not _SECRET.search(n)}
-    found = {
-        n: v
-        for n, v in re.findall(r"(?<![\w$])([A-Z][A-Z0-9_]+)=[\"']?([\w.,+/-]+)", texts)
-        if n in names
-    }
+    found = {name: value for name, value in re.findall(_GIVEN, texts) if name in names}
     return found | {n: os.environ[n] for n in names if n in os.environ}
 
+# %% ../../nbs/auditor/19_whole.ipynb #c59aa620
+_ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | {
+    "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+}  # fmt: skip
 
-def prepared(
-    script: Path, scratch: Path, plan: Plan, texts: str = "", source: str | None = None
-) -> Prepared:
-    """Sizes, text and tokenizer for a script; raises `GolfError` for text that is no Python."""
-    source = source or unpacked(script.read_text("utf-8"), script.name)[0]
-    settings = settings_of(parsed(source, script.name))
-    given = given_settings(settings, texts)
-    known = [Setting(s.name, given.get(s.name, s.value), s.line, s.kind) for s in settings]
-    small = sizes(known, plan)
-    own = {s.name.lower(): s.value for s in known if s.value is not None}
-    environment = {s.name: str(small[s.name.lower()]) for s in known
-                   if s.kind == "environment" and s.name.lower() in small}  # fmt: skip
-    constants = {k: v for k, v in small.items() if k.upper() not in environment}
-    vocab = int(small.get("vocab_size") or str(own.get("vocab_size") or 1024))
+
+def _placed(scratch: Path, vocab: int) -> tuple[Path, Path]:
+    "The folder of shards, with one to train on, and the tokenizer, where the challenge has them."
     data = scratch / "data" / "datasets" / f"fineweb10B_sp{vocab}"
     model = scratch / "data" / "tokenizers" / f"fineweb_{vocab}_bpe.model"
     data.mkdir(parents=True, exist_ok=True)
     model.parent.mkdir(exist_ok=True)
     shutil.copy(tokenizer_of_size(vocab), model)
     write_shard(data / "fineweb_train_000000.bin", script_tokens(vocab, 100_000, 99))
-    _links(source, scratch, data, model)
-    if any(s.name == "RANK" and s.value is None for s in settings):  # it runs under torchrun alone
-        given |= {
-            "RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_RANK": "0",
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": "1",
-        }
-    given |= environment | {"DATA_PATH": str(data), "TOKENIZER_PATH": str(model), "RUN_ID": "audit"}
-    changes = [f"{k}={v}" for k, v in sorted(environment.items())]
-    changes += [f"{k} := {v}" for k, v in sorted(constants.items())]
-    return Prepared(script, scratch, plan, vocab, given, constants, data, model, changes)
+    return data, model
 
 # %% ../../nbs/auditor/19_whole.ipynb #b2091284
 def _links(source: str, scratch: Path, data: Path, model: Path) -> None:
@@ -377,28 +330,45 @@ def _links(source: str, scratch: Path, data: Path, model: Path) -> None:
             where.parent.mkdir(parents=True, exist_ok=True)
             where.symlink_to(target)
 
+# %% ../../nbs/auditor/19_whole.ipynb #ddf2fe8b
+def prepared(
+    script: Path, scratch: Path, plan: Plan, texts: str = "", source: str | None = None
+) -> Prepared:
+    """Sizes, text and tokenizer for a script; raises `GolfError` for text that is no Python."""
+    source = source or unpacked(script.read_text("utf-8"), script.name)[0]
+    settings = settings_of(parsed(source, script.name))
+    given = given_settings(settings, texts)
+    known = [Setting(s.name, given.get(s.name, s.value), s.line, s.kind) for s in settings]
+    small = sizes(known, plan)
+    own = {s.name.lower(): s.value for s in known if s.value is not None}
+    environment = {s.name: str(small[s.name.lower()]) for s in known
+                   if s.kind == "environment" and s.name.lower() in small}  # fmt: skip
+    constants = {k: v for k, v in small.items() if k.upper() not in environment}
+    vocab = int(small.get("vocab_size") or str(own.get("vocab_size") or 1024))
+    data, model = _placed(scratch, vocab)
+    _links(source, scratch, data, model)
+    if any(s.name == "RANK" and s.value is None for s in settings):  # it runs under torchrun alone
+        given |= _ALONE
+    given |= environment | {"DATA_PATH": str(data), "TOKENIZER_PATH": str(model), "RUN_ID": "audit"}
+    changes = [f"{k}={v}" for k, v in sorted(environment.items())]
+    changes += [f"{k} := {v}" for k, v in sorted(constants.items())]
+    return Prepared(script, scratch, plan, vocab, given, constants, data, model, changes)
+
+# %% ../../nbs/auditor/19_whole.ipynb #53515b29
+_BESIDE = (".py", ".json", ".model", ".vocab", ".txt", ".md")
+
 
 def copied(script: str | Path, scratch: str | Path) -> Path:
-    """A script and the small files beside it, copied into the scratch folder; the folder itself stays hidden."""
+    """A script and the small files beside it, copied to the scratch folder, which stays hidden."""
     script, scratch = Path(script).resolve(), Path(scratch)
     place = scratch / "script"
     place.mkdir()
     room = 1 << 25
     for path in sorted(script.parent.iterdir()):
-        wanted = path == script or path.suffix in (
-            ".py",
-            ".json",
-            ".model",
-            ".vocab",
-            ".txt",
-            ".md",
-        )
-        if (
-            wanted
-            and path.is_file()
-            and not path.name.startswith(".")
-            and path.stat().st_size <= room
-        ):
+        wanted = path == script or path.suffix in _BESIDE
+        if not wanted or not path.is_file() or path.name.startswith("."):
+            continue
+        if path.stat().st_size <= room:
             room -= path.stat().st_size
             shutil.copyfile(path, place / path.name)
     return place / script.name
@@ -430,10 +400,10 @@ class Group:
         scored = self.losses[self.losses != 0]
         return float(scored.mean()) if len(scored) else float("nan")
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #9522c71e
 @dataclass
 class Run:
-    """A run of a script: its end, what it printed, its groups of losses, and the clocks of learning."""
+    """A run of a script: its end, what it printed, its groups of losses, clocks of learning."""
 
     outcome: Outcome
     told: dict[str, Any]
@@ -450,49 +420,52 @@ class Run:
 # %% ../../nbs/auditor/19_whole.ipynb #e7366d48
 def _groups(told: dict[str, Any], arrays: Any) -> list[Group]:
     "Entries by activation and name."
-    heads, sites = arrays["heads"], told["sites"]
-    sizes_ = np.maximum(heads[:, 4], 0)
-    ends = np.cumsum(sizes_)
-    found: dict[tuple, list[int]] = {}
+    sites, heads, found = told["sites"], arrays["heads"], {}
     for number, (site, activation, _, kind, _, again) in enumerate(heads.tolist()):
         name = sites[site]["key"] if kind < 2 else f"site {site}"
-        found.setdefault((activation, sites[site]["function"], name, kind, again), []).append(
-            number
-        )
-    groups = []
-    for (activation, function, _, kind, again), numbers in found.items():
-        numbers = (
-            numbers[-1:] if kind == 2 else numbers
-        )  # a name that is set again and again: the last
-        parts = [slice(ends[n] - sizes_[n], ends[n]) for n in numbers if heads[n, 4] >= 0]
-        if not parts:
-            continue
-        places, losses, first, made = (
-            np.concatenate([arrays[n][s] for s in parts])
-            for n in ("places", "losses", "first", "made")
-        )
-        clocks = np.concatenate([np.full(s.stop - s.start, heads[n, 2]) for n, s in
-                                 zip([n for n in numbers if heads[n, 4] >= 0], parts)])  # fmt: skip
-        own = tuple(sorted({int(heads[n, 0]) for n in numbers}))
-        about = told["activations"][activation] if activation >= 0 else {"call": 0}
-        groups.append(Group(activation, function, about["call"], sites[own[0]]["line"], sites[own[0]]["text"], own,
-                            places, losses, clocks,
-                            sum(heads[n, 4] < 0 for n in numbers), again, first, made))  # fmt: skip
-    return groups
+        key = activation, sites[site]["function"], name, kind, again
+        found.setdefault(key, []).append(number)
+    ends = np.cumsum(np.maximum(heads[:, 4], 0))
+    groups = [_group(told, arrays, heads, ends, key, found[key]) for key in found]
+    return [group for group in groups if group is not None]
+
+# %% ../../nbs/auditor/19_whole.ipynb #a5eb867e
+def _group(
+    told: dict[str, Any], arrays: Any, heads: Any, ends: Any, key: tuple, numbers: list[int]
+) -> Group | None:
+    "The losses of some entries, which end at `ends`; None where none of them has any."
+    activation, function, _, kind, again = key
+    sites = told["sites"]
+    numbers = numbers[-1:] if kind == 2 else numbers  # a name that is set again: the last
+    with_losses = [n for n in numbers if heads[n, 4] >= 0]
+    parts = [slice(ends[n] - heads[n, 4], ends[n]) for n in with_losses]
+    if not parts:
+        return None
+    names = "places", "losses", "first", "made"
+    places, losses, first, made = (np.concatenate([arrays[n][s] for s in parts]) for n in names)
+    clocks = np.concatenate([np.full(heads[n, 4], heads[n, 2]) for n in with_losses])
+    own = tuple(sorted({int(heads[n, 0]) for n in numbers}))
+    call = told["activations"][activation]["call"] if activation >= 0 else 0
+    line, text = sites[own[0]]["line"], sites[own[0]]["text"]
+    partly = sum(heads[n, 4] < 0 for n in numbers)
+    return Group(activation, function, call, line, text, own, places, losses, clocks, partly, again,
+                 first, made)  # fmt: skip
 
 # %% ../../nbs/auditor/19_whole.ipynb #c399709f
-def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = None, name: str = "run",
-        unconfined: bool = False, tick: Any = None, python: str = sys.executable) -> Run:  # fmt: skip
+def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = None,
+        name: str = "run", unconfined: bool = False, tick: Any = None,
+        python: str = sys.executable) -> Run:  # fmt: skip
     """Run a prepared script in its sandbox and read what was seen.
 
     Raises `GolfError` where it cannot be confined, or left nothing that can be read.
     """
     out = ready.scratch / name
-    job = dict(script=str(ready.script), text=str(text), data=str(ready.data), tokenizer=str(ready.tokenizer),
-               constants=ready.constants, environment=ready.environment, out=str(out),
-               wanted=asdict(wanted) if wanted else None)  # fmt: skip
-    outcome = confine("golf.auditor.whole:run", job, ready.scratch, limits=limits, unconfined=unconfined,
-                      tick=tick, python=python)  # fmt: skip
+    paths = dict(script=ready.script, text=text, data=ready.data, tokenizer=ready.tokenizer)
+    job: dict[str, Any] = {name: str(path) for name, path in paths.items()} | {"out": str(out)}
+    job |= {"constants": ready.constants, "environment": ready.environment}
+    job["wanted"] = asdict(wanted) if wanted else None
+    options: dict[str, Any] = dict(limits=limits, unconfined=unconfined, tick=tick, python=python)
+    outcome = confine("golf.auditor.whole:run", job, ready.scratch, **options)
     told, groups, learnt = {}, [], np.zeros(0)
     try:
         if out.with_suffix(".json").stat().st_size > 1 << 26:
@@ -503,44 +476,38 @@ def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = 
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         if not outcome.ended:
             last = shown(outcome.output, 600).strip().rpartition("\n")[2]
-            outcome.ended = (
-                f"it left no result ({type(error).__name__}; exit code {outcome.code}): {last}"
-            )
+            why = f"{type(error).__name__}; exit code {outcome.code}"
+            outcome.ended = f"it left no result ({why}): {last}"
     return Run(outcome, told, groups, learnt, np.load(text), outcome.seconds)
 
 # %% ../../nbs/auditor/19_whole.ipynb #54bcf859
-_BPB = r"(?<![\w.])val_bpb[\"']?\s*[:=]\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
-_PRINTED = r"(?<![\w.])(?:val_)?loss[\"']?\s*[:=]\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
+_NUMBER = r"[\"']?\s*[:=]\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
+_BPB = r"(?<![\w.])val_bpb" + _NUMBER
+_PRINTED = r"(?<![\w.])(?:val_)?loss" + _NUMBER
 
 
 def printed_scores(run_: Run) -> list[tuple[int, float | None, float | None, str]]:
     """Clock, loss in nats, bits per byte, and line of every printed score, in order."""
+    last = lambda numbers: float(numbers[-1]) if numbers else None
     found = []
     for clock, line in run_.told.get("lines", []):
         loss, bpb = re.findall(_PRINTED, line), re.findall(_BPB, line)
         if bpb or "val_loss" in line and loss:
-            found.append(
-                (clock, float(loss[-1]) if loss else None, float(bpb[-1]) if bpb else None, line)
-            )
+            found.append((clock, last(loss), last(bpb), line))
     return found
 
-
+# %% ../../nbs/auditor/19_whole.ipynb #3a09d383
 def linked(run_: Run) -> tuple[Group | None, tuple | None, bool]:
-    """The group that the last printed score comes from, that line, and whether the numbers agree."""
+    """The group that the last printed score comes from, its line, whether the numbers agree."""
     scores = printed_scores(run_)
     groups = [g for g in run_.groups if len(g.losses) > 1]
     for clock, loss, bpb, line in reversed(scores):
         for group in sorted(groups, key=lambda g: -g.clocks.max()):
-            if (
-                group.clocks.min() <= clock
-                and loss
-                and abs(group.nats - loss) <= max(2e-3 * loss, 6e-5)
-            ):
-                return (
-                    group,
-                    (clock, loss, bpb, line),
-                    (clock, line) == (scores[-1][0], scores[-1][3]),
-                )
+            if group.clocks.min() > clock or not loss:
+                continue
+            if abs(group.nats - loss) <= max(2e-3 * loss, 6e-5):
+                agrees = (clock, line) == (scores[-1][0], scores[-1][3])
+                return group, (clock, loss, bpb, line), agrees
     known = [g for g in groups if (g.places >= 0).any()]
     last = max(known, key=lambda g: (len(np.unique(g.places)), g.clocks.max()), default=None)
     return last, scores[-1] if scores else None, False
