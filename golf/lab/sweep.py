@@ -6,13 +6,14 @@
 __all__ = ['Said', 'BACKENDS', 'grid_of', 'Point', 'home_of', 'points', 'run_point', 'backend_for', 'Swept', 'sweep', 'table_of',
            'picture_of', 'show_sweep', 'keep']
 
-# %% ../../nbs/lab/08_sweep.ipynb #e5551b62
+# %% ../../nbs/lab/08_sweep.ipynb #17cbba68
 import ast
 import importlib.util
 import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,34 +150,48 @@ def _with_joblib(notebook: str, todo: list[Point], workers: int, gpus: int) -> S
         for point in left.values():
             yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
-# %% ../../nbs/lab/08_sweep.ipynb #4d7e4000
-def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said:
-    "On a Ray cluster, that of RAY_ADDRESS or one of this machine; each point has `gpus` GPUs."
+# %% ../../nbs/lab/08_sweep.ipynb #1fb82c96
+@contextmanager
+def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
+    "A Ray cluster, if it is wanted: that of RAY_ADDRESS, or one of this machine for as long."
+    if not wanted:
+        yield
+        return
     import ray
-    from ray.exceptions import RayError
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises plain ones
+            raise GolfError(f"Ray did not start ({' '.join(str(error).split())[:200]})") from None
     try:
         if gpus > (there := ray.cluster_resources().get("GPU", 0)):
             raise GolfError(f"a point asks for {gpus} GPUs: Ray finds {there:g}")
-        options: dict[str, Any] = dict(num_cpus=1, num_gpus=gpus, max_retries=0)
-        remote = ray.remote(**options)(run_point)
-        waiting, running = list(todo), {}
-        while waiting or running:
-            while waiting and len(running) < workers:
-                point = waiting.pop(0)
-                running[remote.remote(notebook, point.values, str(point.folder))] = point
-            ready, _ = ray.wait(list(running), num_returns=1)
-            point = running.pop(ready[0])
-            try:
-                yield point, ray.get(ready[0])
-            except RayError as error:
-                yield point, "" if point.done else f"its worker died ({type(error).__name__})"
+        yield
     finally:
         if ours:
             ray.shutdown()
+
+# %% ../../nbs/lab/08_sweep.ipynb #7c0a1fc9
+def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said:
+    "On the Ray cluster that is there; each point has `gpus` GPUs."
+    import ray
+    from ray.exceptions import RayError
+
+    options: dict[str, Any] = dict(num_cpus=1, num_gpus=gpus, max_retries=0)
+    remote = ray.remote(**options)(run_point)
+    waiting, running = list(todo), {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            point = waiting.pop(0)
+            running[remote.remote(notebook, point.values, str(point.folder))] = point
+        ready, _ = ray.wait(list(running), num_returns=1)
+        point = running.pop(ready[0])
+        try:
+            yield point, ray.get(ready[0])
+        except RayError as error:
+            yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
 # %% ../../nbs/lab/08_sweep.ipynb #abe464b1
 BACKENDS: dict[str, Callable[..., Said]] = {
@@ -204,7 +219,7 @@ def backend_for(workers: int, gpus: int, wanted: str = "") -> tuple[str, str]:
         return "joblib", f"{missing}{workers} points at a time, by joblib"
     return "in turn", f"{missing}one point after another"
 
-# %% ../../nbs/lab/08_sweep.ipynb #ad7fe25d
+# %% ../../nbs/lab/08_sweep.ipynb #b973c33d
 @dataclass
 class Swept:
     """What a sweep did: its `points`, those `passed` by, what `failed` and why, where it `lies`."""
@@ -237,7 +252,8 @@ def sweep(notebook: str | Path, grid: dict[str, list[Any]], *, workers: int = 1,
     passed = [point for point in every if point.done]
     todo, failed = [p for p in every if p not in passed], {}
     say(f"{len(every)} points, {len(passed)} with a record; {line}")
-    with tqdm(total=len(todo), unit="point", disable=None if progress else True) as bar:
+    bar = tqdm(total=len(todo), unit="point", disable=None if progress else True)
+    with _cluster(name == "ray" and bool(todo), gpus), bar:
         for _ in range(1 + retries):
             failed = {}
             for point, said in BACKENDS[name](str(notebook), todo, workers, gpus) if todo else ():
