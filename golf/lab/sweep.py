@@ -55,7 +55,7 @@ def grid_of(pairs: Iterable[str]) -> dict[str, list[Any]]:
         grid[name.strip()] = [_value(v) for v in values.split(",")]
     return grid
 
-# %% ../../nbs/lab/08_sweep.ipynb #de55b792
+# %% ../../nbs/lab/08_sweep.ipynb #0aeed47e
 @dataclass(frozen=True)
 class Point:
     """One run of a sweep: the `values` of its grid, its `key`, and the `folder` of its record."""
@@ -81,7 +81,7 @@ def home_of(root: Path) -> Path:
     """Where notebooks of a project run: the working directory if it lies in `root`, else `root`."""
     return Path.cwd() if Path.cwd().is_relative_to(root) else root
 
-
+# %% ../../nbs/lab/08_sweep.ipynb #d26d2e03
 def points(notebook: str | Path, grid: dict[str, list[Any]]) -> list[Point]:
     """All points of a grid, each once, with every parameter checked before any work.
 
@@ -219,7 +219,7 @@ def backend_for(workers: int, gpus: int, wanted: str = "") -> tuple[str, str]:
         return "joblib", f"{missing}{workers} points at a time, by joblib"
     return "in turn", f"{missing}one point after another"
 
-# %% ../../nbs/lab/08_sweep.ipynb #b973c33d
+# %% ../../nbs/lab/08_sweep.ipynb #23df02b3
 @dataclass
 class Swept:
     """What a sweep did: its `points`, those `passed` by, what `failed` and why, where it `lies`."""
@@ -234,7 +234,7 @@ class Swept:
         "The points that have a record."
         return [point for point in self.points if point.done]
 
-
+# %% ../../nbs/lab/08_sweep.ipynb #667e0653
 def sweep(notebook: str | Path, grid: dict[str, list[Any]], *, workers: int = 1, gpus: int = 0,
           retries: int = 1, backend: str = "", progress: bool = True,
           say: Callable[[str], Any] = print) -> Swept:  # fmt: skip
