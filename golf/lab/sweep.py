@@ -150,7 +150,22 @@ def _with_joblib(notebook: str, todo: list[Point], workers: int, gpus: int) -> S
         for point in left.values():
             yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
-# %% ../../nbs/lab/08_sweep.ipynb #1fb82c96
+# %% ../../nbs/lab/08_sweep.ipynb #c9f0d185
+def _start_ray(tries: int = 3) -> None:
+    "Start or join a Ray cluster; on a busy machine the first try may come to its time limit."
+    import ray
+
+    for left in reversed(range(tries)):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+            return
+        except Exception as error:  # Ray raises plain ones
+            ray.shutdown()
+            if not left:
+                said = " ".join(str(error).split())[:200]
+                raise GolfError(f"Ray did not start ({said})") from None
+
+# %% ../../nbs/lab/08_sweep.ipynb #5947dd3d
 @contextmanager
 def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
     "A Ray cluster, if it is wanted: that of RAY_ADDRESS, or one of this machine for as long."
@@ -161,10 +176,7 @@ def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
 
     ours = not ray.is_initialized()
     if ours:
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # Ray raises plain ones
-            raise GolfError(f"Ray did not start ({' '.join(str(error).split())[:200]})") from None
+        _start_ray()
     try:
         if gpus > (there := ray.cluster_resources().get("GPU", 0)):
             raise GolfError(f"a point asks for {gpus} GPUs: Ray finds {there:g}")
