@@ -26,10 +26,10 @@ from .publish import published_list, published_records, quoted
 from .runs import Record, baseline_of, drift
 from ..predict.stats import Interval
 
-# %% ../../nbs/lab/07_claims.ipynb #ad21f07d
+# %% ../../nbs/lab/07_claims.ipynb #b6fcc268
 EXPECTS = "gains", "loses", "nothing", "drifts"
 
-
+# %% ../../nbs/lab/07_claims.ipynb #55fdb678
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One claim of pull request `pr`; numbers are bits per byte, `base` the score it starts from.
@@ -61,7 +61,7 @@ class Claim:
         "'definitional' or 'effect'."
         return "definitional" if self.check else "effect"
 
-# %% ../../nbs/lab/07_claims.ipynb #d7c77b98
+# %% ../../nbs/lab/07_claims.ipynb #56ac4f47
 def _wrong(claim: Claim) -> str:
     "What is wrong with a claim; nothing if it can be answered."
     if bool(claim.check) == bool(claim.page):
@@ -78,7 +78,7 @@ def _wrong(claim: Claim) -> str:
         return "expected a `margin` above 0"
     return ""
 
-
+# %% ../../nbs/lab/07_claims.ipynb #bd52e269
 def claims(path: str | Path | None = None) -> list[Claim]:
     """The claims of a list (the package's own), in its order.
 
@@ -102,7 +102,7 @@ def claims(path: str | Path | None = None) -> list[Claim]:
         found.append(claim)
     return found
 
-# %% ../../nbs/lab/07_claims.ipynb #558d2916
+# %% ../../nbs/lab/07_claims.ipynb #351eb52d
 CONFIRMED, REFUTED, OPEN, UNMEASURED = (
     "confirmed",
     "refuted",
@@ -118,7 +118,7 @@ def _open(found: Interval, size: float) -> str:
     times = math.ceil((found.detectable / size) ** 2)
     return f"{OPEN}: would need {max(2, times):,} × the tokens"
 
-
+# %% ../../nbs/lab/07_claims.ipynb #d1c4d2d2
 def verdict_of(found: Interval, expects: str, *,
                effect: float = math.nan, margin: float = 0.0) -> str:  # fmt: skip
     """The verdict on a claim from a difference in bits per byte with its interval.
@@ -137,7 +137,7 @@ def verdict_of(found: Interval, expects: str, *,
     most = found.high if expects == "loses" else -found.low
     return REFUTED if most < size else _open(found, size)
 
-# %% ../../nbs/lab/07_claims.ipynb #df581bbf
+# %% ../../nbs/lab/07_claims.ipynb #a4d35daf
 def _has(record: Record, claim: Claim) -> bool:
     "Whether a record has the arms and the stream of a claim."
     if "chunks" not in record["tables"]:
@@ -154,7 +154,7 @@ def _score(record: Record, claim: Claim) -> float:
     rows = chunks[(chunks.stream == stream) & (chunks.arm == claim.against)]
     return float(rows.nll.sum() / math.log(2) / rows.bytes.sum())
 
-
+# %% ../../nbs/lab/07_claims.ipynb #65261482
 def answering(claim: Claim, root: str | Path | None = None) -> list[Record]:
     """The published records that answer an effect, the strongest artifact first; [] if none yet.
 
@@ -170,7 +170,7 @@ def answering(claim: Claim, root: str | Path | None = None) -> list[Record]:
         raise GolfError(f"claim {claim.id}: {what}{closest(claim.arm, arms - {claim.arm})}")
     return sorted(newest.values(), key=lambda r: _score(r, claim))
 
-# %% ../../nbs/lab/07_claims.ipynb #cf24e847
+# %% ../../nbs/lab/07_claims.ipynb #5817c0ab
 @dataclass(frozen=True)
 class Answer:
     """A claim with its `verdict`, what was `measured`, on what, and from which record or function.
@@ -198,7 +198,7 @@ def _drift(record: Record, claim: Claim) -> tuple[Interval, str]:
         return first, CONFIRMED
     return first, REFUTED if first.high < abs(claim.effect) else _open(first, abs(claim.effect))
 
-
+# %% ../../nbs/lab/07_claims.ipynb #f1691431
 def _measured(record: Record, claim: Claim) -> tuple[Interval, str]:
     "The difference of a claim's arms in a record, and the verdict."
     if claim.expects == "drifts":
@@ -249,7 +249,7 @@ def counted(found: Sequence[Answer]) -> dict[str, int]:
     words = CONFIRMED, REFUTED, OPEN, UNMEASURED
     return {w: sum(a.verdict.startswith(w) for a in found) for w in words}
 
-# %% ../../nbs/lab/07_claims.ipynb #73024e55
+# %% ../../nbs/lab/07_claims.ipynb #63829a1d
 def page_of(answer: Answer) -> str:
     """The page that answers, from the folder of the experiments."""
     return answer.claim.page or answer.claim.record or answer.claim.chapter
@@ -276,7 +276,7 @@ def said_of(answer: Answer) -> str:
     words = words or (f"none beyond {claim.margin:g}" if claim.margin else "no number")
     return _at(claim.base, words)
 
-
+# %% ../../nbs/lab/07_claims.ipynb #23b75618
 def text_of(answer: Answer) -> str:
     """On what text an effect was measured, in two words."""
     record = answer.record
@@ -303,7 +303,7 @@ def show_answers(found: Sequence[Answer], *, short: bool = False) -> Words:
     head = [k for k in (rows[0] if rows else {"claim": ""}) if not k or any(r[k] for r in rows)]
     return Words(markdown_table(head, [[r[k] for k in head] for r in rows]))
 
-# %% ../../nbs/lab/07_claims.ipynb #353358ec
+# %% ../../nbs/lab/07_claims.ipynb #e8f7a157
 PATHS = "data_path", "tokenizer_path", "device"
 
 
@@ -329,7 +329,7 @@ def _quoted(value: Any) -> str:
     "A parameter's value for a shell."
     return shlex.quote(str(value))
 
-
+# %% ../../nbs/lab/07_claims.ipynb #f9849ec2
 def commands(found: Sequence[Answer], root: str | Path | None = None) -> dict[str, dict[str, str]]:
     """For each record or chapter that answers: its commands "on a laptop" and "on 8×H100"."""
     made: dict[str, dict[str, str]] = {}

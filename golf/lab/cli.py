@@ -529,6 +529,7 @@ def judge_command(
 ) -> None:
     """Keep, retest with more, or discard: from paired records, or from tables of seeds."""
     from golf.lab.judge import as_dict, judge, judge_seeds, losses_of
+    from golf.lab.publish import published_list, quoted
     from golf.lab.runs import read_record
 
     if target.endswith(".csv") or (target.startswith("pr") and target[2:].isdigit()):
@@ -538,7 +539,8 @@ def judge_command(
     elif not arm:
         raise GolfError(f"{target}: say which --arm of the run is judged")
     else:
-        record = read_record(run_or_published(target))
+        page = target in {entry.page for entry in published_list()} and quoted(target)
+        record = page or read_record(run_or_published(target))
         options: dict[str, Any] = dict(stream=stream or None, least=least)
         found = judge(record, arm, against or None, **options)
     tell(as_json, as_dict(found), str(found))

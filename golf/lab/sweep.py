@@ -6,13 +6,14 @@
 __all__ = ['Said', 'BACKENDS', 'grid_of', 'Point', 'home_of', 'points', 'run_point', 'backend_for', 'Swept', 'sweep', 'table_of',
            'picture_of', 'show_sweep', 'keep']
 
-# %% ../../nbs/lab/08_sweep.ipynb #e5551b62
+# %% ../../nbs/lab/08_sweep.ipynb #17cbba68
 import ast
 import importlib.util
 import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def grid_of(pairs: Iterable[str]) -> dict[str, list[Any]]:
         grid[name.strip()] = [_value(v) for v in values.split(",")]
     return grid
 
-# %% ../../nbs/lab/08_sweep.ipynb #de55b792
+# %% ../../nbs/lab/08_sweep.ipynb #0aeed47e
 @dataclass(frozen=True)
 class Point:
     """One run of a sweep: the `values` of its grid, its `key`, and the `folder` of its record."""
@@ -80,7 +81,7 @@ def home_of(root: Path) -> Path:
     """Where notebooks of a project run: the working directory if it lies in `root`, else `root`."""
     return Path.cwd() if Path.cwd().is_relative_to(root) else root
 
-
+# %% ../../nbs/lab/08_sweep.ipynb #d26d2e03
 def points(notebook: str | Path, grid: dict[str, list[Any]]) -> list[Point]:
     """All points of a grid, each once, with every parameter checked before any work.
 
@@ -149,34 +150,60 @@ def _with_joblib(notebook: str, todo: list[Point], workers: int, gpus: int) -> S
         for point in left.values():
             yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
-# %% ../../nbs/lab/08_sweep.ipynb #4d7e4000
-def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said:
-    "On a Ray cluster, that of RAY_ADDRESS or one of this machine; each point has `gpus` GPUs."
+# %% ../../nbs/lab/08_sweep.ipynb #c9f0d185
+def _start_ray(tries: int = 3) -> None:
+    "Start or join a Ray cluster; on a busy machine the first try may come to its time limit."
     import ray
-    from ray.exceptions import RayError
+
+    for left in reversed(range(tries)):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+            return
+        except Exception as error:  # Ray raises plain ones
+            ray.shutdown()
+            if not left:
+                said = " ".join(str(error).split())[:200]
+                raise GolfError(f"Ray did not start ({said})") from None
+
+# %% ../../nbs/lab/08_sweep.ipynb #5947dd3d
+@contextmanager
+def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
+    "A Ray cluster, if it is wanted: that of RAY_ADDRESS, or one of this machine for as long."
+    if not wanted:
+        yield
+        return
+    import ray
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        _start_ray()
     try:
         if gpus > (there := ray.cluster_resources().get("GPU", 0)):
             raise GolfError(f"a point asks for {gpus} GPUs: Ray finds {there:g}")
-        options: dict[str, Any] = dict(num_cpus=1, num_gpus=gpus, max_retries=0)
-        remote = ray.remote(**options)(run_point)
-        waiting, running = list(todo), {}
-        while waiting or running:
-            while waiting and len(running) < workers:
-                point = waiting.pop(0)
-                running[remote.remote(notebook, point.values, str(point.folder))] = point
-            ready, _ = ray.wait(list(running), num_returns=1)
-            point = running.pop(ready[0])
-            try:
-                yield point, ray.get(ready[0])
-            except RayError as error:
-                yield point, "" if point.done else f"its worker died ({type(error).__name__})"
+        yield
     finally:
         if ours:
             ray.shutdown()
+
+# %% ../../nbs/lab/08_sweep.ipynb #7c0a1fc9
+def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said:
+    "On the Ray cluster that is there; each point has `gpus` GPUs."
+    import ray
+    from ray.exceptions import RayError
+
+    options: dict[str, Any] = dict(num_cpus=1, num_gpus=gpus, max_retries=0)
+    remote = ray.remote(**options)(run_point)
+    waiting, running = list(todo), {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            point = waiting.pop(0)
+            running[remote.remote(notebook, point.values, str(point.folder))] = point
+        ready, _ = ray.wait(list(running), num_returns=1)
+        point = running.pop(ready[0])
+        try:
+            yield point, ray.get(ready[0])
+        except RayError as error:
+            yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
 # %% ../../nbs/lab/08_sweep.ipynb #abe464b1
 BACKENDS: dict[str, Callable[..., Said]] = {
@@ -204,7 +231,7 @@ def backend_for(workers: int, gpus: int, wanted: str = "") -> tuple[str, str]:
         return "joblib", f"{missing}{workers} points at a time, by joblib"
     return "in turn", f"{missing}one point after another"
 
-# %% ../../nbs/lab/08_sweep.ipynb #ad7fe25d
+# %% ../../nbs/lab/08_sweep.ipynb #23df02b3
 @dataclass
 class Swept:
     """What a sweep did: its `points`, those `passed` by, what `failed` and why, where it `lies`."""
@@ -219,7 +246,7 @@ class Swept:
         "The points that have a record."
         return [point for point in self.points if point.done]
 
-
+# %% ../../nbs/lab/08_sweep.ipynb #667e0653
 def sweep(notebook: str | Path, grid: dict[str, list[Any]], *, workers: int = 1, gpus: int = 0,
           retries: int = 1, backend: str = "", progress: bool = True,
           say: Callable[[str], Any] = print) -> Swept:  # fmt: skip
@@ -237,7 +264,8 @@ def sweep(notebook: str | Path, grid: dict[str, list[Any]], *, workers: int = 1,
     passed = [point for point in every if point.done]
     todo, failed = [p for p in every if p not in passed], {}
     say(f"{len(every)} points, {len(passed)} with a record; {line}")
-    with tqdm(total=len(todo), unit="point", disable=None if progress else True) as bar:
+    bar = tqdm(total=len(todo), unit="point", disable=None if progress else True)
+    with _cluster(name == "ray" and bool(todo), gpus), bar:
         for _ in range(1 + retries):
             failed = {}
             for point, said in BACKENDS[name](str(notebook), todo, workers, gpus) if todo else ():
