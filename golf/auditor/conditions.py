@@ -439,11 +439,13 @@ _LATE = {"brief": (0.97,), "quick": (0.5, 0.97), "full": (0.2, 0.4, 0.6, 0.8, 0.
 
 
 def audit_script(path: str | Path, level: str = "quick", *, run: bool = False, unconfined: bool = False,
-                 texts: str = "", seed: int = 0, say: Callable[[str], None] = lambda _: None) -> ScriptReport:  # fmt: skip
+                 texts: str = "", seed: int = 0, say: Callable[[str], None] = lambda _: None,
+                 tick: Callable[[float], None] | None = None) -> ScriptReport:  # fmt: skip
     """The report on a `train_gpt.py`; without `run` no code of it is executed.
 
     `level`: brief (about a minute), quick (two to five) or full (up to twenty). `texts`: a README, whose
-    settings are used. `say` is told what begins. Raises `GolfError` for what cannot be read or confined.
+    settings are used. `say` is told what begins, `tick` the seconds of what is running, many times each.
+    Raises `GolfError` for what cannot be read or confined.
     """
     if level not in SCRIPT_LEVELS:
         raise GolfError(
@@ -460,12 +462,13 @@ def audit_script(path: str | Path, level: str = "quick", *, run: bool = False, u
         with tempfile.TemporaryDirectory(
             prefix="golf-script-", ignore_cleanup_errors=True
         ) as scratch:
-            _audit_run(report, path, Path(scratch), level, unconfined, texts, seed, say)
+            how = {"unconfined": unconfined, "tick": tick}
+            _audit_run(report, path, Path(scratch), level, how, texts, seed, say)
     report.seconds = time.monotonic() - begun
     return report
 
 # %% ../../nbs/auditor/20_conditions.ipynb #25503de2
-def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, unconfined: bool, texts: str,
+def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, how: dict[str, Any], texts: str,
                seed: int, say: Callable[[str], None]) -> None:  # fmt: skip
     "Run a script and fill the report."
     few, many, seconds = SCRIPT_LEVELS[level]
@@ -475,7 +478,7 @@ def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, unco
     e, ready, errors = None, None, []
     for plan in PLANS:
         say(f"first run, {plan.name}")
-        tried = _first(script, scratch, plan, texts, few, limits, unconfined, seed)
+        tried = _first(script, scratch, plan, texts, few, limits, how, seed)
         if isinstance(tried, str):
             errors.append(f"{plan.name}: {tried}")
             if len({told.partition(": ")[2] for told in errors}) < len(errors):
@@ -490,11 +493,11 @@ def _audit_run(report: ScriptReport, path: Path, scratch: Path, level: str, unco
             n: Finding(n, NOT_RUN, "the script did not reach a score") for n in NAMES
         }
         return
-    _more_runs(report, e, ready, (few, many, seconds), level, limits, unconfined, seed, say, texts)
+    _more_runs(report, e, ready, (few, many, seconds), level, limits, how, seed, say, texts)
     _conclude(report, e, ready, source)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #82ed60ca
-def _first(script: Path, scratch: Path, plan: Plan, texts: str, few: int, limits: Limits, unconfined: bool,
+def _first(script: Path, scratch: Path, plan: Plan, texts: str, few: int, limits: Limits, how: dict[str, Any],
            seed: int) -> tuple[Prepared, Evidence] | str:  # fmt: skip
     "A first run at a plan's sizes, with the group of losses that is the score; or why not."
     try:
@@ -506,7 +509,7 @@ def _first(script: Path, scratch: Path, plan: Plan, texts: str, few: int, limits
         ready.text(few, seed=seed),
         limits,
         name=f"first-{plan.name.split()[-1]}",
-        unconfined=unconfined,
+        **how,
     )
     group, _, agrees = linked(run)
     if run.error and not agrees:
@@ -519,7 +522,7 @@ def _first(script: Path, scratch: Path, plan: Plan, texts: str, few: int, limits
     return ready, Evidence(run, group, agrees)
 
 
-def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple, level: str, limits: Limits, unconfined: bool,
+def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple, level: str, limits: Limits, how: dict[str, Any],
                seed: int, say: Callable[[str], None], texts: str) -> None:  # fmt: skip
     "The second run with other text, and the long one with forks."
     few, many, seconds = sizes
@@ -530,9 +533,7 @@ def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple,
     e.cut = (
         int(np.median(taught)) if len(taught) else int(0.6 * few)
     )  # half of what was learnt from lies behind it
-    e.second = ran(
-        ready, ready.text(few, other=e.cut, seed=seed), limits, name="second", unconfined=unconfined
-    )
+    e.second = ran(ready, ready.text(few, other=e.cut, seed=seed), limits, name="second", **how)
     room = max(1.0, seconds / max(0.1, e.first.told.get("seconds", 1.0)))
     size = few
     while size * 2 <= min(many, few * room):
@@ -556,7 +557,7 @@ def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple,
         limits,
         wanted=wanted,
         name="late",
-        unconfined=unconfined,
+        **how,
     )
     if e.late.error and not e.late.told.get("report"):
         report.explained.append(f"not run with {ready.vocab} ids: {e.late.error}")
@@ -568,7 +569,7 @@ def _more_runs(report: ScriptReport, e: Evidence, ready: Prepared, sizes: tuple,
             limits,
             wanted=wanted,
             name="late2",
-            unconfined=unconfined,
+            **how,
         )
     report.explained.append(f"the long run scored {size:,} tokens, of {ready.vocab} ids")
 
