@@ -327,6 +327,7 @@ def test_a_sum_at_the_end_is_judged_by_when_its_losses_were_computed(first, made
     late = group(range(1, 50), first=whole(first), made=whole(made))
     late.clocks[:] = 50
     run = run_of([late])
+    run.told["activations"] = [{"begin": 1, "end": 60}]
     run.learnt[:] = 20
     found = order_of(run, late)
     assert (found.scored, found.early, found.rescored) == (49, early, again)
