@@ -279,6 +279,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'golf.auditor.conditions.ScriptReport.verdict': ( 'auditor/conditions.html#scriptreport.verdict',
                                                                                            'golf/auditor/conditions.py'),
                                          'golf.auditor.conditions.Way': ('auditor/conditions.html#way', 'golf/auditor/conditions.py'),
+                                         'golf.auditor.conditions.Way.confined': ( 'auditor/conditions.html#way.confined',
+                                                                                   'golf/auditor/conditions.py'),
                                          'golf.auditor.conditions.Way.limits': ( 'auditor/conditions.html#way.limits',
                                                                                  'golf/auditor/conditions.py'),
                                          'golf.auditor.conditions.Way.sizes': ( 'auditor/conditions.html#way.sizes',

@@ -170,8 +170,8 @@ def test_a_stream_is_cut_without_loss_and_refuses_what_is_no_stream():
     assert Stream(TOKENS, 64, limit=100).chunks == 2
     assert Stream(np.array(TOKENS, dtype=np.uint16), 64).tokens.tolist() == TOKENS
     refused("two tokens or more", lambda: Stream([1], 4))
-    refused("chunk_tokens must be at least 1", lambda: Stream([1, 2], 0))
-    refused("limit must be at least 1", lambda: Stream([1, 2], 4, limit=0))
+    refused("Stream: chunk_tokens must be in [1, inf)", lambda: Stream([1, 2], 0))
+    refused("Stream: limit must be in [1, inf)", lambda: Stream([1, 2], 4, limit=0))
     refused("whole numbers", lambda: Stream([0.5, 1.0], 4))
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +327,7 @@ def test_a_sum_at_the_end_is_judged_by_when_its_losses_were_computed(first, made
     late = group(range(1, 50), first=whole(first), made=whole(made))
     late.clocks[:] = 50
     run = run_of([late])
+    run.told["activations"] = [{"begin": 1, "end": 60}]
     run.learnt[:] = 20
     found = order_of(run, late)
     assert (found.scored, found.early, found.rescored) == (49, early, again)
@@ -388,6 +390,14 @@ def test_the_command_reads_a_script_and_a_folder(tmp_path):
     assert run(tmp_path / "train_gpt.py", "--level", "quikc").exit_code == 2
 
 
+@confines
+def test_the_command_says_what_it_is_doing_beside_its_report(tmp_path):
+    path = tmp_path / "train_gpt.py"
+    path.write_text("loss_sum = 0.0\nraise ValueError('no data')\n")
+    done = CliRunner().invoke(app, ["audit", str(path), "--run", "--level", "brief", "--json"])
+    assert "golf: first run" in done.stderr and json.loads(done.stdout)["verdict"] == "UNSURE"
+
+
 # Whole scripts: a pair in every run, three more with `--flags slow`
 
 TINY = (1024, 2048, 0.0)
@@ -412,7 +422,11 @@ def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatc
 def test_a_script_that_cannot_end_is_unsure_with_its_line(tmp_path):
     path = tmp_path / "train_gpt.py"
     path.write_text("import os\nloss_sum = 0.0\nraise ValueError('no data')\n")
-    report = audit_script(path, "brief", run=True)
+    said, ticks, begun = [], [], time.monotonic()
+    say = lambda text: said.append((text, time.monotonic() - begun))
+    report = audit_script(path, "brief", run=True, say=say, tick=ticks.append)
+    assert said[0][0].startswith("first run") and said[0][1] < 15  # nobody waits without a word
+    assert len(ticks) > 5 and ticks[:5] == sorted(ticks[:5])
     assert (
         report.verdict == "UNSURE"
         and "line 3" in report.error

@@ -376,6 +376,9 @@ class EmpiricalBayes(Gradients):
 # %% ../../nbs/adapt/01_gradients.ipynb #d1eff89b
 ORDERS = "before_clip", "after_clip"
 
+# %% ../../nbs/adapt/01_gradients.ipynb #f5b8209f
+LOGGED = ("chunk", "step", "group", "layer", "role", "scale", "noise", "size")
+
 # %% ../../nbs/adapt/01_gradients.ipynb #b8b8686b
 def lengths(log: pd.DataFrame) -> pd.Series:
     """Length of the scaled gradient at each chunk and step, from `EmpiricalBayes.frame()`.
@@ -402,9 +405,6 @@ def compact(logs: dict[str, pd.DataFrame], *, bins: int = 40) -> dict[str, Any]:
     return {"chunks": [int(c) for c in table.columns], "arms": found}
 
 # %% ../../nbs/adapt/01_gradients.ipynb #5f00c105
-LOGGED = ("chunk", "step", "group", "layer", "role", "scale", "noise", "size")
-
-
 def read_log(path: str | Path, chunks: int) -> pd.DataFrame:
     """What `EmpiricalBayes.frame()` gave after it learned from `chunks` chunks, from a Parquet file.
 

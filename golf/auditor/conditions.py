@@ -423,6 +423,12 @@ class Way:
     texts: str
     seed: int
     say: Callable[[str], None]
+    tick: Callable[[float], None] | None = None
+
+    @property
+    def confined(self) -> dict[str, Any]:
+        "How each of its runs is watched."
+        return {"unconfined": self.unconfined, "tick": self.tick}
 
     @property
     def sizes(self) -> tuple[int, int, float]:
@@ -438,12 +444,13 @@ class Way:
 def audit_script(
     path: str | Path, level: str = "quick", *, run: bool = False, unconfined: bool = False,
     texts: str = "", seed: int = 0, say: Callable[[str], None] = lambda _: None,
+    tick: Callable[[float], None] | None = None,
 ) -> ScriptReport:  # fmt: skip
     """The report on a `train_gpt.py`; without `run` no code of it is executed.
 
     `level`: brief (about a minute), quick (two to five) or full (up to twenty). `texts`: a README,
-    whose settings are used. `say` is told what begins. Raises `GolfError` for what cannot be read
-    or confined.
+    whose settings are used. `say` is told what begins, `tick` the seconds of what is running, many
+    times each. Raises `GolfError` for what cannot be read or confined.
     """
     if level not in SCRIPT_LEVELS:
         hint = f"expected one of {[*SCRIPT_LEVELS]}{closest(level, SCRIPT_LEVELS)}"
@@ -457,7 +464,8 @@ def audit_script(
     if run:
         options: dict[str, Any] = dict(prefix="golf-script-", ignore_cleanup_errors=True)
         with tempfile.TemporaryDirectory(**options) as scratch:
-            _audit_run(report, path, Path(scratch), Way(level, unconfined, texts, seed, say))
+            way = Way(level, unconfined, texts, seed, say, tick)
+            _audit_run(report, path, Path(scratch), way)
     report.seconds = time.monotonic() - begun
     return report
 
@@ -494,7 +502,7 @@ def _first(script: Path, scratch: Path, plan: Plan, way: Way) -> tuple[Prepared,
     except GolfError as error:
         return str(error)
     name, text = f"first-{plan.name.split()[-1]}", ready.text(way.sizes[0], seed=way.seed)
-    run = ran(ready, text, way.limits, name=name, unconfined=way.unconfined)
+    run = ran(ready, text, way.limits, name=name, **way.confined)
     group, _, agrees = linked(run)
     if run.error and not agrees:
         return run.error
@@ -516,7 +524,7 @@ def _second(e: Evidence, ready: Prepared, way: Way) -> None:
     taught = known[(e.first.learnt[known] > 0) & (e.first.learnt[known] < e.group.clocks.max())]
     e.cut = int(np.median(taught)) if len(taught) else int(0.6 * few)
     text = ready.text(few, other=e.cut, seed=way.seed)
-    e.second = ran(ready, text, way.limits, name="second", unconfined=way.unconfined)
+    e.second = ran(ready, text, way.limits, name="second", **way.confined)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #a9751c35
 def _long(report: ScriptReport, e: Evidence, first: Prepared, way: Way) -> None:
@@ -532,7 +540,7 @@ def _long(report: ScriptReport, e: Evidence, first: Prepared, way: Way) -> None:
     group, late = e.group, _LATE[way.level]
     site = group.function, group.call, group.sites
     wanted = Wanted(*site, ready.vocab, way.seed, late, draws, 2 * seconds)
-    options: dict[str, Any] = dict(wanted=wanted, unconfined=way.unconfined)
+    options: dict[str, Any] = dict(wanted=wanted, **way.confined)
     e.late = ran(ready, ready.text(size, seed=way.seed), way.limits, name="late", **options)
     if e.late.error and not e.late.told.get("report"):
         report.explained.append(f"not run with {ready.vocab} ids: {e.late.error}")

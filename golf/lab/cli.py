@@ -305,16 +305,23 @@ def script_in(path: str | Path) -> Path | None:
 
 def audit_script_at(path: Path, level: str, seed: int, *, run: bool, unconfined: bool) -> Any:
     """The report on a script, with the settings that a README beside it names."""
+    from tqdm import tqdm
+
     from golf.auditor.conditions import audit_script
 
     if not run and sys.stdin.isatty() and sys.stdout.isatty():
         run = typer.confirm(f"Run {path}, a program of somebody else, confined?", default=False)
     readme = path.with_name("README.md")
     texts = readme.read_text("utf-8", "replace")[: 1 << 20] if readme.is_file() else ""
-    say = lambda text: typer.echo(f"golf: {text}", err=True)
-    return audit_script(
-        path, level, run=run, unconfined=unconfined, texts=texts, seed=seed, say=say
-    )
+    with tqdm(desc="golf", bar_format="{desc} {elapsed}", leave=False, disable=None) as bar:
+
+        def say(text: str) -> None:
+            bar.write(f"golf: {text}", file=sys.stderr)
+            bar.set_description_str(f"golf: {text.partition(',')[0]}")
+
+        options: dict[str, Any] = {"texts": texts, "seed": seed, "say": say}
+        options["tick"] = lambda seconds: bar.update()
+        return audit_script(path, level, run=run, unconfined=unconfined, **options)
 
 # %% ../../nbs/lab/09_cli.ipynb #010012cf
 def audit_submission(
