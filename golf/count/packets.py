@@ -110,7 +110,8 @@ class Prior:
 
     def strength(self, level: Contexts) -> np.ndarray:
         "Pseudo-counts [R] of the contexts of a level (tau of PR #1043)."
-        return np.minimum(level.seen / self.divisor, self.cap)
+        with np.errstate(over="ignore"):  # what is too large for a float is beyond the cap, too
+            return np.minimum(level.seen / self.divisor, self.cap)
 
     def __repr__(self) -> str:
         parts = [f"{len(x.keys):,} contexts with {len(x.ids):,} shares" for x in self.levels]
