@@ -11,6 +11,7 @@ import torch
 
 import golf
 from golf.adapt.lora import LoRA
+from golf.adapt.placebo import Placebo
 from golf.adapt.ttt import TTT
 from golf.auditor.adapters import Windows
 from golf.base.digests import digest
@@ -70,6 +71,7 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "Windows": lambda: Windows(GPT(SHAPE, seed=3), 32, 16),
     "TTT": lambda: TTT(network(), CHUNKS, lr=0.3, epochs=1),
     "LoRA": lambda: LoRA(network(), rank=2),
+    "Placebo": lambda: Placebo(trigrams(), torch.cat([TEXT.roll(37)] * 4)),
     "NGram": trigrams,
     "NGram, kneser_ney, by chunk": lambda: NGram(V, smoothing="kneser_ney", semantics="chunk"),
     "Packets": lambda: Packets(PRIOR, 3, smoothing="witten_bell"),
