@@ -82,8 +82,10 @@ def an_experiment(data_path: str = "") -> None:
     arms = [
         golf.Arm(SlidingWindow(model), label="none"),
         golf.Arm(learner, label="ttt", family="ttt"),
+        golf.Arm(golf.Placebo(learner, stream.tokens.roll(500)), label="placebo"),
     ]
     golf.run_arms(run, arms, run.stream("prefix_tokens", name="original"), level="brief")
+    golf.keep_audits(run, arms, stream, "brief")
     reports = golf.audit_arms({"ttt": learner}, stream, "brief")
     print({arm: report.short() for arm, report in reports.items()})
     run.artifact("model", golf.model_path("tiny"), code=golf.code_size(golf.load_model, TTT))
