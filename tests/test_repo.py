@@ -450,3 +450,19 @@ def test_cells_have_ids_of_their_own(path):
 def test_the_longest_files_exist():
     listed = re.search(r'LONGEST = """(.*?)"""', (ROOT / "conftest.py").read_text(), re.DOTALL)[1]
     assert [name for name in listed.split() if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "golf").rglob("*.py")), ids=lambda p: p.stem)
+def test_what_only_checks_sets_nothing(path):
+    """An entry is written without calls of `check…`, so whatever one of them sets would be missing there."""
+    from golf.lab.dropped import _CHECK
+
+    functions = [
+        f for f in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(f, ast.FunctionDef)
+    ]
+    for function in functions:
+        if not _CHECK.fullmatch(function.name):
+            continue
+        for node in ast.walk(function):
+            stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            assert not stored, f"{path}: {function.name} sets {ast.unparse(node)}"

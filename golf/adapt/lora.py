@@ -96,6 +96,7 @@ class LoRA(Predictor):
 
     def __post_init__(self) -> None:
         self.check()
+        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
         self.first = low_rank(self.model, self.roles, self.rank, head=self.head, seed=self.seed)
         self.reset()
 
@@ -104,10 +105,9 @@ class LoRA(Predictor):
         """Raise `GolfError` naming the first argument that cannot work."""
         from_0 = dict.fromkeys(("lr", "epochs", "boundary", "seed"), "[0, inf)")
         check_fields(self, rank="[1, inf)", betas="[0, 1)", **from_0)
-        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
-        there = [role for role, (bank, _) in ROLES.items() if hasattr(self.model, bank)]
+        there = [role for role, (bank, _) in ROLES.items() if hasattr(self.predictor.model, bank)]
         odd = next((role for role in self.roles if role not in there), "")
-        known = self.boundary is None or self.boundary < self.vocab_size
+        known = self.boundary is None or self.boundary < self.predictor.vocab_size
         check_relations(
             self,
             ("roles", not odd, f"among {there}{closest(odd, there)}"),

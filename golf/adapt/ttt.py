@@ -158,6 +158,8 @@ class TTT(_Arguments, Predictor):
 
     def __post_init__(self) -> None:
         self.check()
+        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
+        self.ranks = self.predictor.ranks
         self.gradient_estimator = copy.deepcopy(self.gradients) or Gradients()
         self.prepare()
 
@@ -165,15 +167,14 @@ class TTT(_Arguments, Predictor):
     def check(self) -> None:
         """Raise `GolfError` naming the first argument that cannot work."""
         self.check_options(total_chunks="[1, inf)", reset_every="[0, total_chunks)")
-        self.model, self.vocab_size = self.predictor.model, self.predictor.vocab_size
-        self.ranks, by_bytes = self.predictor.ranks, self.byte_table is not None
-        there = self.reset_on is None or self.reset_on < self.vocab_size
+        by_bytes = self.byte_table is not None
+        there = self.reset_on is None or self.reset_on < self.predictor.vocab_size
         check_relations(
             self,
             ("reset_on", there, "an id of the vocabulary"),
             ("byte_table", by_bytes == (self.weight == "bytes"), "given for weight='bytes' only"),
         )
-        for name, p in self.model.named_parameters():
+        for name, p in self.predictor.model.named_parameters():
             if p.dtype not in (torch.float32, torch.float64):
                 raise GolfError(f"TTT: {name} must be float32 while it adapts, not {p.dtype}")
 

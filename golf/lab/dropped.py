@@ -15,6 +15,7 @@ from .definitions import Key, Reach, Unit
 
 # %% ../../nbs/lab/05c_dropped.ipynb #b1d8bc35
 _CHECK = re.compile(r"_?check(_\w+)?|agree|warn|_tell")
+_ARGUMENTS = re.compile(r"check_(arguments|fields|relations)")  # which read names and type hints
 KEPT_WHOLE = ("golf.predict.",)
 
 
@@ -57,10 +58,13 @@ def filled(node: Any) -> None:
 
 
 class Dropped(ast.NodeTransformer):
-    """A unit's syntax without the lines whose only effect is an error; `changed` says if any went."""
+    """A unit's syntax without the lines whose only effect is an error; `changed` says if any went.
 
-    def __init__(self):
-        self.changed = False
+    `pattern`: names of functions that only check; `errors`: whether other such lines go, too.
+    """
+
+    def __init__(self, pattern: re.Pattern = _CHECK, *, errors: bool = True):
+        self.pattern, self.errors, self.changed = pattern, errors, False
 
     def visit(self, node: ast.AST) -> Any:
         found = self.generic_visit(node)
@@ -71,8 +75,10 @@ class Dropped(ast.NodeTransformer):
 
     def keep(self, node: Any) -> Any:
         "The node, None, or what stands in its place."
-        if isinstance(node, ast.Expr) and _CHECK.fullmatch(_called(node)):
+        if isinstance(node, ast.Expr) and self.pattern.fullmatch(_called(node)):
             return None
+        if not self.errors:
+            return node
         if isinstance(node, ast.If) and not node.orelse:
             empty = all(isinstance(s, ast.Pass) for s in node.body)
             simple = not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test))
@@ -253,8 +259,8 @@ ASIDE = {
 def edited(reach: Reach, unit: Unit) -> Unit:
     """A unit without what an entry leaves behind."""
     steps: list[Any] = [Quiet()]
-    if not unit.module.startswith(KEPT_WHOLE):
-        steps.append(Dropped())
+    whole = unit.module.startswith(KEPT_WHOLE)
+    steps.append(Dropped(_ARGUMENTS, errors=False) if whole else Dropped())
     for step in steps:
         unit.node = step.visit(unit.node) or ast.Pass()
         if step.changed:
