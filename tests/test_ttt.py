@@ -217,11 +217,11 @@ def test_a_text_that_ends_in_the_middle_of_a_sequence_is_scored_to_its_end(total
         one.load(start)
 
 
-def test_chunks_all_too_short_to_learn_from_are_refused_before_the_second_is_scored():
+def test_chunks_all_too_short_to_learn_from_are_refused_before_any_is_scored():
     learner = TTT(SlidingWindow(GPT(SHAPE), stride=16), 100, epochs=1)
     with pytest.raises(GolfError, match="chunk_tokens must be at least the context, 32, not 16"):
         evaluate(learner, Stream(TEXT, 16))
-    assert learner.position == 16
+    assert learner.position == 0
 
 
 # Each option on a text with a habit: chapter adapt/00_score_first has its curves
