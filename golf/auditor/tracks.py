@@ -418,7 +418,7 @@ class Ledger:
             if len(self.tokens) > 4096:
                 self.tokens = [r for r in self.tokens if r() is not None]
 
-    # %% ../../nbs/auditor/17_tracks.ipynb #da9f6330
+    # %% ../../nbs/auditor/17_tracks.ipynb #57c0ffe2
     def computed(self, places: Tensor | None) -> None:
         "Losses that nothing can be learnt from are computed: perhaps to be added up much later."
         if places is None:
@@ -432,6 +432,7 @@ class Ledger:
             kept[0, spots] = np.where(kept[0, spots] < 0, self.clock, kept[0, spots])
             kept[1, spots] = self.clock
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #da9f6330
     def pending(self, places: Tensor | None) -> None:
         "Losses from which something may be learnt."
         if places is not None:
