@@ -2007,6 +2007,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.lab.sweep.Swept.done': ('lab/sweep.html#swept.done', 'golf/lab/sweep.py'),
                                 'golf.lab.sweep._cluster': ('lab/sweep.html#_cluster', 'golf/lab/sweep.py'),
                                 'golf.lab.sweep._in_turn': ('lab/sweep.html#_in_turn', 'golf/lab/sweep.py'),
+                                'golf.lab.sweep._ray': ('lab/sweep.html#_ray', 'golf/lab/sweep.py'),
                                 'golf.lab.sweep._rows': ('lab/sweep.html#_rows', 'golf/lab/sweep.py'),
                                 'golf.lab.sweep._start_ray': ('lab/sweep.html#_start_ray', 'golf/lab/sweep.py'),
                                 'golf.lab.sweep._value': ('lab/sweep.html#_value', 'golf/lab/sweep.py'),

@@ -4,6 +4,7 @@ import ast
 import configparser
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -102,6 +103,26 @@ def test_every_direct_dependency_is_pinned():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     assert direct <= {pin.split("==")[0].lower() for pin in pins}
     assert "torch==2.13.0" in pins
+
+
+def test_types_are_checked_without_the_extras():
+    "What the package names in an import comes with it or with `dev`: `make types` finds it there."
+    project = pyproject()["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    plain = lambda name: re.match(r"[\w.-]+", name)[0].lower().replace("_", "-")
+    there = {plain(text) for text in declared} | {"golf"}
+    homes = importlib.metadata.packages_distributions()
+    for path in (ROOT / "golf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names = [node.module]
+            else:
+                continue
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names:
+                found = {plain(home) for home in homes.get(top, [top])}
+                assert found & there, f"{path.name} imports {top}: load it by name"
 
 
 # Notebooks

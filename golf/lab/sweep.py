@@ -151,10 +151,14 @@ def _with_joblib(notebook: str, todo: list[Point], workers: int, gpus: int) -> S
             yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
 # %% ../../nbs/lab/08_sweep.ipynb #c9f0d185
+def _ray() -> Any:
+    "Ray, by name: who checks types without the extra `sweep` has no such package."
+    return importlib.import_module("ray")
+
+
 def _start_ray(tries: int = 3) -> None:
     "Start or join a Ray cluster; on a busy machine the first try may come to its time limit."
-    import ray
-
+    ray = _ray()
     for left in reversed(range(tries)):
         try:
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
@@ -172,8 +176,7 @@ def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
     if not wanted:
         yield
         return
-    import ray
-
+    ray = _ray()
     ours = not ray.is_initialized()
     if ours:
         _start_ray()
@@ -188,9 +191,7 @@ def _cluster(wanted: bool, gpus: int) -> Iterator[None]:
 # %% ../../nbs/lab/08_sweep.ipynb #7c0a1fc9
 def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said:
     "On the Ray cluster that is there; each point has `gpus` GPUs."
-    import ray
-    from ray.exceptions import RayError
-
+    ray = _ray()
     options: dict[str, Any] = dict(num_cpus=1, num_gpus=gpus, max_retries=0)
     remote = ray.remote(**options)(run_point)
     waiting, running = list(todo), {}
@@ -202,7 +203,7 @@ def _with_ray(notebook: str, todo: list[Point], workers: int, gpus: int) -> Said
         point = running.pop(ready[0])
         try:
             yield point, ray.get(ready[0])
-        except RayError as error:
+        except ray.exceptions.RayError as error:
             yield point, "" if point.done else f"its worker died ({type(error).__name__})"
 
 # %% ../../nbs/lab/08_sweep.ipynb #abe464b1
