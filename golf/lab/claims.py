@@ -24,6 +24,7 @@ from .engine import notebook_parameters
 from .evidence import CHECKS
 from .publish import published_list, published_records, quoted
 from .runs import Record, baseline_of, drift
+from .seeds import over_seeds, seeds_of
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/07_claims.ipynb #b6fcc268
@@ -111,31 +112,32 @@ CONFIRMED, REFUTED, OPEN, UNMEASURED = (
 )
 
 
-def _open(found: Interval, size: float) -> str:
-    "That a verdict is not possible, and how much text would make it so."
+def _open(found: Interval, size: float, unit: str = "tokens") -> str:
+    "That a verdict is not possible, and how much text, or how many seeds, would make it so."
     if not size > 0 or not math.isfinite(found.detectable):
         return OPEN
     times = math.ceil((found.detectable / size) ** 2)
-    return f"{OPEN}: would need {max(2, times):,} × the tokens"
+    return f"{OPEN}: would need {max(2, times):,} × the {unit}"
 
 # %% ../../nbs/lab/07_claims.ipynb #d1c4d2d2
 def verdict_of(found: Interval, expects: str, *,
-               effect: float = math.nan, margin: float = 0.0) -> str:  # fmt: skip
+               effect: float = math.nan, margin: float = 0.0, unit: str = "tokens") -> str:  # fmt: skip
     """The verdict on a claim from a difference in bits per byte with its interval.
 
-    `expects`: "gains", "loses", or "nothing" beyond `margin`; `effect`: the published difference.
+    `expects`: "gains", "loses", or "nothing" beyond `margin`; `effect`: the published difference;
+    `unit`: of what there would have to be more where it cannot be told.
     """
     if expects == "nothing":
         if -margin <= found.low and found.high <= margin:
             return CONFIRMED
         apart = found.low > margin or found.high < -margin
-        return REFUTED if apart else _open(found, margin)
+        return REFUTED if apart else _open(found, margin, unit)
     seen = word(found, "gains", "loses", "")
     if seen:
         return CONFIRMED if seen == expects else REFUTED
     size = abs(effect)
     most = found.high if expects == "loses" else -found.low
-    return REFUTED if most < size else _open(found, size)
+    return REFUTED if most < size else _open(found, size, unit)
 
 # %% ../../nbs/lab/07_claims.ipynb #a4d35daf
 def _has(record: Record, claim: Claim) -> bool:
@@ -203,8 +205,12 @@ def _measured(record: Record, claim: Claim) -> tuple[Interval, str]:
     "The difference of a claim's arms in a record, and the verdict."
     if claim.expects == "drifts":
         return _drift(record, claim)
+    rule: dict[str, Any] = dict(effect=claim.effect, margin=claim.margin)
+    if seeds_of(record):  # a comparison of trainings
+        found = over_seeds(record, claim.arm, claim.against)
+        return found, verdict_of(found, claim.expects, unit="seeds", **rule)
     found = difference(record, claim.arm, claim.against, stream=claim.stream or None)
-    return found, verdict_of(found, claim.expects, effect=claim.effect, margin=claim.margin)
+    return found, verdict_of(found, claim.expects, **rule)
 
 
 def answer(claim: Claim, root: str | Path | None = None) -> Answer:

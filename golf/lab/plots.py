@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'WIDTH', 'MATRICES', 'FORMATS', 'style', 'Picture', 'Size', 'arm_colors', 'cumulative', 'plot_cumulative',
            'running_mean', 'reset_positions', 'smoothing_window', 'plot_difference', 'plot_drift', 'chunk_bpb',
-           'plot_shuffled', 'plot_loss', 'plot_sizes', 'front', 'plot_tradeoff', 'plot_arms', 'plot_cost',
+           'plot_shuffled', 'plot_loss', 'plot_sizes', 'front', 'plot_tradeoff', 'plot_arms', 'plot_seeds', 'plot_cost',
            'scale_frame', 'plot_scales', 'save_figure', 'figures_of']
 
 # %% ../../nbs/lab/02_plots.ipynb #20a97c8b
@@ -587,6 +587,26 @@ def plot_arms(
     base = baseline_of(chunks, baseline)
     for panel in axes.flat:
         _symlog(panel, 0.01)
+    words = "\n(symlog, linear within ±0.01)"
+    figure.supxlabel(f"← better   bits per byte, minus “{base}”{words}", fontsize="medium")
+    return figure
+
+# %% ../../nbs/lab/02_plots.ipynb #5eed0002
+@_styled
+def plot_seeds(table: pd.DataFrame, **size: Unpack[Size]) -> Figure:
+    """The rows of `golf.lab.seeds.seeds_table` but the first, best first: mean, 95 % interval, and a point a seed.
+
+    Colours and axis as in `plot_arms`. Raises `GolfError` for a table without a change.
+    """
+    base, rows = table.index[0] if len(table) else "", table.iloc[1:].sort_values("difference")
+    if not len(rows):
+        raise GolfError("plot_seeds: there is no change beside the baseline")
+    figure, panel = _picture(1, 1, 1.0 + 0.24 * len(rows), size=size)
+    _draw_arms(panel, rows)
+    for at, each in enumerate(rows.by_seed):
+        style = {"color": GREY, "s": mpl.rcParams["font.size"], "zorder": 2, "alpha": 0.7}
+        panel.scatter(each, [at] * len(each), marker="|", **style)
+    _symlog(panel, 0.01)
     words = "\n(symlog, linear within ±0.01)"
     figure.supxlabel(f"← better   bits per byte, minus “{base}”{words}", fontsize="medium")
     return figure
