@@ -604,8 +604,9 @@ def plot_seeds(table: pd.DataFrame, **size: Unpack[Size]) -> Figure:
     figure, panel = _picture(1, 1, 1.0 + 0.24 * len(rows), size=size)
     _draw_arms(panel, rows)
     for at, each in enumerate(rows.by_seed):
-        style = {"color": GREY, "s": mpl.rcParams["font.size"], "zorder": 2, "alpha": 0.7}
-        panel.scatter(each, [at] * len(each), marker="|", **style)
+        marks = {"marker": "|", "s": 9 * mpl.rcParams["font.size"], "linewidths": 0.9}
+        panel.scatter(each, [at] * len(each), color=GREY, alpha=0.8, zorder=2, **marks)
+    panel.set_ylim(len(rows) - 0.4, -0.6)
     _symlog(panel, 0.01)
     words = "\n(symlog, linear within ±0.01)"
     figure.supxlabel(f"← better   bits per byte, minus “{base}”{words}", fontsize="medium")
