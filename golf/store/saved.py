@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..base.cache import cache_dir
+from ..base.checks import check_arguments
 from ..base.files import GolfError, atomic_write
 from ..net.config import GPTConfig, config_from, preset
 from ..net.model import GPT
@@ -149,6 +150,7 @@ def corpus_for(
     `artifact`: see `model_path`; "" for one that is still to be trained on the corpus. Other arguments
     as in `load_corpus`. Raises `GolfError` where the ids would be those of another tokenizer.
     """
+    check_arguments(corpus_for, locals())
     given: dict[str, Any] = dict(data_path=data_path, **options)
     if not artifact:
         return load_corpus(corpus, tokenizer_path=tokenizer_path, **given)

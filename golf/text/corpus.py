@@ -27,6 +27,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..base.cache import cache_dir
+from ..base.checks import check_arguments
 from ..base.digests import digest, digest_file
 from ..base.files import GolfError, atomic_write, check_room, closest, sweep
 from ..base.tables import markdown_table
@@ -311,6 +312,9 @@ def load_corpus(
     one. `golf.corpus_for` opens a corpus as a trained model reads it. `limit`: keep that many
     validation tokens. Raises `GolfError` naming the argument or file that does not fit.
     """
+    check_arguments(load_corpus, locals())
+    if not isinstance(corpus, (str, os.PathLike)):
+        raise GolfError(f"corpus must be a name or a folder, not a {type(corpus).__name__}")
     _check_limit(limit)
     if str(corpus) == "shards":
         return _open_shards(data_path, tokenizer_path, vocab_size, limit)
