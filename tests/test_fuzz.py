@@ -764,6 +764,7 @@ def work(
     name: str, target: Target, seed: int, first: int, count: int, seconds: float, note, out
 ) -> None:
     "Read hostile inputs, from number `first` on, and note where we are; failures go to `out`."
+    torch.set_num_threads(1)  # a copy has none of its parent's threads, and would wait for them
     warm_up(target)
     limit_memory()
     totals, slowest, begin = Counter(), 0.0, time.process_time()

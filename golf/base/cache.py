@@ -40,19 +40,26 @@ def cache_dir(*parts: str) -> Path:
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path`, which every process of this user on this machine shares."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that belongs to `path`, which every process of this user on this machine shares.
+
+    Whether it is held: always, unless it is not to `wait` for another process that has it.
+    """
     try:
         import fcntl
     except ImportError:  # no such locks here: files are still whole or absent
-        yield
+        yield True
         return
     place = cache_dir("locks") / f"{digest(str(path.resolve()))}.lock"
     with writes(f"the cache's {place} (XDG_CACHE_HOME moves it)"):
         file = open(place, "w")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0010
 def cached(

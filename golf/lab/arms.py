@@ -22,6 +22,7 @@ from ..auditor.audit import audit_arms
 from ..base.cache import cached
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
+from .helpers import with_helpers
 from .plots import save_figure
 from golf.lab.runs import (
     Record,
@@ -251,7 +252,7 @@ def audit_of(arms: Sequence[Arm] | dict[str, Any], stream: Stream, level: str) -
 
 def keep_audits(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, level: str) -> None:
     """Take what `audit_of` finds into the record of a run; a `level` of "" audits nothing."""
-    if level:
+    if level and not run.is_helper:
         kept = run.configuration.get("audits", {})
         run.configuration["audits"] = kept | audit_of(arms, stream, level)
 
@@ -300,8 +301,10 @@ def run_arms(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, *, 
     arms = _without(as_arms(arms), leave_out)
     makes, base = {arm.label: arm.make for arm in arms}, arms[0].label
     options = {"baseline": base, "progress": True} | options
-    with _charged(run, "evaluation", stream.name) as first:
-        first.update(compare({base: makes[base]}, stream, **options).scores)
+    with_helpers(run)
+    if not run.is_helper:
+        with _charged(run, "evaluation", stream.name) as first:
+            first.update(compare({base: makes[base]}, stream, **options).scores)
     with _charged(run, part, stream.name) as others:
         found = compare(makes, stream, **options)
         others.update({arm: found[arm] for arm in makes if arm != base})

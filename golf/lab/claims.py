@@ -316,7 +316,8 @@ PATHS = "data_path", "tokenizer_path", "device"
 def command_of(record: Record, *, gpus: bool = False, root: str | Path | None = None) -> str:
     """The papermill command that makes a record again, in the project `root`; `gpus`: on 8×H100.
 
-    With `nbs/params/8xh100.yaml` there, that file says what eight GPUs change.
+    On the challenge's text, `nbs/params/8xh100.yaml` says what eight GPUs change, if the notebook knows
+    all that it sets.
     """
     root = Path(root) if root else project_root()
     path = root / "nbs" / f"{record['notebook']}.ipynb"
@@ -325,10 +326,18 @@ def command_of(record: Record, *, gpus: bool = False, root: str | Path | None = 
     given = {k: v for k, v in given.items() if v != defaults[k]}
     lines = [f"papermill nbs/{record['notebook']}.ipynb"]
     if gpus:
-        yaml = (root / "nbs" / "params" / "8xh100.yaml").is_file()
+        there = root / "nbs" / "params" / "8xh100.yaml"
+        sets = {line.partition(":")[0] for line in _lines(there) if line[:1] not in ("#", "")}
+        yaml = sets and sets <= defaults.keys() and given.pop("corpus", "") == "shards"
         lines += ["-f nbs/params/8xh100.yaml" if yaml else "-p device cuda"]
+        lines += ["-p ranks 8"] * (not yaml and "ranks" in defaults)
     lines += [f"-p {k} {_quoted(v)}" for k, v in given.items()]
     return " ".join(lines)
+
+
+def _lines(path: Path) -> list[str]:
+    "The lines of a file; none if it is not there."
+    return path.read_text("utf-8").splitlines() if path.is_file() else []
 
 
 def _quoted(value: Any) -> str:
