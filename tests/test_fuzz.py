@@ -847,6 +847,18 @@ def test_files_of_strangers_are_read_or_refused(name):
     assert row["read"] + row["refused"] > 20
 
 
+def test_a_reader_does_not_wait_for_threads_that_its_parent_has():
+    "torch's pool of threads is not copied by a fork: the next matrix waited for it until it was killed."
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        torch.nn.init.orthogonal_(torch.empty(512, 512))
+        row = in_child("settings", seed=0, first=0, count=20, seconds=3.0)
+    finally:
+        torch.set_num_threads(before)
+    assert not bad(row), row
+
+
 def test_a_process_that_dies_or_hangs_is_a_failure(monkeypatch):
     monkeypatch.setitem(globals(), "SECONDS", 0.2)
 

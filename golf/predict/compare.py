@@ -18,7 +18,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..base.cache import cache_dir, locked
+from ..base.cache import cache_dir, in_turn
 from ..base.checks import check_arguments
 from ..base.digests import code_key, definitions, digest, digest_file
 from ..base.files import GolfError, Undigestable, atomic_write, check_room, closest
@@ -309,7 +309,9 @@ def compare(
     if refused:
         reasons = "; ".join(f"{arm!r}: {why}" for arm, why in refused.items())
         warnings.warn(f"not cached: {reasons}", stacklevel=2)
-    scores = _in_turn(arms, origins, score)
+    place = lambda path: None if path is None or path.exists() else path
+    places = {n: place(_scores_path(origins.get(n))) for n in arms}
+    scores = in_turn(places, lambda n: score(arms[n], n, origins.get(n)))
     found = Comparison(_with_parts(scores) if parts else scores, baseline)
     return found if found[baseline] else found
 
@@ -343,26 +345,6 @@ def _named(arm: str) -> Iterator[None]:
         yield
     except GolfError as error:
         raise type(error)(f"arm {arm!r}: {error}") from None
-
-
-def _in_turn(
-    arms: Mapping[str, Any], origins: dict[str, dict], score: Callable
-) -> dict[str, Scores]:
-    "The scores of all arms, in their order; those that another process is scoring are waited for last."
-    found: dict[str, Scores] = {}
-    free = lambda name: (
-        locked(_origin_path(origins[name]), wait=False) if name in origins else nullcontext(True)
-    )
-    while left := [name for name in arms if name not in found]:
-        before = len(found)
-        for name in left:
-            with free(name) as ours:
-                if ours:
-                    found[name] = score(arms[name], name, origins.get(name))
-        if len(found) == before:
-            with locked(_origin_path(origins[left[0]])):
-                pass  # it has been scored by now, or given up
-    return {name: found[name] for name in arms}
 
 
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
