@@ -21,7 +21,13 @@ import nbformat
 import pytest
 
 import golf
-from golf.lab.engine import notebook_parameters, parse_parameters, resolve
+from golf.lab.engine import (
+    notebook_parameters,
+    overrides,
+    parse_command,
+    parse_parameters,
+    resolve,
+)
 from golf.lab.publish import published
 from golf.published.recipes import HOMES
 
@@ -136,6 +142,28 @@ def test_types_are_checked_without_the_extras():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("name", ["laptop", "h200", "8xh100"])
+def test_parameter_files_fit_every_experiment_that_shares_its_work(
+    name, path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    file = ROOT / "nbs" / "params" / f"{name}.yaml"
+    values = overrides(parse_command([str(path), "-f", str(file)]))
+    knobs = {p.name for p in notebook_parameters(path)}
+    if not values.keys() <= knobs:  # pages of one process, or without a text
+        assert path.stem in ("benchmarks", "findings", "published")
+        return
+    for key in values.keys() & {"data_path", "tokenizer_path"}:
+        (tmp_path / values[key]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / values[key]).touch()
+    found = resolve(path, values, tmp_path, tmp_path)
+    assert {k: found[k] for k in ("ranks", "device", "corpus")} == {
+        k: values[k] for k in ("ranks", "device", "corpus")
+    }
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_experiments_have_one_literal_parameters_cell(path):
     parameters = notebook_parameters(path)  # refuses two cells and anything but literals
     assert parameters, "no cell is tagged `parameters`"
@@ -221,7 +249,7 @@ def test_every_module_is_a_room_of_a_part():
     chapters = {default_module(p) for p in NOTEBOOKS if p.parent.name != "nbs"}
     assert {m for m in modules if not m.endswith(".__init__")} == chapters - {"__init__", ""}
     folders = {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir() and p.name[0] != "."}
-    assert folders == {*docs_module("notebooks").PARTS, "guides"}
+    assert folders == {*docs_module("notebooks").PARTS, "guides", "params"}
 
 
 @each_notebook
