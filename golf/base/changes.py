@@ -69,40 +69,52 @@ def _meant(name: str, known: list[str]) -> str:
     return found[0]
 
 # %% ../../nbs/base/00c_changes.ipynb #48c5ead2
-def _with(value: Any, path: list[str], text: str) -> Any:
-    "A dataclass with the field at `path` read from its text."
+def _fits(kind: type, path: list[str], text: str) -> Any:
+    "The value of the field at `path` of a dataclass, or of one within it, read from its text."
     first, *rest = path
-    hint = hints_of(type(value))[first]
-    if not rest:
-        inner = _settings_of(hint)
-        if inner and text.strip().lower() != "none":
-            raise GolfError(f"{inner.__name__} has settings of its own: name one of them")
-        new = fitted(value_from(text, hint), hint, f"{type(value).__name__}: {first}")
-        return replace(value, **{first: new})
-    own = getattr(value, first)
-    kind = _settings_of(hint)
-    assert kind is not None, path  # `_names` goes only through settings
-    return replace(value, **{first: _with(kind() if own is None else own, rest, text)})
+    hint = hints_of(kind)[first]
+    inner = _settings_of(hint)
+    if rest and inner:
+        return _fits(inner, rest, text)
+    if inner and text.strip().lower() != "none":
+        raise GolfError(f"{inner.__name__} has settings of its own: name one of them")
+    return fitted(value_from(text, hint), hint, f"{kind.__name__}: {first}")
+
+
+def _with(value: Any, new: dict[tuple[str, ...], Any]) -> Any:
+    "A dataclass with new values at these paths, all at once, since one may need another."
+    found = {path[0]: one for path, one in new.items() if len(path) == 1}
+    for first in dict.fromkeys(path[0] for path in new if len(path) > 1):
+        own = getattr(value, first) if first not in found else found[first]
+        kind = _settings_of(hints_of(type(value))[first])
+        assert kind is not None, first  # `_names` goes only through settings
+        inner = {path[1:]: one for path, one in new.items() if path[0] == first and len(path) > 1}
+        found[first] = _with(kind() if own is None else own, inner)
+    return replace(value, **found)
 
 
 def changed_by(line: str, **parts: Any) -> dict[str, Any]:
     """`parts`, dataclasses by name, with the settings that a line names: "model.qk_gain=4 average.kind=swa".
 
-    Pairs are parted as in a shell, in order. Raises `GolfError` for a text that is no pair, for a name
-    that no setting or more than one has, and as the settings themselves.
+    Pairs are parted as in a shell; of one setting the last counts. Raises `GolfError` for a text that is
+    no pair, for a name that no setting or more than one has, and as the settings themselves.
     """
     try:
         pairs = shlex.split(line)
     except ValueError as error:
         raise GolfError(f"changes: {line!r:.60} cannot be parted ({error})") from None
     known = [name for part, value in parts.items() for name in _names(type(value), part)]
+    new: dict[str, dict[tuple[str, ...], Any]] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign:
             raise GolfError(f"change {pair}: expected NAME=VALUE, as qk_gain=4")
         part, *path = _meant(name, known).split(".")
         try:
-            parts[part] = _with(parts[part], path, text)
+            new.setdefault(part, {})[tuple(path)] = _fits(type(parts[part]), path, text)
         except GolfError as error:
             raise GolfError(f"change {pair}: {error}") from None
-    return parts
+    try:
+        return parts | {part: _with(parts[part], values) for part, values in new.items()}
+    except GolfError as error:
+        raise GolfError(f"change {line.strip()}: {error}") from None
