@@ -175,8 +175,12 @@ def test_a_command_says_what_differs_from_the_notebook_and_takes_the_file_for_ei
     assert sorted(command_of(record, root=root).split()) == sorted(f"{plain} {knobs}".split())
     assert "-p device cuda" in command_of(record, gpus=True, root=root)
     (root / "nbs" / "params").mkdir()
-    (root / "nbs" / "params" / "8xh100.yaml").write_text("device: cuda\n")
-    assert f"{plain} -f nbs/params/8xh100.yaml" in command_of(record, gpus=True, root=root)
+    file = root / "nbs" / "params" / "8xh100.yaml"
+    file.write_text("# all GPUs\ncorpus: shards\nseed: 4\n")
+    found = command_of(record, gpus=True, root=root)
+    assert found == f"{plain} -f nbs/params/8xh100.yaml -p artifact tiny -p seed 3"
+    file.write_text("corpus: shards\nranks: 8\n")  # a knob that the notebook has not
+    assert "-p device cuda" in command_of(record, gpus=True, root=root)
 
 
 # The rule
