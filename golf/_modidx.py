@@ -3182,6 +3182,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'golf.store.imported._unzstd': ('store/import.html#_unzstd', 'golf/store/imported.py'),
                                      'golf.store.imported._usual': ('store/import.html#_usual', 'golf/store/imported.py'),
                                      'golf.store.imported._values': ('store/import.html#_values', 'golf/store/imported.py'),
+                                     'golf.store.imported._whole': ('store/import.html#_whole', 'golf/store/imported.py'),
                                      'golf.store.imported.import_model': ('store/import.html#import_model', 'golf/store/imported.py'),
                                      'golf.store.imported.imported_state': ('store/import.html#imported_state', 'golf/store/imported.py'),
                                      'golf.store.imported.published_names': ('store/import.html#published_names', 'golf/store/imported.py'),

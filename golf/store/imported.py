@@ -26,18 +26,27 @@ from ..net.model import GPT, GPTConfig
 MOST = 1 << 28  # bytes that a published file may unfold to; #473's has 27 million
 
 
+def _whole(found: bytes, ended: bool) -> bytes:
+    "What a stream gave; raises `EOFError` where it stops before its end."
+    if not ended and len(found) <= MOST:
+        raise EOFError("it ends early")
+    return found
+
+
 def _unxz(data: bytes) -> bytes:
     decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
-    return decoder.decompress(data, max_length=MOST + 1)
+    return _whole(decoder.decompress(data, max_length=MOST + 1), decoder.eof)
 
 
 def _unzlib(data: bytes) -> bytes:
-    return zlib.decompressobj().decompress(data, MOST + 1)
+    decoder = zlib.decompressobj()
+    return _whole(decoder.decompress(data, MOST + 1), decoder.eof)
 
 
 def _unzstd(data: bytes) -> bytes:
     with zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(data) as stream:
-        return stream.read(MOST + 1)
+        found = stream.read(MOST + 1)
+    return _whole(found, zstandard.frame_content_size(data) in (-1, len(found)))
 
 
 STREAMS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
