@@ -1922,6 +1922,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'golf.lab.runs.Run.load_model': ('lab/runs.html#run.load_model', 'golf/lab/runs.py'),
                                'golf.lab.runs.Run.model_file': ('lab/runs.html#run.model_file', 'golf/lab/runs.py'),
                                'golf.lab.runs.Run.record': ('lab/runs.html#run.record', 'golf/lab/runs.py'),
+                               'golf.lab.runs.Run.refusing': ('lab/runs.html#run.refusing', 'golf/lab/runs.py'),
                                'golf.lab.runs.Run.save': ('lab/runs.html#run.save', 'golf/lab/runs.py'),
                                'golf.lab.runs.Run.stage': ('lab/runs.html#run.stage', 'golf/lab/runs.py'),
                                'golf.lab.runs.Run.stream': ('lab/runs.html#run.stream', 'golf/lab/runs.py'),

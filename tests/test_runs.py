@@ -549,3 +549,11 @@ def test_readme_and_pages_show_listed_figures_only():
         shown = re.findall(r"figures/([\w.-]+\.(?:svg|png))", page.read_text("utf-8"))
         assert set(shown) <= listed, page
         assert not re.search(r'runs/\w+"\)\.glob', page.read_text("utf-8")), page
+
+
+def test_what_a_cell_finds_wrong_with_a_knob_is_one_line_too(tmp_path):
+    run = Run("any.ipynb", {}, root=tmp_path)
+    with pytest.raises(GolfError) as caught, run.refusing():
+        raise GolfError("change qk_gain=fast: not a number")
+    said = caught.value._render_traceback_()
+    assert said == ["GolfError: any: change qk_gain=fast: not a number"]

@@ -23,6 +23,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -292,6 +294,14 @@ class Run:
         run = cls(path, found, **options)
         run.knobs, run.path = parameters, path
         return run
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """A `GolfError` within it is about the parameters: a notebook tells it in one line, without frames."""
+        try:
+            yield
+        except GolfError as error:
+            raise Refused(f"{self.notebook}: {error}") from None
 
     # %% ../../nbs/lab/01_runs.ipynb #a7440754
     @property
