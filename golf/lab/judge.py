@@ -8,7 +8,7 @@ __all__ = ['LEVEL', 'WORDS', 'Judgement', 'judge_chunks', 'judge', 'null_edits',
 
 # %% ../../nbs/lab/04b_judge.ipynb #0bfccb73
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy import special
 from ..base.files import GolfError, closest
 from .arms import told
 from .runs import Record, baseline_of, paired_chunks
+from .seeds import over_seeds, seeds_of
 from ..predict.stats import Interval, paired_bootstrap, welch
 
 # %% ../../nbs/lab/04b_judge.ipynb #1daff544
@@ -66,24 +67,33 @@ def judge_chunks(bits: Any, size: Any, tokens: int, *, least: float = 0.0005,
     _check_least(least)
     bits, size = np.asarray(bits, dtype=float), np.asarray(size, dtype=float)
     found = paired_bootstrap(bits, size, block=max(1, len(bits) // 20), level=level)
+    judged, times = _by_rule(found, least, level)
+    return replace(judged, more=math.ceil(times * tokens / 1000) * 1000)
+
+
+def _by_rule(found: Interval, least: float, level: float) -> tuple[Judgement, float]:
+    "The judgement on an interval, and how many times the sample has to be added to decide; 0 if it is decided."
     if found.high < 0:
-        return Judgement("keep", found, least)
+        return Judgement("keep", found, least), 0.0
     if found.low > -least:
-        return Judgement("discard", found, least)
+        return Judgement("discard", found, least), 0.0
     shows = float(special.ndtri((1 + level) / 2) + special.ndtri(0.8)) * found.error
     times = (shows / least) ** 2
     more = max(times - 1, 1.0) if math.isfinite(times) else 1.0  # at least as many again
-    return Judgement("retest", found, least, math.ceil(more * tokens / 1000) * 1000)
+    return Judgement("retest", found, least), more
 
 # %% ../../nbs/lab/04b_judge.ipynb #17d08d63
 def judge(record: Record | pd.DataFrame, arm: str, against: str | None = None, *,
           stream: str | None = None, least: float = 0.0005) -> Judgement:  # fmt: skip
     """Whether to keep an arm of a record that was scored beside `against` (its baseline).
 
-    `stream`: default the first that has the arm. Raises `GolfError` for an arm or a stream that is
-    not there, fewer than 20 chunks, and an infinite loss.
+    `stream`: default the first that has the arm, or all seeds of a record of trainings (see
+    `lab.seeds`). Raises `GolfError` for an arm or a stream that is not there, fewer than 20 chunks, a
+    single seed, and an infinite loss.
     """
     chunks = record.chunks if isinstance(record, Record) else record
+    if stream is None and seeds_of(chunks):
+        return _judge_trainings(chunks, arm, against, least)
     streams = [s for s in chunks.stream.unique() if arm in set(chunks[chunks.stream == s].arm)]
     if stream is not None and stream not in set(chunks.stream):
         known = list(chunks.stream.unique())
@@ -97,6 +107,18 @@ def judge(record: Record | pd.DataFrame, arm: str, against: str | None = None, *
     rows = rows[rows.arm == arm].sort_values("chunk")
     bits = rows.nats.to_numpy() / math.log(2)
     return judge_chunks(bits, rows.bytes, int(rows.tokens.sum()), least=least)
+
+# %% ../../nbs/lab/04b_judge.ipynb #2aaa52b6
+def _judge_trainings(
+    chunks: pd.DataFrame, arm: str, against: str | None, least: float
+) -> Judgement:
+    "The same rule over the seeds of a comparison of trainings."
+    _check_least(least)
+    found = over_seeds(chunks, arm, against, level=LEVEL)
+    if found.blocks < 2:
+        raise GolfError("one seed tells nothing of others: train with two or more")
+    judged, times = _by_rule(found, least, LEVEL)
+    return replace(judged, more=math.ceil(times * found.blocks), unit="seeds")
 
 # %% ../../nbs/lab/04b_judge.ipynb #40bae8b1
 def null_edits(record: Record | pd.DataFrame, arm: str, against: str, stream: str, *,

@@ -22,8 +22,8 @@ from .runs import Record, baseline_of, paired_chunks
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/03d_seeds.ipynb #f4f9984e
-def seeds_interval(differences: Sequence[float]) -> Interval:
-    """The mean of one difference a seed [n] with Student's 95 % interval; none from a single seed.
+def seeds_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
+    """The mean of one difference a seed [n] with Student's interval of `level`; none from a single seed.
 
     `error` is such that `detectable` is what so few seeds show four times in five. Raises `GolfError`
     for no difference, and for one that is not finite.
@@ -35,8 +35,8 @@ def seeds_interval(differences: Sequence[float]) -> Interval:
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
     error = float(found.std(ddof=1)) / math.sqrt(n)
-    wide, often = (float(special.stdtrit(n - 1, p)) for p in (0.975, 0.8))
-    plain = float(special.ndtri(0.975) + special.ndtri(0.8))
+    wide, often = (float(special.stdtrit(n - 1, p)) for p in ((1 + level) / 2, 0.8))
+    plain = float(special.ndtri((1 + level) / 2) + special.ndtri(0.8))
     return Interval(
         mean, mean - wide * error, mean + wide * error, n, error * (wide + often) / plain
     )
@@ -78,13 +78,14 @@ def seeds_table(source: Record | pd.DataFrame, against: str | None = None) -> pd
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../../nbs/lab/03d_seeds.ipynb #1499c24d
-def over_seeds(source: Record | pd.DataFrame, arm: str, against: str | None = None) -> Interval:
+def over_seeds(source: Record | pd.DataFrame, arm: str, against: str | None = None, *,
+               level: float = 0.95) -> Interval:  # fmt: skip
     """`arm` minus `against` (the baseline) in bits per byte, over the seeds of a record; errors as `seeds_table`."""
     chunks = source.chunks if isinstance(source, Record) else source
     base = baseline_of(chunks, against)
     table = seeds_table(chunks[chunks.arm.isin([baseline_of(chunks, arm), base])], base)
     by_seed: Any = table.loc[arm, "by_seed"]
-    return seeds_interval(by_seed)
+    return seeds_interval(by_seed, level)
 
 
 def seeds_sentence(source: Record | pd.DataFrame, arm: str, against: str | None = None) -> str:
