@@ -1501,6 +1501,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'golf.lab.claims.Claim': ('lab/claims.html#claim', 'golf/lab/claims.py'),
                                  'golf.lab.claims.Claim.kind': ('lab/claims.html#claim.kind', 'golf/lab/claims.py'),
                                  'golf.lab.claims._at': ('lab/claims.html#_at', 'golf/lab/claims.py'),
+                                 'golf.lab.claims._differences': ('lab/claims.html#_differences', 'golf/lab/claims.py'),
                                  'golf.lab.claims._drift': ('lab/claims.html#_drift', 'golf/lab/claims.py'),
                                  'golf.lab.claims._has': ('lab/claims.html#_has', 'golf/lab/claims.py'),
                                  'golf.lab.claims._lines': ('lab/claims.html#_lines', 'golf/lab/claims.py'),

@@ -11,7 +11,7 @@ __all__ = ['EXPECTS', 'CONFIRMED', 'REFUTED', 'OPEN', 'UNMEASURED', 'PATHS', 'Cl
 import math
 import shlex
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -372,14 +372,24 @@ def negatives(root: str | Path | None = None) -> list[dict[str, str]]:
         for record in published_records(page, root=root):
             if "chunks" not in record["tables"] or record["git"]["clean"] is not True:
                 continue
-            chunks = record.chunks
-            for stream in chunks.stream.unique():
-                base = baseline_of(chunks[chunks.stream == stream])
-                for arm in chunks[chunks.stream == stream].arm.unique():
-                    found = difference(chunks, arm, base, stream=stream)
-                    if arm != base and word(found) != "gains":
-                        rows.append(_negative(record, stream, arm, found))
+            for on, arm, found in _differences(record.chunks):
+                if word(found) != "gains":
+                    rows.append(_negative(record, on, arm, found))
     return sorted(rows, key=lambda r: (r["date"], r["record"]), reverse=True)
+
+
+def _differences(chunks: Any) -> Iterator[tuple[str, str, Interval]]:
+    "Each arm against the baseline: on what, its label, the difference; trainings over their seeds."
+    if seeds := seeds_of(chunks):
+        base = baseline_of(chunks)
+        for arm in dict.fromkeys(a for a in chunks.arm if a != base):
+            yield f"{len(seeds)} seeds", arm, over_seeds(chunks, arm, base)
+        return
+    for stream in chunks.stream.unique():
+        part = chunks[chunks.stream == stream]
+        base = baseline_of(part)
+        for arm in dict.fromkeys(a for a in part.arm if a != base):
+            yield stream, arm, difference(chunks, arm, base, stream=stream)
 
 
 def _negative(record: Record, stream: str, arm: str, found: Interval) -> dict[str, str]:

@@ -18,7 +18,7 @@ from scipy import special
 from ..base.files import GolfError
 from ..base.tables import Markup, escape, markdown_table
 from .arms import Words, told, word
-from .runs import Record, baseline_of, paired_chunks
+from .runs import SEED, Record, baseline_of, paired_chunks
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/03d_seeds.ipynb #f4f9984e
@@ -45,7 +45,7 @@ def seeds_interval(differences: Sequence[float], level: float = 0.95) -> Interva
 def seeds_of(source: Record | pd.DataFrame) -> list[str]:
     """The streams of a record that are seeds, in order: "seed 0", "seed 1", …"""
     chunks = source.chunks if isinstance(source, Record) else source
-    return [s for s in dict.fromkeys(chunks.stream) if re.fullmatch(r"seed \d+", str(s))]
+    return [s for s in dict.fromkeys(chunks.stream) if re.fullmatch(SEED, str(s))]
 
 
 def seeds_table(source: Record | pd.DataFrame, against: str | None = None) -> pd.DataFrame:
