@@ -96,6 +96,7 @@ class Helpers:
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.flush()
             self.processes.append(process)
+        self.before = torch.get_num_threads()
         torch.set_num_threads(threads)
         atexit.register(self.close)
 
@@ -114,6 +115,8 @@ class Helpers:
             process.wait()
             if process.stdin:
                 process.stdin.close()
+        if self.processes:
+            torch.set_num_threads(self.before)
         self.processes = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
