@@ -353,7 +353,7 @@ def formatted(text: str) -> str:
 
 # %% ../../nbs/lab/05e_script.ipynb #0a11dc8f
 def script(
-    recipe: Recipe, *, name: str = "a recipe", place: dict[str, Any] | None = None, **options: Any
+    recipe: Recipe, *, name: str = "a recipe", place: dict[str, Any] | None = None
 ) -> Script:
     """The script of a recipe, in which nothing of this package is imported.
 
