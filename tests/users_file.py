@@ -95,6 +95,10 @@ def an_experiment(data_path: str = "") -> None:
     print(golf.arms_table(record, block=8), golf.drift(record, "ttt").verdict)
 
 
+def two_comparisons_as_one(first: golf.Comparison, more: golf.Comparison) -> golf.Comparison:
+    return golf.Comparison({"none": first["none"], "ttt": more["ttt"]}, "none")
+
+
 def what_a_record_says(record_path: Path) -> None:
     record = golf.read_record(record_path)
     gain = golf.difference(record, "ttt", "none", stream="original")
