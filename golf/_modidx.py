@@ -1686,6 +1686,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'golf.lab.evidence.banks_agree': ('lab/evidence.html#banks_agree', 'golf/lab/evidence.py'),
                                    'golf.lab.evidence.beats_by_margin': ('lab/evidence.html#beats_by_margin', 'golf/lab/evidence.py'),
                                    'golf.lab.evidence.best_of_runs': ('lab/evidence.html#best_of_runs', 'golf/lab/evidence.py'),
+                                   'golf.lab.evidence.bytes_tilt': ('lab/evidence.html#bytes_tilt', 'golf/lab/evidence.py'),
                                    'golf.lab.evidence.cache_beyond_noise': ('lab/evidence.html#cache_beyond_noise', 'golf/lab/evidence.py'),
                                    'golf.lab.evidence.clips_differ': ('lab/evidence.html#clips_differ', 'golf/lab/evidence.py'),
                                    'golf.lab.evidence.closed_gates': ('lab/evidence.html#closed_gates', 'golf/lab/evidence.py'),
