@@ -364,10 +364,14 @@ class Run:
 
     # %% ../../nbs/lab/01_runs.ipynb #ac054713
     def _take(self, kind: str, made: pd.DataFrame) -> None:
-        "Add a frame to the tables; of an arm and stream the last one stands."
+        "Add a frame to the tables; of an arm and stream the last one stands, in its first one's place."
         new = set(zip(made.stream, made.arm))
         kept = [f[[pair not in new for pair in zip(f.stream, f.arm)]] for f in self.tables[kind]]
-        self.tables[kind] = [f for f in kept if len(f)] + [made]
+        frames, pairs = [*self.tables[kind], made], lambda f: zip(f.stream, f.arm)
+        place = {pair: i for i, pair in enumerate(dict.fromkeys(p for f in frames for p in pairs(f)))}
+        whole = pd.concat([f for f in [*kept, made] if len(f)], ignore_index=True)
+        order = np.argsort([place[pair] for pair in pairs(whole)], kind="stable")
+        self.tables[kind] = [whole.iloc[order].reset_index(drop=True)]
 
     def keep(self, comparison: Any, name: str = "", *, documents: bool = False) -> pd.DataFrame:
         """Take a comparison into the record, as the stream `name`; its chunks.
