@@ -152,8 +152,8 @@ def _has(record: Record, claim: Claim) -> bool:
 def _score(record: Record, claim: Claim) -> float:
     "Bits per byte of what the claim's arm is held against."
     chunks = record.chunks
-    stream = claim.stream or chunks.stream.iloc[0]
-    rows = chunks[(chunks.stream == stream) & (chunks.arm == claim.against)]
+    streams = seeds_of(record) or [claim.stream or chunks.stream.iloc[0]]
+    rows = chunks[chunks.stream.isin(streams) & (chunks.arm == claim.against)]
     return float(rows.nll.sum() / math.log(2) / rows.bytes.sum())
 
 # %% ../../nbs/lab/07_claims.ipynb #65261482
@@ -330,6 +330,7 @@ def command_of(record: Record, *, gpus: bool = False, root: str | Path | None = 
         sets = {line.partition(":")[0] for line in _lines(there) if line[:1] not in ("#", "")}
         yaml = sets and sets <= defaults.keys() and given.pop("corpus", "") == "shards"
         lines += ["-f nbs/params/8xh100.yaml" if yaml else "-p device cuda"]
+        given.pop("ranks", None)
         lines += ["-p ranks 8"] * (not yaml and "ranks" in defaults)
     lines += [f"-p {k} {_quoted(v)}" for k, v in given.items()]
     return " ".join(lines)
