@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from golf.base.cache import cached
 from golf.base.files import GolfError, project_root
+from golf.base.task import Budget, budget_table
 from golf.lab.plots import (
     Picture,
     plot_arms,
@@ -557,3 +558,13 @@ def test_what_a_cell_finds_wrong_with_a_knob_is_one_line_too(tmp_path):
         raise GolfError("change qk_gain=fast: not a number")
     said = caught.value._render_traceback_()
     assert said == ["GolfError: any: change qk_gain=fast: not a number"]
+
+
+@pytest.mark.parametrize("limit", [None, 10**30, 600])
+def test_a_budget_whose_limit_is_no_plain_number_is_a_table_all_the_same(limit):
+    "Found by hostile records: a column of objects, in which none was compared with a number."
+    budget = Budget().record()
+    budget["limits"] = budget["limits"] | {"artifact": limit, "training": limit}
+    table = budget_table(budget)
+    assert list(table.loc[["artifact", "training in all"], "limit"].isna()) == [limit is None] * 2
+    assert table.verdict["artifact"] == ("" if limit is None else "within")

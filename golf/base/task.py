@@ -160,6 +160,8 @@ def budget_table(budget: dict[str, Any], *, reference: bool = False) -> pd.DataF
     """
     columns = ["part", "amount", "cached", "limit", "unit"]
     table = pd.DataFrame(_budget_rows(budget), columns=columns).set_index("part")
+    for name in ("amount", "limit"):  # a limit that there is not as NaN, whatever the others are
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
     verdict = np.where(table.amount <= table.limit, "within", "over")
     comparable = (table.unit == "bytes") | reference
     verdict = np.where(comparable, verdict, "another machine")
