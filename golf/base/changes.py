@@ -80,7 +80,7 @@ def _fits(kind: type, path: list[str], text: str) -> Any:
         raise GolfError(f"{inner.__name__} has settings of its own: name one of them")
     return fitted(value_from(text, hint), hint, f"{kind.__name__}: {first}")
 
-
+# %% ../../nbs/base/00c_changes.ipynb #a9daf2c6
 def _with(value: Any, new: dict[tuple[str, ...], Any]) -> Any:
     "A dataclass with new values at these paths, all at once, since one may need another."
     found = {path[0]: one for path, one in new.items() if len(path) == 1}
@@ -92,7 +92,7 @@ def _with(value: Any, new: dict[tuple[str, ...], Any]) -> Any:
         found[first] = _with(kind() if own is None else own, inner)
     return replace(value, **found)
 
-
+# %% ../../nbs/base/00c_changes.ipynb #7bed594c
 def changed_by(line: str, **parts: Any) -> dict[str, Any]:
     """`parts`, dataclasses by name, with the settings that a line names: "model.qk_gain=4 average.kind=swa".
 

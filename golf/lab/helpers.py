@@ -70,7 +70,7 @@ def _shares(ranks: int, device: str) -> tuple[list[str], int]:
         raise GolfError(f"ranks={ranks} needs so many GPUs; there are {len(cards)}")
     return cards[:ranks], threads
 
-
+# %% ../../nbs/lab/01b_helpers.ipynb #56d3101f
 class Helpers:
     """Processes that run the cells of `notebook` with the parameters `values`, beside the one that is running them.
 
@@ -100,6 +100,7 @@ class Helpers:
         torch.set_num_threads(threads)
         atexit.register(self.close)
 
+    # %% ../../nbs/lab/01b_helpers.ipynb #c7be9147
     def close(self) -> None:
         """End them, with a warning for each that had ended by an error; once."""
         atexit.unregister(self.close)

@@ -54,7 +54,7 @@ class Passage:
         "Bits that the arm needs more than the baseline, of the whole stretch."
         return float(self.bits.sum())
 
-
+# %% ../../nbs/lab/03e_passages.ipynb #cf976a72
 def _extremes(values: np.ndarray, length: int, count: int) -> list[int]:
     "Where the `count` windows with the lowest sums begin, none touching another, lowest first."
     sums = np.convolve(values, np.ones(length), mode="valid")
@@ -67,7 +67,7 @@ def _extremes(values: np.ndarray, length: int, count: int) -> list[int]:
         sums[max(0, at - length + 1) : at + length] = math.inf
     return found
 
-
+# %% ../../nbs/lab/03e_passages.ipynb #53b8af34
 def passages(found: Comparison, stream: Stream, tokenizer: Any, arm: str, against: str | None = None,
              *, count: int = 5, length: int = 40) -> tuple[list[Passage], list[Passage]]:  # fmt: skip
     """The `count` passages of a stream that `arm` helped most against `against` (the baseline), and hurt most.
@@ -125,7 +125,7 @@ def _block(passage: Passage) -> str:
     text = f'<span style="opacity:.55">{before}</span>{"".join(tokens)}'
     return f'<div>{head}</div><pre style="{frame}">{text}</pre>'
 
-
+# %% ../../nbs/lab/03e_passages.ipynb #3396cd5d
 class Page(str):
     """HTML that notebooks show as such."""
 
@@ -146,7 +146,7 @@ def show_passages(found: Comparison, stream: Stream, tokenizer: Any, arm: str, a
         lines += map(_block, these)
     return Page("\n".join(lines))
 
-
+# %% ../../nbs/lab/03e_passages.ipynb #0eb3f118
 def save_page(page: Page, path: str | Path) -> Path:
     """Write a page as an HTML file of its own; its path."""
     head = '<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
