@@ -3415,6 +3415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.train.fit._tell': ('train/fit.html#_tell', 'golf/train/fit.py'),
                                 'golf.train.fit.finish': ('train/fit.html#finish', 'golf/train/fit.py'),
                                 'golf.train.fit.fit': ('train/fit.html#fit', 'golf/train/fit.py'),
+                                'golf.train.fit.five_and_six_bits': ('train/fit.html#five_and_six_bits', 'golf/train/fit.py'),
                                 'golf.train.fit.measured_stages': ('train/fit.html#measured_stages', 'golf/train/fit.py'),
                                 'golf.train.fit.peak_memory': ('train/fit.html#peak_memory', 'golf/train/fit.py'),
                                 'golf.train.fit.stale_models': ('train/fit.html#stale_models', 'golf/train/fit.py'),

@@ -192,9 +192,10 @@ def data_check(
 # %% ../../nbs/lab/09_cli.ipynb #558d6830
 @app.command()
 def artifact(
-    name: Annotated[str, typer.Argument(help='"tiny" or "proxy".')],
-    data_path: Annotated[Path | None, typer.Option(help="Shards, for proxy.")] = None,
+    name: Annotated[str, typer.Argument(help='"tiny", "small", "proxy" or "large".')],
+    data_path: Annotated[Path | None, typer.Option(help="Shards, for all but tiny.")] = None,
     tokenizer: TokenizerPath = None,
+    seed: Annotated[int, typer.Option(min=0, help="Other than 0: needs --out.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Default: the package's own file.")] = None,
     reuse: Annotated[bool, typer.Option("--reuse", help="Even if other code trained it.")] = False,
     as_json: AsJson = False,
@@ -206,15 +207,26 @@ def artifact(
         raise GolfError(
             f"artifact {name!r}: expected one of {sorted(SHIPPED)}{closest(name, SHIPPED)}"
         )
-    path = ship(name, data_path=data_path, tokenizer_path=tokenizer, out=out, reuse=reuse)
+    if seed and out is None:
+        raise GolfError(f"--seed {seed}: the package's own file has seed 0; say where to, by --out")
+    where = dict(data_path=data_path, tokenizer_path=tokenizer)
+    path = ship(name, **where, seed=seed, out=out, reuse=reuse)
     size = path.stat().st_size
     tell(as_json, {"path": path, "bytes": size}, f"{path}: {size:,} bytes")
 
 # %% ../../nbs/lab/09_cli.ipynb #bab011e6
 def ship(
-    name: str, *, data_path=None, tokenizer_path=None, out: Path | None = None, reuse: bool = False
+    name: str,
+    *,
+    data_path=None,
+    tokenizer_path=None,
+    seed: int = 0,
+    out: Path | None = None,
+    reuse: bool = False,
 ) -> Path:
     """Path of the artifact `name`, trained with its settings in `golf.train.settings.SHIPPED`; saves a record."""
+    from dataclasses import replace
+
     from golf.base.cache import cache_dir
     from golf.base.digests import code_size
     from golf.base.files import atomic_write, check_room
@@ -224,20 +236,23 @@ def ship(
     from golf.store.artifact import load_artifact
     from golf.store.saved import load_model
     from golf.text.corpus import load_corpus
-    from golf.train.fit import fit
+    from golf.train.fit import SQUEEZES, fit
     from golf.train.settings import SHIPPED
 
     out = out or Path(__file__).parent.parent / "models" / f"{name}.golf"
     check_room(out, 1 << 24)
     source, config = SHIPPED[name]
+    config = replace(config, seed=seed)
     corpus = load_corpus(source, data_path=data_path, tokenizer_path=tokenizer_path)
-    run = Run("artifact", {"name": name}, corpus=corpus, seed=config.seed, device=config.device)
+    about = {"name": name} | ({"seed": seed} if seed else {})
+    run = Run("artifact", about, corpus=corpus, seed=seed, device=config.device)
     run.configuration = {"model": preset(name), "training": config}
     made = fit(
         preset(name),
         config,
         corpus,
         cache_dir("artifacts"),
+        squeeze=SQUEEZES.get(name),
         embed_tokenizer=source == "stdlib",
         reuse=reuse,
     )

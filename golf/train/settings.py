@@ -129,7 +129,10 @@ def laptop(steps: int, **changes: Any) -> TrainConfig:
 
 
 _BF16 = dict(compute_dtype="bfloat16", wide_attention=False, compile=False, threads=0)
+_COMPILED = dict(compute_dtype="float32", wide_attention=False, compile=True, threads=1)
 SHIPPED: dict[str, tuple[str, TrainConfig]] = {
     "tiny": ("stdlib", laptop(600, **_BF16)),
+    "small": ("shards", laptop(2500, **_COMPILED)),
     "proxy": ("shards", laptop(2500, **_BF16)),
+    "large": ("shards", laptop(2500, **_COMPILED)),
 }  # name of the preset and of the file: corpus and settings
