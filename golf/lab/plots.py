@@ -6,7 +6,7 @@
 __all__ = ['GREY', 'WIDTH', 'MATRICES', 'FORMATS', 'style', 'Picture', 'Size', 'arm_colors', 'cumulative', 'plot_cumulative',
            'running_mean', 'reset_positions', 'smoothing_window', 'plot_difference', 'plot_drift', 'chunk_bpb',
            'plot_shuffled', 'plot_loss', 'plot_sizes', 'front', 'plot_tradeoff', 'plot_arms', 'plot_seeds', 'plot_cost',
-           'scale_frame', 'plot_scales', 'save_figure', 'figures_of']
+           'plot_strength', 'scale_frame', 'plot_scales', 'save_figure', 'figures_of']
 
 # %% ../../nbs/lab/02_plots.ipynb #20a97c8b
 import contextlib
@@ -644,6 +644,42 @@ def plot_cost(
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set(xlabel="seconds", ylabel="bits per byte, minus the baseline")
     axes.margins(x=0.12)
+    _better_below(axes)
+    _legend(figure, axes)
+    return figure
+
+# %% ../../nbs/lab/02_plots.ipynb #d8ec5219
+@_styled
+def plot_strength(
+    table: pd.DataFrame, published: dict[str, tuple[float, float]] | None = None, *,
+    arms: Sequence[str] = (), **size: Unpack[Size],
+) -> Figure:  # fmt: skip
+    """The rows of `golf.lab.strength.strength_table`: difference with its interval against the score of the model alone, a line an arm.
+
+    Stronger models are to the right. `published`: of an arm, the base and difference that others
+    report, hollow and joined to nothing. `arms`: only these. Raises `GolfError` for an arm that is
+    not there, and an empty table.
+    """
+    there = list(dict.fromkeys(table.index.get_level_values(1)))
+    if not there:
+        raise GolfError("plot_strength: there is no arm beside the baseline")
+    for arm in [*arms, *(published or {})]:
+        if arm not in there:
+            raise GolfError(f"plot_strength: no arm is called {arm!r}{closest(arm, there)}")
+    figure, axes = _picture(size=size)
+    marks = "osD^vP*X"
+    for i, arm in enumerate(arms or there):
+        color = sns.color_palette("colorblind")[i % 10]
+        rows = table.xs(arm, level=1)
+        bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()
+        axes.errorbar(rows.base, rows.difference, yerr=bars, color=color, label=arm, capsize=2,
+                      marker=marks[i % len(marks)])  # fmt: skip
+        if found := (published or {}).get(arm):
+            axes.scatter(*found, marker=marks[i % len(marks)], facecolor="none", edgecolor=color)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.invert_xaxis()
+    axes.set(xlabel="bits per byte of the model alone   stronger →",
+             ylabel="bits per byte, minus the baseline")  # fmt: skip
     _better_below(axes)
     _legend(figure, axes)
     return figure
