@@ -616,14 +616,14 @@ def plot_seeds(table: pd.DataFrame, **size: Unpack[Size]) -> Figure:
 @_styled
 def plot_cost(
     table: pd.DataFrame, ways: dict[str, Sequence[str]], *, limit: float | None = None,
-    **size: Unpack[Size],
+    cost: str = "seconds", **size: Unpack[Size],
 ) -> Figure:  # fmt: skip
-    """Difference with its interval against seconds, a line for each of `ways`: its name and its arms.
+    """Difference with its interval against a `cost`, a line for each of `ways`: its name and its arms.
 
-    `table`: columns difference, low, high (bits per byte) and seconds, a row an arm. `limit`: seconds
+    `table`: columns difference, low, high (bits per byte) and the cost, a row an arm. `limit`: seconds
     at which time is up. Raises `GolfError` for a column or an arm that is not there.
     """
-    for name in ("difference", "low", "high", "seconds"):
+    for name in ("difference", "low", "high", cost):
         if name not in table:
             raise GolfError(f"cost: the frame lacks the column {name!r}")
     figure, axes = _picture(size=size)
@@ -632,17 +632,17 @@ def plot_cost(
             raise GolfError(
                 f"cost: no arm is called {missing[0]!r}{closest(missing[0], table.index)}"
             )
-        rows = table.loc[list(arms)].sort_values("seconds")
+        rows = table.loc[list(arms)].sort_values(cost)
         bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()
-        axes.errorbar(rows.seconds, rows.difference, yerr=bars, color=color, label=name,
+        axes.errorbar(rows[cost], rows.difference, yerr=bars, color=color, label=name,
                       marker="o", capsize=2)  # fmt: skip
         for arm, row in rows.iterrows():
             place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": "small"}
-            axes.annotate(str(arm), (row.seconds, row.difference), color=color, **place)
+            axes.annotate(str(arm), (row[cost], row.difference), color=color, **place)
     if limit is not None:
         axes.axvline(limit, color=GREY, linestyle="--", label="time is up")
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set(xlabel="seconds", ylabel="bits per byte, minus the baseline")
+    axes.set(xlabel=cost, ylabel="bits per byte, minus the baseline")
     axes.margins(x=0.12)
     _better_below(axes)
     _legend(figure, axes)
