@@ -56,6 +56,7 @@ lab.runs: Run arms_table drift read_record
 lab.plots: plot_arms plot_drift save_figure
 lab.arms: Arm difference keep_audits keep_figure run_arms said sentence show_arms show_drift told word
 lab.submission: submit
+lab.forecast: forecast
 """
 NAMES = {
     name: room
@@ -191,6 +192,7 @@ if TYPE_CHECKING:
     from golf.lab.arms import show_drift as show_drift
     from golf.lab.arms import told as told
     from golf.lab.arms import word as word
+    from golf.lab.forecast import forecast as forecast
     from golf.lab.plots import plot_arms as plot_arms
     from golf.lab.plots import plot_drift as plot_drift
     from golf.lab.plots import save_figure as save_figure

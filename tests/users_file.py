@@ -120,6 +120,8 @@ def every_way_to_learn(model: GPT, stream: Stream) -> list[Predictor]:
     scaled = TTT(window, stream.chunks, gradients=golf.EmpiricalBayes(golf.james_stein))
     recorded: golf.Recorded = golf.record_pass(window, stream, Path("pass.npz"))
     starts = golf.starting_from("tiny")
+    entry = golf.recipe("pr549")
+    print(golf.forecast(entry.model, entry.train, ranks=1, gpu="H200").fits)
     print(starts, golf.ngram_counts(stream.tokens, 1024, 3)[0])
     try:
         golf.save_artifact("model.golf", golf.export_model(model))

@@ -7,6 +7,7 @@ __all__ = ['strength_table', 'strength_change', 'show_strength', 'strength_sente
 
 # %% ../../nbs/lab/03e_strength.ipynb #82c1b6ae
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ def strength_table(source: Record | pd.DataFrame, baseline: str | None = None) -
     name = baseline_of(chunks, baseline)
     parts = []
     for stream, rows in chunks.groupby("stream", sort=False):
-        table = arms_table(rows, name, block=max(1, rows.chunk.nunique() // 20))
+        table: Any = arms_table(rows, name, block=max(1, rows.chunk.nunique() // 20))
         parts.append(table.assign(base=table.loc[(stream, name), "bpb"]).drop(index=(stream, name)))
     parts = sorted(parts, key=lambda table: -table.base.max())
     return pd.concat(parts)[["base", "difference", "low", "high", "detectable"]]
