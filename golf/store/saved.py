@@ -101,7 +101,7 @@ def shipped_models() -> list[str]:
 
 
 def model_path(name: str | Path) -> Path:
-    """The file of a shipped artifact by name ("tiny", "proxy"), or `name` itself if it is a file.
+    """The file of a shipped artifact by name ("tiny", "small", "proxy", "large"), or `name` itself if it is a file.
 
     Raises `GolfError` for anything else.
     """
