@@ -1517,6 +1517,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'golf.lab.claims.claims': ('lab/claims.html#claims', 'golf/lab/claims.py'),
                                  'golf.lab.claims.command_of': ('lab/claims.html#command_of', 'golf/lab/claims.py'),
                                  'golf.lab.claims.commands': ('lab/claims.html#commands', 'golf/lab/claims.py'),
+                                 'golf.lab.claims.computed_hours': ('lab/claims.html#computed_hours', 'golf/lab/claims.py'),
                                  'golf.lab.claims.counted': ('lab/claims.html#counted', 'golf/lab/claims.py'),
                                  'golf.lab.claims.negatives': ('lab/claims.html#negatives', 'golf/lab/claims.py'),
                                  'golf.lab.claims.page_of': ('lab/claims.html#page_of', 'golf/lab/claims.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPECTS', 'CONFIRMED', 'REFUTED', 'OPEN', 'UNMEASURED', 'PATHS', 'Claim', 'claims', 'verdict_of', 'answering',
            'Answer', 'answer', 'answers', 'unmeasured', 'counted', 'page_of', 'place', 'said_of', 'text_of',
-           'show_answers', 'command_of', 'commands', 'negatives']
+           'show_answers', 'command_of', 'commands', 'negatives', 'computed_hours']
 
 # %% ../../nbs/lab/07_claims.ipynb #5c66656d
 import math
@@ -399,3 +399,13 @@ def _negative(record: Record, stream: str, arm: str, found: Interval) -> dict[st
     text = "FineWeb" if record["parameters"].get("corpus") == "shards" else "built-in text"
     row = {"date": record["date"][:10], "record": name, "on": f"{text}, {stream}", "arm": arm}
     return row | {"difference": told(found), "word": word(found)}
+
+# %% ../../nbs/lab/07_claims.ipynb #3de5b8de
+def computed_hours(root: str | Path | None = None) -> dict[str, float]:
+    """Hours of computing behind the published records, by page; an arm that two records of a page share counts twice."""
+    found: dict[str, float] = {}
+    for page in dict.fromkeys(e.page for e in published_list(root) if e.page != "zoo"):
+        budgets = [record["budget"] for record in published_records(page, root=root)]
+        parts = [(*b["seconds"].values(), *b["cached_seconds"].values()) for b in budgets]
+        found[page] = sum(map(sum, parts)) / 3600
+    return found
