@@ -327,7 +327,7 @@ def no_grad_instead(mode: Any = True) -> Any:
         return torch.no_grad()(mode)
     return torch.no_grad() if mode else contextlib.nullcontext()
 
-
+# %% ../../nbs/auditor/11_scripts.ipynb #16dcc9b5
 _KERNELS = ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_math_sdp", "enable_cudnn_sdp")
 
 

@@ -219,6 +219,7 @@ class Audit:
         self.here: dict[int, Scored] = {}
         self.fired = self.learns and self.matters()
 
+    # %% ../../nbs/auditor/02_watch.ipynb #5603188e
     def matters(self) -> bool:
         "Whether a scorer that never learns, or has another past, scores otherwise somewhere."
         session, parts = self.subject.start(self.x), []
@@ -422,7 +423,7 @@ def _why(error: Exception) -> str:
     lines = traceback.format_exception_only(error) + traceback.format_tb(error.__traceback__)[-2:]
     return "".join(lines).strip()
 
-# %% ../../nbs/auditor/02_watch.ipynb #23d2d214
+# %% ../../nbs/auditor/02_watch.ipynb #7501fdf1
 def _about_files(
     level: Level, seed: int, name: str | None, only: Any, context: dict
 ) -> AuditReport:
