@@ -344,7 +344,7 @@ class Run:
         self.configuration["model"] = model.config
         return model
 
-    # %% ../../nbs/lab/01_runs.ipynb #ce082fcc
+    # %% ../../nbs/lab/01_runs.ipynb #b9e9ca0e
     def stream(self, knob: str, *, name: str = "", shuffle: int | None = None) -> Stream:
         """The beginning of the validation text, as long as the parameter `knob` says, in chunks of `chunk_tokens`.
 
