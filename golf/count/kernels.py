@@ -289,6 +289,37 @@ def _by_partition(tokens, max_order, chunk_tokens, documents, continuation) -> I
             pass
     yield from _walk_orders(tokens, max_order, documents, chunk_tokens, lengths, True)
 
+# %% ../../nbs/count/00_kernels.ipynb #905c6cc5
+def _checked(tokens, vocab_size, semantics, chunk_tokens, device) -> Tensor:
+    "`tokens` as int64 on the device; raises for arguments of `ngram_counts` that cannot be."
+    if semantics not in ("prefix", "chunk") or (semantics == "chunk") != (chunk_tokens is not None):
+        rule = "'prefix', or 'chunk' together with chunk_tokens"
+        raise GolfError(f"semantics must be {rule}, not {semantics!r}, {chunk_tokens}")
+    if device is not None:
+        check_present(str(device), "ngram_orders")
+    return _ids(tokens, vocab_size, device)
+
+
+def _check_name(what: str, name: str, names) -> None:
+    "Raise unless `name` is one of `names`."
+    if name not in names:
+        rule = f"{what} must be one of {', '.join(names)}"
+        raise GolfError(f"{rule}, not {name!r}{closest(name, names)}")
+
+# %% ../../nbs/count/00_kernels.ipynb #92ca4ed4
+def _ids(tokens, vocab_size: int, device) -> Tensor:
+    "`tokens` as a vector of int64 on the device; raises for what are no ids."
+    tokens = tokens if isinstance(tokens, Tensor) else torch.from_numpy(np.array(tokens))
+    if tokens.ndim != 1 or not len(tokens):
+        raise GolfError(f"tokens must be a vector of ids, not of shape {tuple(tokens.shape)}")
+    if tokens.is_floating_point():
+        raise GolfError(f"tokens must be whole numbers, not {tokens.dtype}")
+    tokens = tokens.to(device or tokens.device, torch.int64)
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocab_size:
+        raise GolfError(f"tokens must lie in [0, {vocab_size}), but they span {low} to {high}")
+    return tokens
+
 # %% ../../nbs/count/00_kernels.ipynb #81d2ccb9
 def ngram_orders(
     tokens,
@@ -342,34 +373,3 @@ def ngram_counts(
         for whole, row in zip(found, rows):
             whole[k] = row
     return found
-
-# %% ../../nbs/count/00_kernels.ipynb #905c6cc5
-def _checked(tokens, vocab_size, semantics, chunk_tokens, device) -> Tensor:
-    "`tokens` as int64 on the device; raises for arguments of `ngram_counts` that cannot be."
-    if semantics not in ("prefix", "chunk") or (semantics == "chunk") != (chunk_tokens is not None):
-        rule = "'prefix', or 'chunk' together with chunk_tokens"
-        raise GolfError(f"semantics must be {rule}, not {semantics!r}, {chunk_tokens}")
-    if device is not None:
-        check_present(str(device), "ngram_orders")
-    return _ids(tokens, vocab_size, device)
-
-
-def _check_name(what: str, name: str, names) -> None:
-    "Raise unless `name` is one of `names`."
-    if name not in names:
-        rule = f"{what} must be one of {', '.join(names)}"
-        raise GolfError(f"{rule}, not {name!r}{closest(name, names)}")
-
-# %% ../../nbs/count/00_kernels.ipynb #92ca4ed4
-def _ids(tokens, vocab_size: int, device) -> Tensor:
-    "`tokens` as a vector of int64 on the device; raises for what are no ids."
-    tokens = tokens if isinstance(tokens, Tensor) else torch.from_numpy(np.array(tokens))
-    if tokens.ndim != 1 or not len(tokens):
-        raise GolfError(f"tokens must be a vector of ids, not of shape {tuple(tokens.shape)}")
-    if tokens.is_floating_point():
-        raise GolfError(f"tokens must be whole numbers, not {tokens.dtype}")
-    tokens = tokens.to(device or tokens.device, torch.int64)
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= vocab_size:
-        raise GolfError(f"tokens must lie in [0, {vocab_size}), but they span {low} to {high}")
-    return tokens
