@@ -1,10 +1,12 @@
 """Files as the scripts of #414, #549, #1019 and the baseline write them, and files that only look so."""
 
+import gzip
 import io
 import lzma
 import pickle
 import zipfile
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +164,73 @@ def test_other_names_and_whole_banks_are_taken(tmp_path):
     assert all(torch.equal(found[k], v.float()) for k, v in whole.items())
 
 
+def test_forms_that_people_write_give_the_same_values(tmp_path):
+    "Steps as a column, another prefix, a plain state dictionary: each would have been sent back to its author."
+    content, values = as_414(model_of())
+    column = {
+        k: v[:, None] if k.endswith(".scale") and v.ndim else v for k, v in content["w"].items()
+    }
+    prefixed = {
+        part: {f"module._orig_mod.{k}": v for k, v in content[part].items()} for part in "wm"
+    }
+    inner = {
+        part: {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in content[part].items()}
+        for part in "wm"
+    }
+    forms = {"column": content | {"w": column}, "prefixed": prefixed, "inner": inner}
+    forms["state dictionary"] = {k: v for k, v in content["w"].items()}
+    forms["values alone"] = values
+    for name, form in forms.items():
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes(saved(form))
+        back = apart(import_model(path, SHAPE))
+        assert all(torch.equal(back[key], wanted) for key, wanted in values.items()), name
+
+
+@pytest.mark.parametrize("kind", ["alone", "gzip", "padded"])
+def test_other_streams_are_unfolded(tmp_path, kind):
+    data = saved(as_414(model_of())[0])
+    packed = {
+        "alone": lambda: lzma.compress(data, lzma.FORMAT_ALONE),
+        "gzip": lambda: gzip.compress(data),
+        "padded": lambda: zlib.compress(data) + b"\0\0\r\n",
+    }[kind]()
+    assert unfolded(packed) == data
+
+
+def test_what_follows_a_stream_is_not_passed_over():
+    "Half of a file that two streams make would have been taken for the whole."
+    data = saved({"w": {}, "m": {}})
+    for packed in (zlib.compress(data) + b"more", lzma.compress(data) + lzma.compress(data)):
+        with pytest.raises(GolfError, match="bytes follow its end"):
+            unfolded(packed)
+
+
+def test_a_text_is_no_damaged_stream():
+    with pytest.raises(GolfError, match="expected a stream of zstd, LZMA or zlib"):
+        unfolded(b"xylophone, and more of it")
+
+
+def test_tables_are_cast_as_the_scripts_cast_them(tmp_path):
+    "Scores a thousandth off those of the script would have been set beside its own."
+    path = tmp_path / "final_model.pt"
+    path.write_bytes(saved(as_414(model_of())[0]))
+    fine, cast = (import_model(path, SHAPE, table_dtype=d) for d in (torch.float32, torch.bfloat16))
+    table = fine.state_dict()["embedding.weight"]
+    assert torch.equal(cast.state_dict()["embedding.weight"], table.bfloat16().float())
+    assert not torch.equal(table, table.bfloat16().float())
+    assert torch.equal(fine.state_dict()["qo_bank"], cast.state_dict()["qo_bank"])
+
+
+def test_one_layer_has_banks_of_one_slice(tmp_path):
+    shape = replace(SHAPE, layers=1, value_layers=(0,), xsa_layers=())
+    model = GPT(shape)
+    path = tmp_path / "final_model.pt"
+    found = {k: t[0] if ".mlp." in k else t for k, t in apart(model).items()}
+    path.write_bytes(saved(found))
+    assert torch.equal(import_model(path, shape).mlp_up_bank, model.mlp_up_bank)
+
+
 class Trap:
     """Runs when it is unpickled by a reader that lets it."""
 
@@ -216,13 +285,22 @@ def change(content: dict, key: str, value) -> dict:
 
 
 FAULTS = {
-    "missing": (lambda c: c["m"].pop("skip_weights") and c, "'skip_weights' is missing"),
+    "missing": (lambda c: c["m"].pop("skip_weights") and c["w"].pop("skip_weights") is None or c, "'skip_weights' is missing"),
+    "missing in w": (lambda c: c["w"].pop("skip_weights") is None or c, "'skip_weights' is missing, which m names"),
+    "unnamed": (lambda c: c["m"].pop("skip_weights") and c, "'skip_weights', of which m says nothing"),
     "left over": (lambda c: c["m"].update(more="passthrough") or change(c, "more", torch.ones(3)), "no place for 'more'"),
     "shape": (lambda c: change(c, "smear.gate", torch.ones(31)), r"'smear.gate' is \(31,\), by the recipe \(32,\)"),
     "nan": (lambda c: change(c, "smear.gate", torch.full((32,), torch.nan)), "'smear.gate' has values that are not finite"),
     "codes": (lambda c: change(c, "tok_emb.weight.q", torch.ones(64, 32)), "must have int8 codes"),
     "steps": (lambda c: change(c, "tok_emb.weight.scale", torch.ones(7).half()), "and \\(7,\\) steps"),
-    "no steps": (lambda c: c["w"].pop("tok_emb.weight.scale") is None or c, "expected floats or codes with steps"),
+    "no steps": (lambda c: c["w"].pop("tok_emb.weight.scale") is None or c, "'tok_emb.weight.scale' is missing"),
+    "zero points": (lambda c: change(c, "tok_emb.weight.zero", torch.ones(64)), "'tok_emb.weight.zero', of which m says nothing"),
+    "lookup": (lambda c: c["m"].update({"tok_emb.weight": {"type": "nf4"}}) or c, "codes of the kind 'nf4', expected int6 or int8"),
+    "offset": (lambda c: c["m"].update({"tok_emb.weight": {"type": "int8", "zero": 3}}) or c, "codes of the kind 'type, zero'"),
+    "beyond": (lambda c: change(c, "blocks.0.mlp.fc.weight.q", c["w"]["blocks.0.mlp.fc.weight.q"] + 77), "said to be int6 and holds codes beyond it"),
+    "below zero": (lambda c: change(c, "tok_emb.weight.scale", -c["w"]["tok_emb.weight.scale"]), "has steps below zero"),
+    "twice": (lambda c: c["m"].update({"module.smear.gate": "passthrough"}) or change(c, "module.smear.gate", torch.ones(32)), "are one tensor's names"),
+    "meta": (lambda c: change(c, "smear.gate", torch.ones(32, device="meta")), "'smear.gate' is no tensor"),
     "huge": (lambda c: change(c, "smear.gate", torch.ones(1).expand(1 << 40)), "'smear.gate' is"),
     "text": (lambda c: change(c, "smear.gate", "a word"), "'smear.gate' is no tensor"),
     "layout": (lambda c: {"state": c}, "expected w and m"),

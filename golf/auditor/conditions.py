@@ -189,6 +189,7 @@ class Evidence:
     group: Group
     agrees: bool
     second: Run | None = None
+    again: Run | None = None
     cut: int = 0
     late: Run | None = None
     table: ByteTable | None = None
@@ -266,6 +267,7 @@ def judge_order(e: Evidence) -> dict[str, Finding]:
     """C1, C3 and C4, which are told apart by what came first."""
     order, told, rows = order_of(e.first, e.group), _moved(e), _futures(e.late)
     noisy = any(r["where"] == "noise" and r["worst"] > 1e-5 for r in rows)
+    noisy |= e.again is not None and before_evaluation(e.first, e.again, e.group, e.cut)[0] > 0
     if told and noisy:
         said = f"this script does not repeat itself; {told}"
         return {name: Finding(name, UNSURE, said) for name in ("C1", "C3", "C4")}
@@ -525,6 +527,10 @@ def _second(e: Evidence, ready: Prepared, way: Way) -> None:
     e.cut = int(np.median(taught)) if len(taught) else int(0.6 * few)
     text = ready.text(few, other=e.cut, seed=way.seed)
     e.second = ran(ready, text, way.limits, name="second", **way.confined)
+    if before_evaluation(e.first, e.second, e.group, e.cut)[0]:
+        way.say("first run again, to see whether the script repeats itself")
+        text = ready.text(few, seed=way.seed)
+        e.again = ran(ready, text, way.limits, name="again", **way.confined)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #a9751c35
 def _long(report: ScriptReport, e: Evidence, first: Prepared, way: Way) -> None:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['seen_keys', 'flash_attention', 'flash_attention_varlen', 'flash_modules', 'Kernel', 'triton_modules', 'OnCPU',
-           'either', 'nothing', 'Moment', 'cuda_functions', 'dist_functions', 'NoCast', 'cast_on_cpu', 'uncompiled',
-           'forked', 'run_but_smi', 'Generator', 'Alone', 'no_grad_instead', 'stand_ins', 'one_cpu', 'edited',
-           'read_script', 'opened', 'run_main', 'cpu_command']
+           'either', 'nothing', 'Moment', 'cuda_functions', 'TickingTime', 'dist_functions', 'NoCast', 'cast_on_cpu',
+           'uncompiled', 'forked', 'run_but_smi', 'Generator', 'Alone', 'no_grad_instead', 'stand_ins', 'one_cpu',
+           'edited', 'read_script', 'opened', 'run_main', 'cpu_command']
 
 # %% ../../nbs/auditor/11_scripts.ipynb #8149907f
 import contextlib
@@ -198,7 +198,7 @@ class Moment:
         self.synchronize = self.wait_stream = self.wait_event = self.__exit__ = nothing
 
     def record(self, *_: Any) -> None:
-        self.at = time.perf_counter()
+        self.at = sys.modules["time"].perf_counter()  # a script's, where it has one of its own
 
     def elapsed_time(self, end: "Moment") -> float:
         "Milliseconds."
@@ -233,6 +233,30 @@ def cuda_functions() -> dict[str, Callable]:
     found |= {"Stream": Moment, "current_stream": Moment, "default_stream": Moment}
     found |= {"stream": contextlib.nullcontext, "device": contextlib.nullcontext}
     return found | {"get_rng_state": lambda *_: torch.get_rng_state()}
+
+# %% ../../nbs/auditor/11_scripts.ipynb #fd3e1184
+_CLOCKS = "time", "perf_counter", "monotonic", "process_time", "thread_time"
+_BEGIN = 1_767_225_600.0  # the first second of 2026
+
+
+class TickingTime(ModuleType):
+    """The module `time` for a script: each look at a clock finds it `tick` seconds later, whatever was done between."""
+
+    def __init__(self, tick: float = 0.05):
+        super().__init__("time")
+        self.__dict__.update({k: v for k, v in vars(time).items() if not k.startswith("__")})
+        self.looks, self.tick, self.slept = 0, tick, 0.0
+        for name in _CLOCKS:
+            self.__dict__[name] = self._seconds
+            self.__dict__[f"{name}_ns"] = lambda: int(1e9 * self._seconds())
+        self.__dict__["sleep"] = self._sleep
+
+    def _seconds(self) -> float:
+        self.looks += 1
+        return _BEGIN + self.looks * self.tick + self.slept
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept += max(0.0, float(seconds))
 
 # %% ../../nbs/auditor/11_scripts.ipynb #247ccab9
 class _Done:
@@ -407,18 +431,22 @@ def _as_it_was(before: list[tuple[Callable, Any]]) -> Iterator[None]:
 
 # %% ../../nbs/auditor/11_scripts.ipynb #fbfb481c
 @contextmanager
-def one_cpu(*, half: bool = False, environment: dict[str, str] | None = None) -> Iterator[None]:
+def one_cpu(
+    *, half: bool = False, environment: dict[str, str] | None = None, ticking: bool = False
+) -> Iterator[None]:
     """A block in which a script for GPUs runs on one CPU process; all it changes is put back.
 
     `half`: automatic casts to half precision happen, on the CPU, instead of being left out.
-    `environment`: variables on top of the present ones. Not for several threads at once.
+    `environment`: variables on top of the present ones. `ticking`: what imports `time` within the
+    block gets a `TickingTime`. Not for several threads at once.
     """
     has_triton_package()  # PyTorch keeps the answer, which is to be about the real one
     variables = {k: v for k, v in os.environ.items() if k not in _RANKS} | (environment or {})
     with ExitStack() as stack:
         stack.enter_context(_as_it_was(_settings()))
         stack.enter_context(swapped.dict(os.environ, variables, clear=True))
-        stack.enter_context(_modules(flash_modules() | triton_modules()))
+        clock: dict[str, ModuleType] = {"time": TickingTime()} if ticking else {}
+        stack.enter_context(_modules(flash_modules() | triton_modules() | clock))
         for module, name, instead in stand_ins(half):
             real = getattr(module, name)
             if not isinstance(instead, _Answers) and instead is not Alone:

@@ -117,7 +117,7 @@ def _executed(tree: Any, source: str, job: dict, ledger: Ledger, said: Said, ope
     module.__dict__.update(__file__=str(script), __golf__=ledger)
     before = sys.modules["__main__"], sys.stdout
     try:
-        with one_cpu(environment=job["environment"]), Tracks(ledger):
+        with one_cpu(environment=job["environment"], ticking=True), Tracks(ledger):
             sys.modules["__main__"], sys.stdout = module, said
             sys.argv[:] = [str(script)]
             sys.path.insert(0, str(script.parent))

@@ -438,7 +438,8 @@ def imported(
         corpus = load_corpus("shards", vocab_size=found.model.vocab_size, limit=tokens + 1, **where)
     if out is not None:
         check_room(out, 1 << 28)
-    model = import_model(path, found.model, build=found.build)
+    tables = getattr(torch, found.train.table_dtype)
+    model = import_model(path, found.model, build=found.build, table_dtype=tables)
     bpb = None if corpus is None else validate(model, corpus, tokens).bpb
     if out is not None:
         model.tokenizer = corpus.tokenizer_digest if corpus else ""
