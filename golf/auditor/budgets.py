@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CAP', 'SECONDS', 'COUNTED', 'Part', 'LATE', 'HICCUP', 'stored', 'check_sum', 'check_cap', 'check_shipped',
-           'check_times']
+           'check_code', 'check_times']
 
 # %% ../../nbs/auditor/12h_budgets.ipynb #217c3142
+from collections import Counter
 from collections.abc import Sequence
 
 from .findings import Finding
@@ -70,6 +71,29 @@ def check_shipped(code: Sequence[int], shipped: int | None) -> Finding:
     text = f"the script has {shipped:,} bytes, {max(code):,} are counted"
     right = shipped <= max(code)
     return Finding("code as shipped", "PASS" if right else "UNSURE", text, "" if right else COUNTED)
+
+# %% ../../nbs/auditor/12h_budgets.ipynb #faf18282
+def _bare(source: str) -> list[str]:
+    "The lines of a script that are more than space and comment."
+    lines = (line.strip() for line in source.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def check_code(shipped: str, sources: Sequence[str]) -> Finding:
+    """Whether the scripts that logs begin with are the one that lies there; UNSURE, since it may be tidied up since."""
+    sources = [source for source in sources if source]
+    if not shipped or not sources:
+        return Finding("code against logs", "NOT RUN", "needs train_gpt.py and a log with the code")
+    wanted = _bare(shipped)
+    other = [bare for bare in map(_bare, sources) if bare != wanted]
+    if not other:
+        return Finding(
+            "code against logs", "PASS", f"{len(sources)} logs begin with this very script"
+        )
+    changed = Counter(wanted) - Counter(other[0]) or Counter(other[0]) - Counter(wanted)
+    first = next(iter(changed), "the order of its lines")
+    told = f"{len(other)} of {len(sources)} logs begin with another script; first {first[:100]!r}"
+    return Finding("code against logs", "UNSURE", told, "the script was edited after its logs")
 
 # %% ../../nbs/auditor/12h_budgets.ipynb #beded951
 LATE, HICCUP = 0.5, 1.0  # seconds past the limit: of the last step, and of a slow one

@@ -28,6 +28,7 @@ class Submission:
     claim: dict[str, Any] = field(default_factory=dict)
     logs: list[RunLog] = field(default_factory=list)
     shipped: int | None = None
+    code: str = field(default="", repr=False)  # of its script
     read: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
@@ -74,6 +75,8 @@ def open_folder(folder: str | Path) -> Submission:
             found.refused.append(_refused(path, folder, error))
     script = folder / "train_gpt.py"
     found.shipped = script.stat().st_size if script.is_file() else None
+    if found.shipped is not None and found.shipped <= 1 << 22:
+        found.code = script.read_text("utf-8", "replace")
     found.missing = [name for name in EXPECTED if not (folder / name).is_file()]
     found.missing += [] if found.logs else ["logs (*.log, *.txt, *.out)"]
     if not found.claim and not found.logs:

@@ -253,6 +253,7 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
         else []
     )
     rows += [*held.check_evidence(claim, logs, track), *given.refused]
+    rows += [budgets.check_code(given.code, [log.source for log in logs])] if given.code else []
     rows += [] if against is None else [compare_with(against, claim, logs)]
     return LintReport(subject, one_cause(rows), given.read, given.missing)
 
