@@ -177,6 +177,9 @@ def before_evaluation(first: Run, second: Run, group: Group, cut: int) -> tuple[
     if other is None or len(other.losses) != len(group.losses):
         return 0, 0
     early = (group.places >= 0) & (group.places < cut) & (group.losses != 0)
+    early &= (
+        other.places == group.places
+    )  # a batch whose places one run knows and the other does not
     off = np.abs(group.losses - other.losses)[early]
     return int((off > 1e-5).sum()), int(early.sum())
 

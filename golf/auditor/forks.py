@@ -180,9 +180,21 @@ class Driver:
     # %% ../../nbs/auditor/18_forks.ipynb #8f907394
     def moved(self, before: list[Entry], found: Found, at: int) -> dict[str, Any]:
         "How far losses before `at` moved, how many of how many, and how far from it."
-        mine, theirs = ([e for e in some if self.counts(e)] for some in (before, found.entries))
         worst, count, total, reach, where, shows = 0.0, 0, 0, 0, -1, False
-        for a, b in zip(mine, theirs):
+        for a, b in zip(before, found.entries):
+            if a.site != b.site:
+                break  # the other text led elsewhere: from here on nothing stands beside its like
+            if not self.counts(a):
+                continue
+            if not self.counts(
+                b
+            ):  # its places are not known in the copy: the sums alone are held together
+                moved = abs(a.value - b.value) > 1e-5 * max(1.0, abs(a.value))
+                if moved and (_known(a) < at).all():
+                    worst, where = max(worst, abs(a.value - b.value)), int(_known(a).min())
+                    count, total = count + len(_known(a)), total + len(_known(a))
+                    reach = max(reach, at - where)
+                continue
             if len(_losses(a)) != len(_losses(b)):
                 return {
                     "worst": 0.0,
