@@ -40,7 +40,7 @@ class Found:
         last = max((e.round for e in found), default=0) if last is None else last
         return [e for e in found if e.round == last]
 
-
+# %% ../../nbs/auditor/18_forks.ipynb #b80a4bfd
 @dataclass(frozen=True)
 class Wanted:
     """What is asked of a run: the evaluation, its reported sites, ids, seed, and how much."""
@@ -154,6 +154,7 @@ class Driver:
         ) % self.wanted.vocab
         return tokens
 
+    # %% ../../nbs/auditor/18_forks.ipynb #53046a02
     def future(self, ledger: Ledger, at: int, where: str) -> bool | None:
         "Whether losses before token `at` move when all from it on is replaced; None in the copy."
         done = len(ledger.entries) - self.start  # of the base's entries
@@ -404,7 +405,7 @@ def _told(found: Found, sites: set[int]) -> list[Entry]:
     "The entries of the reported sites, and of any other with places."
     return [e for e in found.entries if e.parts is not None]
 
-# %% ../../nbs/auditor/18_forks.ipynb #5702f593
+# %% ../../nbs/auditor/18_forks.ipynb #53046a02
 def _losses(entry: Entry) -> np.ndarray:
     "The losses of an entry."
     return entry.parts.losses if entry.parts is not None else np.zeros(0)

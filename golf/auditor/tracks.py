@@ -368,7 +368,7 @@ class Ledger:
             self.driver.entered(self)
         return value
 
-    # %% ../../nbs/auditor/17_tracks.ipynb #a30cc214
+    # %% ../../nbs/auditor/17_tracks.ipynb #ef359d95
     def zero(self, key: str, value: Any) -> Any:
         """A sum or a list of losses begins."""
         self.rounds[key] = self.rounds.get(key, 0) + 1
@@ -507,7 +507,7 @@ class Ledger:
                 array, known = value.detach().numpy(), places.numpy()
                 array[known >= 0] = tokens[known[known >= 0]]
 
-# %% ../../nbs/auditor/17_tracks.ipynb #5cecba56
+# %% ../../nbs/auditor/17_tracks.ipynb #d58a975f
 def _losses_in(value: Any) -> Parts | None:
     "The losses that a value holds or was made of; log-probabilities with the sign of losses."
     parts, places = parts_of(value), places_of(value)
