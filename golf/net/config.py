@@ -58,6 +58,17 @@ class GPTConfig(Trunk):
     def __post_init__(self):
         self.check()
 
+    # %% ../../nbs/net/00d_config.ipynb #df65aafb
+    @property
+    def head_width(self) -> int:
+        "Dimensions of one attention head."
+        return self.width // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        "Dimensions of all keys, or of all values, of one token."
+        return self.kv_heads * self.head_width
+
     # %% ../../nbs/net/00d_config.ipynb #fc5bccb5
     def check(self) -> None:
         """Raise `GolfError` naming the first field that cannot be; called when the object is made."""
@@ -126,17 +137,6 @@ class GPTConfig(Trunk):
             ("deviation_rank", not deviates or self.deviation_rank > 0, "positive with a deviation"),
             ("deviation_gate", deviates or not self.deviation_gate, "False without a deviation"),
         ]
-
-    # %% ../../nbs/net/00d_config.ipynb #df65aafb
-    @property
-    def head_width(self) -> int:
-        "Dimensions of one attention head."
-        return self.width // self.heads
-
-    @property
-    def kv_width(self) -> int:
-        "Dimensions of all keys, or of all values, of one token."
-        return self.kv_heads * self.head_width
 
     # %% ../../nbs/net/00d_config.ipynb #e2e10b8f
     @property
