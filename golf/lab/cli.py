@@ -9,7 +9,8 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
            'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'judge_command',
            'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command', 'forecast_command',
-           'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
+           'own_newest', 'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command',
+           'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -94,10 +95,16 @@ def _prepare(corpus: str, as_json: bool, then: str = "", **options) -> None:
     found = load_corpus(corpus, **options)
     facts = {"name": found.name, "train_tokens": len(found.train), "val_tokens": len(found.val)}
     facts |= {"bytes_per_token": found.bytes_per_token, "vocab_size": found.vocab_size}
+    facts |= {"lossless": found.lost == 0, "lost": found.lost}
     text = (
         f"{found.name}: {len(found.train):,} training and {len(found.val):,} validation tokens, "
         f"{found.bytes_per_token:.3f} bytes each, {found.vocab_size:,} ids, in {found.folder}"
     )
+    if found.lost:
+        told = f"this tokenizer keeps {1 - found.lost:.1%} of the text's bytes"
+        text += (
+            f"\n{told}: bits per byte are then of what it keeps, and beside no other tokenizer's"
+        )
     if then:
         text += f"\n{then} {shlex.quote(str(found.folder))}"
     tell(as_json, facts | {"folder": found.folder}, text)
@@ -550,10 +557,12 @@ def judge_command(
     as_json: AsJson = False,
 ) -> None:
     """Keep, retest with more, or discard: from paired records, or from tables of seeds."""
+    from golf.base.files import project_root
     from golf.lab.judge import as_dict, judge, judge_seeds, losses_of
     from golf.lab.publish import published_list, quoted
     from golf.lab.runs import read_record
 
+    about: dict[str, Any] = {}
     if target.endswith(".csv") or (target.startswith("pr") and target[2:].isdigit()):
         if not against or arm:
             raise GolfError(f"{target}: seeds are judged by --against OTHER, and have no --arm")
@@ -562,10 +571,15 @@ def judge_command(
         raise GolfError(f"{target}: say which --arm of the run is judged")
     else:
         page = target in {entry.page for entry in published_list()} and quoted(target)
-        record = page or read_record(run_or_published(target))
+        own = own_newest(target, project_root())
+        record = read_record(own) if own else page or read_record(run_or_published(target))
         options: dict[str, Any] = dict(stream=stream or None, least=least)
         found = judge(record, arm, against or None, **options)
-    tell(as_json, as_dict(found), str(found))
+        named = f"{record['notebook']}/{record['key']}"
+        about |= {"record": named, "arm": arm, "published": own is None}
+        words = f", on {record['parameters'].get('corpus', 'its text')}"
+        typer.echo(f"golf: {'run' if own else 'published record'} {named}{words}", err=True)
+    tell(as_json, about | as_dict(found), str(found))
     raise typer.Exit(found.code)
 
 # %% ../../nbs/lab/09_cli.ipynb #e3000005
@@ -694,8 +708,18 @@ def forecast_command(
     tell(as_json, vars(found) | {"fits": found.fits}, text)
 
 # %% ../../nbs/lab/09_cli.ipynb #f1600002
+def own_newest(page: str, root: Path) -> Path | None:
+    """The folder of the newest run of a notebook that lies here; None if there is none."""
+    from golf.lab.runs import newest_record
+
+    try:
+        return newest_record(page, root=root).folder
+    except GolfError:
+        return None
+
+
 def run_or_published(run: str) -> Path:
-    """The folder of a run (see `run_folder`), or of a published record: page, page/key or key."""
+    """The folder of a run: by key, or a notebook's newest one here; else of a published record: page, page/key or key."""
     from golf.base.files import project_root
     from golf.lab.publish import published_list, published_records, run_folder
 
@@ -706,6 +730,8 @@ def run_or_published(run: str) -> Path:
         for entry in published_list(root):
             if run in (entry.key, f"{entry.page}/{entry.key}", f"{entry.notebook}/{entry.key}"):
                 return entry.folder(root)
+        if own := own_newest(run, root):
+            return own
         pages = {entry.page for entry in published_list(root)}
         if run in pages and (found := published_records(run, root=root)):
             return found[-1].folder
@@ -756,14 +782,21 @@ def referred() -> dict[str, set[str]]:
     return {"artifacts": made, "arms": arms, "origins": {path.name for path, _ in notes}}
 
 # %% ../../nbs/lab/09_cli.ipynb #36d10ab9
-def kept() -> dict[str, Any]:
-    """The cache's folder, and per kind: entries, bytes, day of last use, how many are referred to."""
+def kept(only: str = "") -> dict[str, Any]:
+    """The cache's folder, and per kind: entries, bytes, day of last use, how many are referred to.
+
+    `only`: one kind. Raises `GolfError` for one that is not there.
+    """
     from datetime import date
 
     from golf.base.cache import cache_dir, cache_kinds
 
-    found, rows = referred(), []
-    for kind in cache_kinds():
+    found, rows, kinds = referred(), [], cache_kinds()
+    if only and only not in (names := [kind.name for kind in kinds]):
+        raise GolfError(f"cache: there is no kind {only!r}{closest(only, names)}")
+    for kind in kinds:
+        if only not in ("", kind.name):
+            continue
         row = {"kind": kind.name, "entries": kind.entries, "bytes": kind.bytes}
         row["used"] = date.fromtimestamp(kind.used).isoformat() if kind.used else None
         rows.append(row | {"referred": len(found[kind.name]) if kind.name in found else None})
@@ -792,7 +825,7 @@ def cache_command(
     from golf.base.cache import clear_cache
 
     if not clear:
-        found = kept()
+        found = kept(kind)
         tell(as_json, found, "\n".join(cache_lines(found)))
         return
     spared = referred() if unused else {}

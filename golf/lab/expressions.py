@@ -188,11 +188,23 @@ def readable(path: str, value: Any) -> bool:
     return isinstance(value, (int, float)) and bool(value)
 
 # %% ../../nbs/lab/05da_expressions.ipynb #0962de36
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
+
+
 def setting_from(text: str, usual: Any) -> Any:
-    """A setting's value from its text, of the type of its usual value."""
-    if isinstance(usual, tuple):
-        return tuple(type(usual[0])(part) for part in text.split(","))
-    return text not in ("0", "False") if isinstance(usual, bool) else type(usual)(text)
+    """A setting's value from its text, of the type of its usual value; raises `GolfError` for another's."""
+    if isinstance(usual, bool):
+        if text.lower() not in _YES_OR_NO:
+            raise GolfError(f"{text!r}: expected one of {', '.join(_YES_OR_NO)}")
+        return _YES_OR_NO[text.lower()]
+    try:
+        if isinstance(usual, tuple):
+            return tuple(type(usual[0])(part) for part in text.split(","))
+        return type(usual)(text)
+    except ValueError:
+        raise GolfError(f"{text!r}: expected a value like {usual!r}") from None
 
 # %% ../../nbs/lab/05da_expressions.ipynb #6e107c21
 def changed_recipe(recipe: Recipe, changes: dict[str, str]) -> Recipe:

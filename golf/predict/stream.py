@@ -10,11 +10,13 @@ __all__ = ['Chunk', 'Stream', 'Bytes', 'Predictor', 'evaluate', 'tokenizers_of',
 import copy
 import inspect
 import math
+import pickle
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol
 
 import numpy as np
@@ -208,7 +210,10 @@ class Predictor:
 
     # %% ../../nbs/predict/02_stream.ipynb #ca67faef
     def digestible(self) -> Any:
-        """Constructor arguments by name. Raises `Undigestable` for an argument that is not kept."""
+        """Constructor arguments by name, and of a class that is not this package's all that it was given besides.
+
+        Raises `Undigestable` for an argument that is not kept, and for an attribute without a digest.
+        """
         found = {}
         for name, argument in inspect.signature(type(self)).parameters.items():
             if not hasattr(self, name) or argument.kind in (
@@ -217,7 +222,11 @@ class Predictor:
             ):
                 raise Undigestable(f"{type(self).__name__} does not keep its argument {name!r}")
             found[name] = getattr(self, name)
-        return type(self).__name__, found
+        if type(self).__module__.partition(".")[0] == "golf":
+            return type(self).__name__, found
+        given = [k for k in vars(self) if k not in found and k[0] != "_" and k != "position"]
+        more = {name: _told(self, name) for name in given}
+        return type(self).__name__, found, more
 
 # %% ../../nbs/predict/02_stream.ipynb #ce09b785
 def evaluate(
@@ -484,3 +493,36 @@ def load_arrays(path: str | Path, what: str) -> dict[str, np.ndarray]:
     except Exception as error:  # damage ends in whatever the reader of that byte raises
         why = next(iter(str(error).splitlines()), "")
         raise GolfError(f"{path} is not {what}: {type(error).__name__}: {why}") from None
+
+# %% ../../nbs/predict/02_stream.ipynb #ca67faef
+_BUSY: list[int] = []  # predictors whose attributes are being named
+
+
+def _told(owner: Predictor, name: str) -> Any:
+    "An attribute, or what names it; None for itself, and for a part of torch's or ours without a digest."
+    value = getattr(owner, name)
+    if value is None or isinstance(value, (bool, int, float, str)) or id(owner) in _BUSY:
+        return None if id(owner) in _BUSY else value
+    if isinstance(value, FunctionType) and hasattr(
+        type(owner), name
+    ):  # in a method's place: its code
+        return value.__code__.co_code, value.__code__.co_names, repr(value.__code__.co_consts)
+    _BUSY.append(id(owner))
+    try:
+        return digest(value)
+    except Undigestable:
+        if type(value).__module__.partition(".")[0] in ("golf", "torch"):
+            return None
+        return _pickled(name, value)
+    finally:
+        _BUSY.pop()
+
+
+def _pickled(name: str, value: Any) -> bytes:
+    "An attribute as `pickle` writes it."
+    try:
+        return pickle.dumps(value)
+    except Exception as error:  # whatever its own __reduce__ raises
+        raise Undigestable(
+            f"its attribute {name!r} has no digest ({type(error).__name__})"
+        ) from None

@@ -14,6 +14,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -153,6 +154,8 @@ def _build_corpus(
             texts, tokenizer, folder, split, total=expected, **options
         )
         counted = table.total(open_tokens(folder, split))
+        if expected and not counted:
+            raise GolfError(f"{name}: of {expected:,} bytes of {split} this tokenizer keeps none")
         if lossless and counted != expected:
             raise GolfError(f"{name}: {counted} bytes of {split} tokens for {expected} of text")
     return manifest
@@ -203,6 +206,16 @@ class Corpus:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per target of the validation stream."""
         return self.byte_table.total(self.val) / (len(self.val) - 1)
+
+    @property
+    def lost(self) -> float:
+        """The share of the validation text's bytes that its tokenizer loses, where this package read the text; else 0."""
+        manifest = (self.folder or Path()) / "manifest.json"
+        told = json.loads(manifest.read_text("utf-8")) if self.folder and manifest.is_file() else {}
+        if told.get("lossless", True) or not told.get("val", {}).get("bytes"):
+            return 0.0
+        counted = self.byte_table.total(open_tokens(self.folder, "val"))
+        return max(0.0, 1 - counted / told["val"]["bytes"])
 
     # %% ../../nbs/text/03_corpus.ipynb #4bba53cf
     def _repr_markdown_(self) -> str:
@@ -289,7 +302,11 @@ def _open_text(
     if progress and corpus != "stdlib":
         print(text_files(Path(corpus).expanduser(), field=field), file=sys.stderr)
     folder = _prepare(cache_dir("corpora") / f"{name}-{key}", build, size)  # two bytes a token
-    return _open(name, folder, folder / "tokenizer.model", vocab_size, limit)
+    found = _open(name, folder, folder / "tokenizer.model", vocab_size, limit)
+    if lost := found.lost:
+        keeps = f"{name}: this tokenizer keeps {1 - lost:.1%} of the text's bytes"
+        warnings.warn(f"{keeps}; bits per byte are then of what it keeps", stacklevel=3)
+    return found
 
 # %% ../../nbs/text/03_corpus.ipynb #7887b393
 def is_prepared(corpus: str | Path) -> bool:
