@@ -380,7 +380,7 @@ def test_the_command_reads_a_script_and_a_folder(tmp_path):
     run = lambda *words: CliRunner().invoke(app, ["audit", *map(str, words)])
     for target in (tmp_path, tmp_path / "train_gpt.py"):
         done = run(target, "--json")
-        assert done.exit_code == 0 and json.loads(done.stdout)["ran_code"] is False
+        assert done.exit_code == 2 and json.loads(done.stdout)["ran_code"] is False
     (tmp_path / "submission.json").write_text('{"val_bpb": 1.15}')
     told = json.loads(run(tmp_path, "--json").stdout)
     assert told["ran_code"] is False and told["script"]["kind"] == "script"

@@ -70,7 +70,8 @@ class ScriptReport:
         by = {v: [(n, f.evidence) for n, f in self.conditions.items() if f.verdict == v]
               for v in (FAIL, UNSURE, NOT_RUN, PASS)}  # fmt: skip
         if not self.ran_code:
-            asks = f"{len([f for f in self.code if f.verdict == UNSURE])} questions about the code"
+            count = len([f for f in self.code if f.verdict == UNSURE])
+            asks = f"{count} question{'s' * (count != 1)} about the code"
             told = f"no condition was tested; {asks} (--run runs it, confined)"
             return f"{self.name}: no code was run, so {told}"
         parts = [f"{n} broken: {told}" for n, told in by[FAIL]]

@@ -116,7 +116,7 @@ def _class_of(path: str, folder: Path) -> str:
 
 
 def _expected(event: str, path: str, folder: Path) -> bool:
-    "Whether a job-contained scorer may do this."
+    "Whether a self-contained scorer may do this."
     return event == "open" and _class_of(path, folder) != "other"
 
 # %% ../../nbs/auditor/09_material.ipynb #f8df4be6
@@ -145,7 +145,7 @@ def alone_in_process(job: Audit, folder: Path) -> dict:
     return json.loads((folder / "said.json").read_text())
 
 # %% ../../nbs/auditor/09_material.ipynb #06f75c99
-@entry("g2", "job-contained")
+@entry("g2", "self-contained")
 def self_contained(job: Audit) -> dict:
     "A new process without training data or network opens nothing else, and scores the same."
     job.need_steps("the artifact's scorer is built by a function of its path")

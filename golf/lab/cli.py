@@ -501,7 +501,8 @@ def audit_command(
 ) -> None:  # fmt: skip
     """Run a script, an artifact or an arm and try to catch it; check a submission's numbers without code.
 
-    Of a script, conditions are named. Ends with code 1 when something was found, and with 2 when the target cannot be read.
+    Of a script, conditions are named. Ends with code 1 when something was found, and with 2 when
+    nothing was audited: the target cannot be read, or is a script that was not run.
     """
     if each:
         raise typer.Exit(int(audit_each(target, out, as_json=as_json)))
@@ -510,7 +511,8 @@ def audit_command(
         report = audit_script_at(path, level, seed, run=run or unconfined, unconfined=unconfined)
     options = dict(data_path=data_path, tokenizer_path=tokenizer, artifact=artifact, build=build)
     failed = audit_one(target, kind, report, level, seed, out, as_json, against, explain, **options)
-    raise typer.Exit(int(failed))
+    unread = kind == "script" and report is not None and not report.ran_code
+    raise typer.Exit(1 if failed else 2 * unread)
 
 # %% ../../nbs/lab/09_cli.ipynb #e2000005
 @app.command("compare")

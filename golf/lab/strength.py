@@ -94,10 +94,11 @@ def strength_sentence(source: Record | pd.DataFrame, arm: str, against: str | No
     table = strength_table(chunks, against).xs(arm, level=1)
     first, last = table.iloc[0], table.iloc[-1]
     change = strength_change(chunks, arm, against)
-    word = "no less and no more, as far as this text can tell"
+    word = "neither less nor more on the stronger model, as far as this text can tell"
     if change.clear:
-        word = "**less**" if change.mean * np.sign(first.difference) < 0 else "**more**"
+        less = change.mean * np.sign(first.difference) < 0
+        word = f"**{'less' if less else 'more'}** on the stronger model"
     ends = (
         f"{told(first.difference)} at {first.base:.2f}, {told(last.difference)} at {last.base:.2f}"
     )
-    return f"*{arm}*: {ends}: {word} on the stronger model ({told(change)})."
+    return f"*{arm}*: {ends}: {word} ({told(change)})."

@@ -210,8 +210,9 @@ class Corpus:
     @property
     def lost(self) -> float:
         """The share of the validation text's bytes that its tokenizer loses, where this package read the text; else 0."""
-        manifest = (self.folder or Path()) / "manifest.json"
-        told = json.loads(manifest.read_text("utf-8")) if self.folder and manifest.is_file() else {}
+        if self.folder is None or not (manifest := self.folder / "manifest.json").is_file():
+            return 0.0
+        told = json.loads(manifest.read_text("utf-8"))
         if told.get("lossless", True) or not told.get("val", {}).get("bytes"):
             return 0.0
         counted = self.byte_table.total(open_tokens(self.folder, "val"))
