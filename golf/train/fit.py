@@ -93,6 +93,17 @@ def _origin_of(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, GolfError):
         return {}
 
+# %% ../../nbs/train/03_fit.ipynb #702bd962
+def _take_checkpoint(trainer: Trainer, path: Path, now: dict[str, Any], reuse: bool) -> None:
+    "Where there is none at `path`: name one of the same settings by other code, or, to reuse it, move it."
+    other = None if path.exists() else _earlier(path.parent, trainer.settings_name(), ".checkpoint")
+    if other and not reuse:
+        _tell(trainer, other, _origin_of(other), now, "a checkpoint")
+    trainer.ranks.barrier()
+    if other and reuse and trainer.ranks.main:
+        os.replace(other, path)
+    trainer.ranks.barrier()
+
 # %% ../../nbs/train/03_fit.ipynb #29336c6c
 def peak_memory(device: str = "cpu") -> int:
     """The most memory in use so far, in bytes: allocated on a GPU, or this process's on a CPU."""
@@ -167,17 +178,6 @@ def fit(
         checkpoint.unlink(missing_ok=True)
     trainer.ranks.barrier()
     return place()
-
-
-def _take_checkpoint(trainer: Trainer, path: Path, now: dict[str, Any], reuse: bool) -> None:
-    "Where there is none at `path`: name one of the same settings by other code, or, to reuse it, move it."
-    other = None if path.exists() else _earlier(path.parent, trainer.settings_name(), ".checkpoint")
-    if other and not reuse:
-        _tell(trainer, other, _origin_of(other), now, "a checkpoint")
-    trainer.ranks.barrier()
-    if other and reuse and trainer.ranks.main:
-        os.replace(other, path)
-    trainer.ranks.barrier()
 
 # %% ../../nbs/train/03_fit.ipynb #5f00c102
 def measured_stages(path: Path) -> tuple[dict[str, float], int]:
