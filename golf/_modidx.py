@@ -1558,6 +1558,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'golf.lab.cli.data_stdlib': ('lab/cli.html#data_stdlib', 'golf/lab/cli.py'),
                               'golf.lab.cli.data_text': ('lab/cli.html#data_text', 'golf/lab/cli.py'),
                               'golf.lab.cli.figures_command': ('lab/cli.html#figures_command', 'golf/lab/cli.py'),
+                              'golf.lab.cli.forecast_command': ('lab/cli.html#forecast_command', 'golf/lab/cli.py'),
                               'golf.lab.cli.import_command': ('lab/cli.html#import_command', 'golf/lab/cli.py'),
                               'golf.lab.cli.judge_command': ('lab/cli.html#judge_command', 'golf/lab/cli.py'),
                               'golf.lab.cli.kept': ('lab/cli.html#kept', 'golf/lab/cli.py'),

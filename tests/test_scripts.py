@@ -385,7 +385,7 @@ def test_the_command_reads_a_script_and_a_folder(tmp_path):
     told = json.loads(run(tmp_path, "--json").stdout)
     assert told["ran_code"] is False and told["script"]["kind"] == "script"
     out = tmp_path / "report.json"
-    assert run(tmp_path / "train_gpt.py", "--out", out).exit_code == 0
+    assert run(tmp_path / "train_gpt.py", "--out", out).exit_code == 2
     assert json.loads(out.read_text())["subject"] == "train_gpt.py"
     assert run(tmp_path / "train_gpt.py", "--level", "quikc").exit_code == 2
 

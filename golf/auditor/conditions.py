@@ -157,7 +157,7 @@ def _futures(run: Run | None) -> list[dict[str, Any]]:
 
 def _leaks(run: Run | None, kind: str | None = None) -> list[dict[str, Any]]:
     "Rows of futures in which something moved."
-    rows = [r for r in _futures(run) if r["worst"] > 1e-5 and r["where"] != "noise"]
+    rows = [r for r in _futures(run) if r["worst"] > 1e-5 and r["where"] != "noise" and r["shows"]]
     return [r for r in rows if kind in (None, r["where"])]
 
 

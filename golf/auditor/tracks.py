@@ -485,6 +485,9 @@ class Ledger:
         """Put other tokens [N] into everything that holds a part of the text."""
         held = []
         for value in _arrays():
+            if isinstance(value, Tensor) and places_of(value) is None and value.is_contiguous():
+                if not (value.is_floating_point() or value.is_complex() or value.is_meta):
+                    value = value.detach().numpy()  # of the text, but no watched call has read it yet
             if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size >= _RUN:
                 at = self.text.find(value)
                 if at is not None and value.flags.writeable:

@@ -8,8 +8,9 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check', 'artifact', 'ship',
            'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
            'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'judge_command',
-           'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command', 'own_newest',
-           'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command', 'why_stale']
+           'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command', 'forecast_command',
+           'own_newest', 'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command',
+           'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -511,7 +512,7 @@ def audit_command(
         report = audit_script_at(path, level, seed, run=run or unconfined, unconfined=unconfined)
     options = dict(data_path=data_path, tokenizer_path=tokenizer, artifact=artifact, build=build)
     failed = audit_one(target, kind, report, level, seed, out, as_json, against, explain, **options)
-    unread = kind == "script" and report is not None and not report.ran_code
+    unread = kind == "script" and report is not None and (not report.ran_code or bool(report.error))
     raise typer.Exit(1 if failed else 2 * unread)
 
 # %% ../../nbs/lab/09_cli.ipynb #e2000005
@@ -579,7 +580,8 @@ def judge_command(
         named = f"{record['notebook']}/{record['key']}"
         about |= {"record": named, "arm": arm, "published": own is None}
         words = f", on {record['parameters'].get('corpus', 'its text')}"
-        typer.echo(f"golf: {'run' if own else 'published record'} {named}{words}", err=True)
+        if not as_json:
+            typer.echo(f"golf: {'run' if own else 'published record'} {named}{words}", err=True)
     tell(as_json, about | as_dict(found), str(found))
     raise typer.Exit(found.code)
 
@@ -685,6 +687,28 @@ def import_command(
     bpb = "no text given" if found["bpb"] is None else f"{found['bpb']:.4f} bits per byte"
     text = f"{path}: {found['values']:,} values as {recipe} has them, {bpb}"
     tell(as_json, found, text + (f" on {found['tokens']:,} tokens" if found["bpb"] else ""))
+
+# %% ../../nbs/lab/09_cli.ipynb #3c0cf9f7
+@app.command("forecast")
+def forecast_command(
+    recipe: Annotated[str, typer.Argument(help="A published run, such as pr549.")],
+    ranks: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 8,
+    gpu: Annotated[str, typer.Option(help="H100 or H200.")] = "H100",
+    changes: Annotated[str, typer.Option(help="Of the settings, as model.qk_gain=4.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Walk through a training without numbers: its memory, and the time of a step on GPUs."""
+    from golf.base.changes import changed_by
+    from golf.lab.forecast import forecast
+    from golf.published.recipes import recipe as recipe_of
+
+    entry = recipe_of(recipe)
+    parts = changed_by(changes, model=entry.model, train=entry.train)
+    found = forecast(*parts.values(), ranks=ranks, gpu=gpu, build=entry.build)
+    room = f"at most {found.memory / 1e9:.1f} GB on each of {ranks} {gpu}"
+    words = f"{found.values:,} values, {room}{'' if found.fits else ' (too much)'}"
+    text = f"{recipe}: {words}, about {found.milliseconds:,.0f} ms a step, {found.steps:,} steps in ten minutes"
+    tell(as_json, vars(found) | {"fits": found.fits}, text)
 
 # %% ../../nbs/lab/09_cli.ipynb #f1600002
 def own_newest(page: str, root: Path) -> Path | None:
