@@ -98,6 +98,8 @@ def strength_sentence(source: Record | pd.DataFrame, arm: str, against: str | No
     if change.clear:
         less = change.mean * np.sign(first.difference) < 0
         word = f"**{'less' if less else 'more'}** on the stronger model"
+        if first.difference * last.difference < 0:
+            word = f"**{'better' if change.mean < 0 else 'worse'}** on the stronger model"
     ends = (
         f"{told(first.difference)} at {first.base:.2f}, {told(last.difference)} at {last.base:.2f}"
     )
