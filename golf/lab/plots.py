@@ -667,10 +667,12 @@ def plot_strength(
         if arm not in there:
             raise GolfError(f"plot_strength: no arm is called {arm!r}{closest(arm, there)}")
     figure, axes = _picture(size=size)
-    marks = "osD^vP*X"
-    for i, arm in enumerate(arms or there):
+    marks, drawn = "osD^vP*X", list(arms or there)
+    apart = 0.008 * float(table.base.max() - table.base.min())  # so that no bar hides another
+    for i, arm in enumerate(drawn):
         color = sns.color_palette("colorblind")[i % 10]
         rows = table.xs(arm, level=1)
+        rows = rows.assign(base=rows.base + apart * (i - (len(drawn) - 1) / 2))
         bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()
         axes.errorbar(rows.base, rows.difference, yerr=bars, color=color, label=arm, capsize=2,
                       marker=marks[i % len(marks)])  # fmt: skip
