@@ -574,14 +574,16 @@ def judge_command(
     else:
         page = target in {entry.page for entry in published_list()} and quoted(target)
         own = own_newest(target, project_root())
-        record = read_record(own) if own else page or read_record(run_or_published(target))
+        record = page or read_record(run_or_published(target))
         options: dict[str, Any] = dict(stream=stream or None, least=least)
         found = judge(record, arm, against or None, **options)
         named = f"{record['notebook']}/{record['key']}"
-        about |= {"record": named, "arm": arm, "published": own is None}
+        mine = f"{target}/{own.name}" if own else None
+        about |= {"record": named, "arm": arm, "newest_here": mine}
         words = f", on {record['parameters'].get('corpus', 'its text')}"
+        words += f"; a run of your own lies here: {mine}" if mine else ""
         if not as_json:
-            typer.echo(f"golf: {'run' if own else 'published record'} {named}{words}", err=True)
+            typer.echo(f"golf: judged by {named}{words}", err=True)
     tell(as_json, about | as_dict(found), str(found))
     raise typer.Exit(found.code)
 
@@ -722,7 +724,7 @@ def own_newest(page: str, root: Path) -> Path | None:
 
 
 def run_or_published(run: str) -> Path:
-    """The folder of a run: by key, or a notebook's newest one here; else of a published record: page, page/key or key."""
+    """The folder of a run (see `run_folder`), or of a published record: page, page/key or key."""
     from golf.base.files import project_root
     from golf.lab.publish import published_list, published_records, run_folder
 
@@ -733,8 +735,6 @@ def run_or_published(run: str) -> Path:
         for entry in published_list(root):
             if run in (entry.key, f"{entry.page}/{entry.key}", f"{entry.notebook}/{entry.key}"):
                 return entry.folder(root)
-        if own := own_newest(run, root):
-            return own
         pages = {entry.page for entry in published_list(root)}
         if run in pages and (found := published_records(run, root=root)):
             return found[-1].folder
