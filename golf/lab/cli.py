@@ -7,10 +7,10 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'Revision', 'Root', 'Audited', 'Level', 'Build', 'Against', 'Unconfined', 'Explain', 'one_line', 'Commands',
            'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check', 'artifact', 'ship',
            'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
-           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'judge_command',
-           'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command', 'forecast_command',
-           'own_newest', 'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines', 'cache_command',
-           'why_stale']
+           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'own_newest',
+           'judge_command', 'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command',
+           'forecast_command', 'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines',
+           'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -546,6 +546,16 @@ def compare_command(
     raise typer.Exit(found.code)
 
 # %% ../../nbs/lab/09_cli.ipynb #e3000002
+def own_newest(page: str, root: Path) -> Path | None:
+    """The folder of the newest run of a notebook that lies here; None if there is none."""
+    from golf.lab.runs import newest_record
+
+    try:
+        return newest_record(page, root=root).folder
+    except GolfError:
+        return None
+
+
 @app.command("judge")
 def judge_command(
     target: Annotated[
@@ -713,16 +723,6 @@ def forecast_command(
     tell(as_json, vars(found) | {"fits": found.fits}, text)
 
 # %% ../../nbs/lab/09_cli.ipynb #f1600002
-def own_newest(page: str, root: Path) -> Path | None:
-    """The folder of the newest run of a notebook that lies here; None if there is none."""
-    from golf.lab.runs import newest_record
-
-    try:
-        return newest_record(page, root=root).folder
-    except GolfError:
-        return None
-
-
 def run_or_published(run: str) -> Path:
     """The folder of a run (see `run_folder`), or of a published record: page, page/key or key."""
     from golf.base.files import project_root
