@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -213,6 +214,33 @@ def test_the_user_can_ask_why_an_hour_is_gone(monkeypatch, tmp_path):
     told = stale_arms().set_index("arm").changed
     assert told["a"] == "golf.count.kernels: extra"
     assert "golf.count.kernels: extra" in told["file"] and "order.txt" in told["file"]
+
+
+class Slow(Counted):
+    "It has a part whose name takes long to find."
+
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.part = LongToName()
+
+
+class LongToName:
+    def digestible(self):
+        time.sleep(0.2)
+        return "long"
+
+
+def test_an_arm_named_while_another_thread_names_its_own_keeps_its_key():
+    arm = Slow(40)
+    alone = arm_key(arm, STREAM)
+    keys = []
+    threads = [threading.Thread(target=lambda: keys.append(arm_key(arm, STREAM))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert keys == [alone, alone]
 
 
 def test_having_trained_before_changes_no_key():

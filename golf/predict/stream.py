@@ -7,6 +7,7 @@ __all__ = ['Chunk', 'Stream', 'Bytes', 'Predictor', 'evaluate', 'tokenizers_of',
            'save_arrays', 'load_arrays']
 
 # %% ../../nbs/predict/02_stream.ipynb #b2d6056e
+import contextvars
 import copy
 import inspect
 import math
@@ -495,19 +496,19 @@ def load_arrays(path: str | Path, what: str) -> dict[str, np.ndarray]:
         raise GolfError(f"{path} is not {what}: {type(error).__name__}: {why}") from None
 
 # %% ../../nbs/predict/02_stream.ipynb #ca67faef
-_BUSY: list[int] = []  # predictors whose attributes are being named
+_naming: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("golf_naming", default=())
 
 
 def _told(owner: Predictor, name: str) -> Any:
     "An attribute, or what names it; None for itself, and for a part of torch's or ours without a digest."
-    value = getattr(owner, name)
-    if value is None or isinstance(value, (bool, int, float, str)) or id(owner) in _BUSY:
-        return None if id(owner) in _BUSY else value
+    value, inside = getattr(owner, name), id(owner) in _naming.get()
+    if value is None or isinstance(value, (bool, int, float, str)) or inside:
+        return None if inside else value
     if isinstance(value, FunctionType) and hasattr(
         type(owner), name
     ):  # in a method's place: its code
         return value.__code__.co_code, value.__code__.co_names, repr(value.__code__.co_consts)
-    _BUSY.append(id(owner))
+    token = _naming.set((*_naming.get(), id(owner)))
     try:
         return digest(value)
     except Undigestable:
@@ -515,7 +516,7 @@ def _told(owner: Predictor, name: str) -> Any:
             return None
         return _pickled(name, value)
     finally:
-        _BUSY.pop()
+        _naming.reset(token)
 
 
 def _pickled(name: str, value: Any) -> bytes:
