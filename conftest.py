@@ -75,6 +75,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path, len(order)))  # a file's tests stay together
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """What follows must not compute on more threads than there are cores: it would take twice as long."""
+    result = yield
+    most = max(os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS") or 1))
+    if (torch := sys.modules.get("torch")) and (left := torch.get_num_threads()) > most:
+        torch.set_num_threads(most)
+        raise AssertionError(f"{item.nodeid} leaves torch with {left} threads")
+    return result
+
+
 class Shell(InteractiveShell):
     """IPython without a history, which leaves the report of an error to pytest."""
 

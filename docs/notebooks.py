@@ -20,7 +20,8 @@ from pathlib import Path
 from types import ModuleType
 
 import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from IPython.core.history import HistoryManager
+from nbformat.v4 import nbbase, new_code_cell, new_markdown_cell
 
 from golf.base.tables import Markup, markdown_table
 
@@ -496,6 +497,7 @@ def api_page(package: ModuleType, labels: set[str]) -> str:
 
 def stage(processed: Path, target: Path) -> list[Path]:
     """Write the pages of all processed notebooks to `target`; returns their paths."""
+    nbbase.validate = lambda *_, **__: None  # a page is validated as a whole when it is written
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     if (ROOT / "figures").exists():
@@ -553,6 +555,7 @@ def process() -> Path:
         return bool(exported) or "show_doc(" in cell.source or only_imports(cell.source)
 
     processors._do_eval, showdoc.BasicMarkdownRenderer = executes, Entry
+    HistoryManager.enabled = False  # else every notebook opens a data base for its cells
     warnings.filterwarnings("ignore", "Found cells containing imports")
     os.chdir(ROOT)
     return Path(proc_nbs(force=True, n_workers=0))

@@ -232,6 +232,7 @@ def test_a_model_of_another_torch_or_of_other_threads_is_not_taken_without_a_wor
         monkeypatch.setattr(torch, "__version__", "9.9")
     else:
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+        monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     second, said = trained(tmp_path)
     assert first != second and len(said) == 1 and f"{what} was" in said[0]
 
