@@ -1883,6 +1883,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.lab.plots._label_chunks': ('lab/plots.html#_label_chunks', 'golf/lab/plots.py'),
                                 'golf.lab.plots._legend': ('lab/plots.html#_legend', 'golf/lab/plots.py'),
                                 'golf.lab.plots._limits': ('lab/plots.html#_limits', 'golf/lab/plots.py'),
+                                'golf.lab.plots._name_points': ('lab/plots.html#_name_points', 'golf/lab/plots.py'),
                                 'golf.lab.plots._name_zero': ('lab/plots.html#_name_zero', 'golf/lab/plots.py'),
                                 'golf.lab.plots._orders': ('lab/plots.html#_orders', 'golf/lab/plots.py'),
                                 'golf.lab.plots._picture': ('lab/plots.html#_picture', 'golf/lab/plots.py'),

@@ -612,6 +612,28 @@ def plot_seeds(table: pd.DataFrame, **size: Unpack[Size]) -> Figure:
     figure.supxlabel(f"← better   bits per byte, minus “{base}”{words}", fontsize="medium")
     return figure
 
+# %% ../../nbs/lab/02_plots.ipynb #7a10c0e1
+def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, Any]]) -> int:
+    "Write (x, y, name, colour) beside the points, no name over another; how many found no place."
+    figure, taken, left = axes.figure, [], 0
+    figure.draw_without_rendering()  # the layout decides where the axes begin
+    style = {"textcoords": "offset points", "fontsize": "small"}
+    least, most = axes.bbox.x0, figure.bbox.x1
+    for x, y, name, color in sorted(points, key=lambda point: (-point[0], point[1])):
+        for dx, dy in ((5, 4), (5, -10), (-5, 4), (-5, -10), (5, 16), (5, -22), (-5, 16), (-5, -22)):
+            side = "left" if dx > 0 else "right"
+            label = axes.annotate(name, (x, y), (dx, dy), color=color, ha=side, **style)
+            box = label.get_window_extent()
+            fits = least <= box.x0 and box.x1 <= most
+            if fits and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
+        else:
+            left += 1
+    return left
+
+
 # %% ../../nbs/lab/02_plots.ipynb #7a10c0d2
 @_styled
 def plot_cost(
@@ -627,6 +649,7 @@ def plot_cost(
         if name not in table:
             raise GolfError(f"cost: the frame lacks the column {name!r}")
     figure, axes = _picture(size=size)
+    named = []
     for (name, arms), color in zip(ways.items(), sns.color_palette("colorblind")):
         if missing := [arm for arm in arms if arm not in table.index]:
             raise GolfError(
@@ -636,16 +659,17 @@ def plot_cost(
         bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()
         axes.errorbar(rows[cost], rows.difference, yerr=bars, color=color, label=name,
                       marker="o", capsize=2)  # fmt: skip
-        for arm, row in rows.iterrows():
-            place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": "small"}
-            axes.annotate(str(arm), (row[cost], row.difference), color=color, **place)
+        named += [(row[cost], row.difference, str(arm), color) for arm, row in rows.iterrows()]
     if limit is not None:
         axes.axvline(limit, color=GREY, linestyle="--", label="time is up")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set(xlabel=cost, ylabel="bits per byte, minus the baseline")
     axes.margins(x=0.12)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.15 * (high - low))  # where the name of the last point stands
     _better_below(axes)
     _legend(figure, axes)
+    _name_points(axes, named)
     return figure
 
 # %% ../../nbs/lab/02_plots.ipynb #d8ec5219
