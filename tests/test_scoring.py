@@ -525,6 +525,7 @@ class Notes(Uniform):
         self.path = str(path)
 
     def learn(self, chunk):
+        Notes.learnt += 1
         before = Path(self.path).read_text()
         Path(self.path).write_text(f"{before}{chunk.index}")
 
@@ -533,20 +534,24 @@ def test_a_file_that_changes_while_it_is_read_is_never_taken_for_what_it_was(tmp
     path = tmp_path / "notes.txt"
     for _ in range(2):
         path.write_text("0")
+        Notes.learnt = 0
         compare({"a": Notes(40, path)}, STREAM, baseline="a")
-    assert len(stored()) == 2  # scored twice: the first score was not found again
+        assert Notes.learnt == STREAM.chunks
 
 
-def test_another_predictor_class_of_the_same_name_is_recorded_again(monkeypatch):
+class Even(Uniform):
+    "A predictor of the user's, who edits it."
+
+    def distribution(self, chunk):
+        return Dense(torch.zeros(len(chunk), self.vocab_size))
+
+
+def test_a_predictor_whose_code_was_edited_is_recorded_again(monkeypatch):
     from golf.lab.arms import recorded
 
-    class Even(Uniform):
-        pass
-
     first = recorded(Even(40), STREAM).record.log_prob
-    monkeypatch.setattr(
-        Even, "distribution", lambda self, chunk: Dense(torch.eye(40)[0].expand(len(chunk), -1))
-    )
+    edited = lambda self, chunk: Dense(torch.eye(40)[0].expand(len(chunk), -1))
+    monkeypatch.setattr(Even, "distribution", edited)
     assert (recorded(Even(40), STREAM).record.log_prob != first).any()
 
 

@@ -308,7 +308,7 @@ def doubtful(tokens, tokenizer: str | Path | SentencePieceProcessor) -> str:
         n = min(len(part), len(again))
         same = np.flatnonzero(part[:n] != again[:n])
         shares.append((same[0] if len(same) else n) / len(part))
-    if not shares or (share := float(np.mean(shares))) >= 0.5:
+    if not shares or (share := float(np.mean(shares))) >= 0.8:
         return ""
     who = getattr(found, "path", None) or "this tokenizer"
     why = f"decoded and encoded again, {share:.0%} of a document comes back"
