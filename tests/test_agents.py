@@ -12,7 +12,9 @@ import typer
 from test_repo import ROOT, docs_module
 from typer.testing import CliRunner
 
+from golf.base.files import GolfError
 from golf.lab.cli import app
+from golf.lab.verdict import arm_from, verdict_on
 
 AGENTS = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
 NEW = """
@@ -277,3 +279,57 @@ def test_llms_txt_leads_to_every_page_with_a_sentence():
         [*(module.pages() - {"index"}), "api", "agents", "contributing"]
     )
     assert len(links) == text.count("\n- ") and all(told.endswith((".", "?")) for *_, told in links)
+
+
+@pytest.mark.parametrize(
+    "name, complaint",
+    [
+        ("arn", "idea.py has no function 'arn'; did you mean 'arm'?"),
+        ("torhc", "idea.py has no function 'torhc'"),  # what it imports is no arm
+        ("ready", "ready is a Uniform, no function or class that makes an arm"),
+        ("RATE", "RATE is a float, no function or class that makes an arm"),
+    ],
+)
+def test_a_name_that_makes_no_arm_is_told_what_could(arm, name, complaint):
+    file = arm("golf.Uniform(1024)", "import torch\nready = golf.Uniform(1024)\nRATE = 0.5")
+    with pytest.raises(GolfError) as caught:
+        arm_from(file.replace(":arm", f":{name}"))
+    assert complaint in str(caught.value)
+    assert "torch'" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+TABLE = """
+import json
+from pathlib import Path
+
+import torch
+
+
+class Table(golf.Predictor):
+    vocab_size = 1024
+
+    def __init__(self):
+        self._row = json.loads(Path(__file__).with_name("row.json").read_text())
+
+    def distribution(self, chunk):
+        logits = torch.zeros(len(chunk), 1024)
+        logits[:, self._row] = 1.0
+        return golf.Dense(logits)
+"""
+
+
+def test_a_table_that_an_arm_reads_when_it_is_made_and_that_was_edited_is_read_again(arm, tmp_path):
+    target = arm("Table()", TABLE)
+    base = arm("golf.Uniform(1024)", name="even.py")
+    options = {"baseline": base, "tokens": 5120, "chunk_tokens": 256}
+    found = []
+    for row in (270, 270, 400):
+        (tmp_path / "row.json").write_text(json.dumps(row))
+        verdict = verdict_on(target, **options)
+        found.append(verdict.comparison[target].bpb)
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_corpus_and_shards_at_once_are_refused(arm, tmp_path):
+    with pytest.raises(GolfError, match="give one of them"):
+        verdict_on(arm("golf.Uniform(1024)"), corpus=str(tmp_path), data_path=str(tmp_path))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -768,9 +769,9 @@ def test_empty_and_unfit_corpora(texts, tmp_path, tokenizer):
     empty.mkdir()
     refused(empty, match="holds no")
     (empty / "blank.txt").write_text("")
-    refused(empty, match=r"empty: no document for train and val")
+    refused(empty, match=r"empty: no document to train on and none to validate on")
     (empty / "blank.txt").write_text(TEXT)  # too little to be cut
-    refused(empty, vocab_size=300, match=r"empty: no document for val")
+    refused(empty, vocab_size=300, match=r"empty: no document to validate on; expected one of each")
     refused(texts, match="vocab_size=1024")  # too little text for so many ids
     refused(texts, tokenizer_path=tokenizer.path, vocab_size=300, match=r"tiny\.model: .* 290 ids")
     refused(texts, vocab_size=300, field="body", limit=1, match="limit")
@@ -847,8 +848,8 @@ def test_a_state_of_another_stream_is_refused():
         ("cut.jsonl.zst", zstandard.compress(b"{}" * 100)[:-9], "cut short"),
         ("deep.json", b"[" * 100_000, "deep.json:1: not a JSON object (nested too deep)"),
         ("page.html", b"<p>", "holds no .txt"),
-        ("alone.txt", b"one document", "no document for val"),
-        ("empty.txt", b"", "no document for train and val"),
+        ("alone.txt", b"one document", "no document to validate on"),
+        ("empty.txt", b"", "no document to train on and none to validate on"),
     ],
 )
 def test_bad_files_are_named_with_their_line(tmp_path, name, content, complaint):
@@ -861,3 +862,55 @@ def test_bad_files_are_named_with_their_line(tmp_path, name, content, complaint)
 def test_text_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(GolfError, match="does not exist"):
         list(text_documents(tmp_path / "nowhere"))
+
+
+# --- whose ids are these? -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A tokenizer of as many ids, trained on another text."""
+    words = ["Ein anderer Text, in einer anderen Sprache, über ganz andere Dinge. " * 40]
+    return train_tokenizer(words, tmp_path / "foreign.model", vocab_size=300)
+
+
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused_where_that_is_known(texts, foreign):
+    corpus = load_corpus(texts, vocab_size=300, progress=False)
+    for open_it in (
+        lambda: check_data(corpus.folder, foreign, progress=False),
+        lambda: load_corpus(corpus.folder, tokenizer_path=foreign),
+        lambda: load_corpus("shards", data_path=corpus.folder, tokenizer_path=foreign),
+    ):
+        with pytest.raises(
+            GolfError, match="foreign.model: not the tokenizer that made these shards"
+        ):
+            open_it()
+    assert load_corpus(corpus.folder, tokenizer_path=corpus.tokenizer).val.tolist()
+    code = CliRunner().invoke(
+        app, ["data", "check", "--data-path", str(corpus.folder), "--tokenizer", str(foreign)]
+    )
+    assert code.exit_code == 2 and len(code.stderr.splitlines()) == 1 and not code.stdout
+
+
+def test_bytes_counted_by_a_tokenizer_that_looks_foreign_are_told_to_be_doubtful(tmp_path):
+    code, size = Path(readers.__file__).read_text("utf-8"), {"vocab_size": 512}
+    ours = load_tokenizer(train_tokenizer([code], tmp_path / "ours.model", **size))
+    foreign = train_tokenizer([code[::-1]], tmp_path / "foreign.model", **size)
+    for split in ("train", "val"):  # as a stranger has them: without their tokenizer
+        tokenize_documents([code, code[9000:]], ours, tmp_path, split, progress=False)
+    doubt = "foreign.model: these ids do not look like its own"
+    report = check_data(tmp_path, foreign, progress=False)
+    assert doubt in report.doubt and doubt in str(report) and not report.damaged
+    with pytest.warns(UserWarning, match=doubt):
+        load_corpus("shards", data_path=tmp_path, tokenizer_path=foreign)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_corpus("shards", data_path=tmp_path, tokenizer_path=ours.path)
+    assert not check_data(tmp_path, ours.path, progress=False).doubt
+
+
+@pytest.mark.parametrize("size", [0, -1, 260, 70_000])
+def test_a_vocabulary_that_cannot_be_is_refused_and_not_taken_for_the_default(texts, size):
+    done = CliRunner().invoke(app, ["data", "text", str(texts), "--vocab-size", str(size)])
+    assert done.exit_code == 2 and "Traceback" not in done.stderr
+    assert f"vocab_size must lie in 261..65536, got {size}" in done.stderr.splitlines()[-1]

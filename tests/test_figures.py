@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from golf import GolfError
+from golf.lab.cli import app
 from golf.lab.plots import figures_of, plot_arms, plot_difference, plot_drift, save_figure
 from golf.lab.runs import Run, read_record
 
@@ -89,3 +91,20 @@ def test_a_figure_names_its_record_and_is_the_same_file_again(record, tmp_path):
 def test_a_record_with_nothing_to_draw_says_so(tmp_path):
     with pytest.raises(GolfError, match="nothing to draw"):
         figures_of(read_record(Run("bare", {}, root=tmp_path).save()))
+
+
+@pytest.mark.parametrize("option", ["--width", "--height", "--font-size"])
+def test_a_figure_of_no_size_is_refused_and_not_drawn_as_usual(record, option, tmp_path):
+    done = CliRunner().invoke(
+        app, ["figures", str(record.folder), option, "0", "--out", str(tmp_path)]
+    )
+    assert done.exit_code == 2 and not [*tmp_path.iterdir()]
+    assert f"{option[2:].replace('-', '_')}: from " in done.stderr
+
+
+def test_of_few_points_none_is_cut_off():
+    chunks = made_up({"none": 0.0, "ttt": -0.02}, count=12)
+    lost = (chunks.arm == "ttt") & (chunks.chunk == 5)
+    chunks.loc[lost, "nll"] += 8.0
+    figure = plot_drift(chunks)
+    assert not [text for text in texts(figure) if "lie outside" in text]

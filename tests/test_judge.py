@@ -142,3 +142,24 @@ def test_the_exit_codes_are_the_answer_and_json_has_no_infinity():
         code, out, err = golf(*wrong)
         assert (code, out, len(err.splitlines())) == (2, "", 1), wrong
     assert None not in as_dict(judge_chunks(edit(0.01), SIZE, 1)).values()
+
+
+def trainings(by_seed: list[float]) -> pd.DataFrame:
+    """A record of trainings in which an arm differs from its base by so much, seed by seed."""
+    rows = []
+    for seed, off in enumerate(by_seed):
+        for arm, by in (("base", 0.0), ("arm", off)):
+            row = {"stream": f"seed {seed}", "arm": arm, "chunk": 0, "start": 0, "tokens": 100}
+            rows.append(row | {"bytes": 250, "nll": (2.0 + by) * 250 * math.log(2)})
+    return pd.DataFrame(rows)
+
+
+def test_nobody_is_asked_for_more_seeds_than_would_decide():
+    draw = np.random.default_rng(0)
+    asked = judge(trainings([-0.012, -0.004]), "arm", "base")
+    assert asked.word == "retest" and 1 <= asked.more <= 20 and asked.unit == "seeds"
+    kept, tries = 0, 200
+    for _ in range(tries):  # a difference as seen, with a spread as seen
+        seeds = draw.normal(-0.008, 0.004 * math.sqrt(2), 2 + asked.more)
+        kept += judge(trainings(list(seeds)), "arm", "base").word == "keep"
+    assert 0.7 <= kept / tries <= 0.95  # four in five were promised

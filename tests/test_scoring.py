@@ -29,6 +29,8 @@ from golf.mix.recorded import Pass, record_pass
 from golf.predict.compare import arm_key, compare, stale_arms
 from golf.predict.dist import Dense
 from golf.predict.stream import Predictor, Scores, Stream, evaluate
+from golf.predict.yardsticks import scoreboard
+from golf.text.corpus import load_corpus
 
 TOKENS = np.random.default_rng(0).integers(0, 40, 1500) % np.random.default_rng(1).integers(
     1, 40, 1500
@@ -463,3 +465,177 @@ def test_a_long_stream_keeps_memory_and_time_bounded():
     begin = time.perf_counter()
     found = evaluate(NGram(1024), Stream(tokens, 4096))
     assert time.perf_counter() - begin < 30 and len(found.nll) == 400_000
+
+
+# What a user would have suffered: an old score for another question
+
+
+class Reads(Uniform):
+    "Learns by reading a file, or a variable of the environment."
+
+    def __init__(self, vocab_size, path, name=""):
+        Uniform.__init__(self, vocab_size)
+        self.path, self.name = str(path), name
+
+    def learn(self, chunk):
+        self.__class__.learnt += 1
+        Path(self.path).read_text()
+        os.environ.get(self.name or "HOME")
+
+
+def read_again(arm) -> bool:
+    "Whether an arm had to be scored, or was found."
+    Reads.learnt = 0
+    compare({"a": arm}, STREAM, baseline="a")
+    return Reads.learnt > 0
+
+
+def test_a_file_that_is_read_while_learning_and_has_changed_gives_no_old_score(tmp_path):
+    path = tmp_path / "hints.txt"
+    path.write_text("1")
+    assert read_again(Reads(40, path)) and not read_again(Reads(40, path))
+    path.write_text("2")
+    assert read_again(Reads(40, path)) and not read_again(Reads(40, path))
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_again(Reads(40, path))
+
+
+def test_a_variable_that_the_arm_asks_for_and_has_changed_gives_no_old_score(tmp_path, monkeypatch):
+    path = tmp_path / "hints.txt"
+    path.write_text("1")
+    arm = Reads(40, path, "RATE")
+    monkeypatch.setenv("RATE", "0.1")
+    assert read_again(arm) and not read_again(arm)
+    monkeypatch.setenv("RATE", "0.2")
+    assert read_again(arm) and not read_again(arm)
+    monkeypatch.delenv("RATE")
+    assert read_again(arm) and not read_again(arm)
+    monkeypatch.setenv("UNASKED", "1")
+    assert not read_again(arm)
+    monkeypatch.setenv("RATE", "0.3")
+    assert set(stale_arms().changed) == {"$RATE"}
+
+
+class Notes(Uniform):
+    "Reads a file that somebody else writes meanwhile."
+
+    def __init__(self, vocab_size, path):
+        Uniform.__init__(self, vocab_size)
+        self.path = str(path)
+
+    def learn(self, chunk):
+        Notes.learnt += 1
+        before = Path(self.path).read_text()
+        Path(self.path).write_text(f"{before}{chunk.index}")
+
+
+def test_a_file_that_changes_while_it_is_read_is_never_taken_for_what_it_was(tmp_path):
+    path = tmp_path / "notes.txt"
+    for _ in range(2):
+        path.write_text("0")
+        Notes.learnt = 0
+        compare({"a": Notes(40, path)}, STREAM, baseline="a")
+        assert Notes.learnt == STREAM.chunks
+
+
+class Even(Uniform):
+    "A predictor of the user's, who edits it."
+
+    def distribution(self, chunk):
+        return Dense(torch.zeros(len(chunk), self.vocab_size))
+
+
+def test_a_predictor_whose_code_was_edited_is_recorded_again(monkeypatch):
+    from golf.lab.arms import recorded
+
+    first = recorded(Even(40), STREAM).record.log_prob
+    edited = lambda self, chunk: Dense(torch.eye(40)[0].expand(len(chunk), -1))
+    monkeypatch.setattr(Even, "distribution", edited)
+    assert (recorded(Even(40), STREAM).record.log_prob != first).any()
+
+
+# One clear line
+
+
+class Wrong(Uniform):
+    "Sure of what does not come."
+
+    def distribution(self, chunk):
+        logits = torch.zeros(len(chunk), self.vocab_size)
+        logits[torch.arange(len(chunk)), (chunk.inputs + 20) % self.vocab_size] = 30.0
+        return Dense(logits)
+
+
+def test_a_baseline_worse_than_guessing_evenly_is_told_in_one_line():
+    with pytest.warns(UserWarning, match="'wrong' is worse than guessing evenly") as told:
+        found = compare({"wrong": Wrong(40), "even": Uniform(40)}, STREAM, baseline="wrong")
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert "belong together?" in str(told[0].message)
+    assert "worse than guessing evenly" in repr(found["wrong"])
+    assert "worse" not in repr(found["even"])
+    with warnings.catch_warnings():  # neither an arm that is, nor a baseline that just guesses
+        warnings.simplefilter("error")
+        compare({"even": Uniform(40), "wrong": Wrong(40)}, STREAM, baseline="even")
+    with pytest.warns(UserWarning, match="worse than guessing evenly"):  # from the cache, too
+        compare({"wrong": Wrong(40)}, STREAM, baseline="wrong")
+
+
+class Held:
+    "What a corpus has."
+
+    val, byte_table = TOKENS, None
+
+
+class Needs(Uniform):
+    def __init__(self, vocab_size):
+        Uniform.__init__(self, vocab_size)
+
+
+CASES = [
+    (lambda: evaluate(Uniform, STREAM), "not the class Uniform: call it, as Uniform()"),
+    (lambda: evaluate(torch.nn.Linear(2, 2), STREAM), "golf.SlidingWindow(model) makes one"),
+    (lambda: evaluate(Held(), STREAM), "expected a golf.Predictor, not a Held"),
+    (lambda: evaluate("arm.py:arm", STREAM), "expected a golf.Predictor, not a str"),
+    (lambda: evaluate(Predictor(), STREAM), "Predictor has no vocab_size"),
+    (lambda: evaluate(Uniform(40), Held()), "golf.Stream(corpus.val, 512, byte_table="),
+    (lambda: evaluate(Uniform(40), TOKENS), "golf.Stream(tokens, 512) makes one"),
+    (lambda: evaluate(Uniform(40), STREAM, Held()), "a byte table was expected"),
+    (lambda: compare({"a": Needs}, STREAM, baseline="a"), "'a': it is called without arguments"),
+    (lambda: compare({"a": Held}, STREAM, baseline="a"), "not the class Held"),
+    (lambda: compare({"a": Held()}, STREAM, baseline="a"), "expected a golf.Predictor, not a Held"),
+    (
+        lambda: compare({"a": lambda: 3}, STREAM, baseline="a"),
+        "expected a golf.Predictor, not an int",
+    ),
+    (
+        lambda: compare({"a": Uniform(40)}, Held(), baseline="a"),
+        "expected a golf.Stream, not a Held",
+    ),
+    (lambda: compare([Uniform(40)], STREAM, baseline="a"), "must be a dictionary"),
+    (lambda: Stream(Held(), 64), "corpus.val holds them"),
+    (lambda: Stream("tokens.bin", 64), "tokens must be whole numbers, not str"),
+    (lambda: Stream((i for i in range(9)), 64), "tokens must be whole numbers, not generator"),
+    (lambda: Stream(torch.zeros(9, dtype=torch.long, device="meta"), 64), "on meta"),
+    (lambda: Stream(torch.full((9,), 1.5), 64), "tokens must be whole numbers, not float32"),
+    (lambda: Stream([[1], [2, 3]], 64), "tokens must be whole numbers, not list"),
+    (lambda: scoreboard(Held()), "must be scores or bits per byte by name, not a Held"),
+    (lambda: scoreboard({"a": "x"}), "'a': expected its scores or bits per byte, not a str"),
+    (lambda: load_corpus(""), "the path of your text, not an empty text"),
+]
+
+
+@pytest.mark.parametrize("wrong, complaint", CASES, ids=[line for _, line in CASES])
+def test_what_is_handed_over_instead_is_told_in_one_line(wrong, complaint):
+    with pytest.raises(GolfError) as caught:
+        wrong()
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_class_that_needs_no_arguments_is_an_arm():
+    class Forty(Uniform):
+        def __init__(self, vocab_size=40):
+            Uniform.__init__(self, vocab_size)
+
+    found = compare({"a": Forty, "b": Uniform(40)}, STREAM, baseline="a")
+    assert found["a"].nll.tolist() == found["b"].nll.tolist() and found["a"].vocab_size == 40

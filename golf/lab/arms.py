@@ -20,6 +20,7 @@ import pandas as pd
 
 from ..auditor.audit import audit_arms
 from ..base.cache import cached
+from ..base.digests import code_key
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
 from .helpers import with_helpers
@@ -337,7 +338,8 @@ class Kept(Predictor):
 
 def recorded(predictor: Predictor, stream: Stream) -> Recorded:
     """One pass of a predictor over a stream as an expert of its own, from the cache if it is there."""
-    key = [predictor.digestible(), stream.digestible()]
+    code = code_key(type(predictor), predictor.digestible(), record_pass)
+    key = [predictor.digestible(), stream.digestible(), code]
     make = lambda path: record_pass(predictor, stream, path)
     path = cached("passes", key, make, suffix=".npz", check=Recorded)
     return Recorded(Recorded(path, made_by=predictor).record)

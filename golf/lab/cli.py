@@ -757,7 +757,7 @@ def figures_command(
 
     record = read_record(run_or_published(run))
     asked = {"width": width, "height": height, "font_size": font_size}
-    made = figures_of(record, **{name: value for name, value in asked.items() if value})
+    made = figures_of(record, **{name: value for name, value in asked.items() if value is not None})
     stem = f"{record['notebook']}-{record['key']}"
     files = [
         str(p) for n, f in made.items() for p in save_figure(f, f"{stem}-{n}", out, kind.split(","))

@@ -118,7 +118,23 @@ def _judge_trainings(
     if found.blocks < 2:
         raise GolfError("one seed tells nothing of others: train with two or more")
     judged, times = _by_rule(found, least, LEVEL)
-    return replace(judged, more=math.ceil(times * found.blocks), unit="seeds")
+    more = _further_seeds(found, least) if times else 0
+    return replace(judged, more=more, unit="seeds")
+
+
+def _further_seeds(found: Interval, least: float) -> int:
+    "How many seeds, beside those of an interval, would show a difference as seen four times in five."
+    wide = lambda n: float(special.stdtrit(n - 1, (1 + LEVEL) / 2))
+    spread = (found.high - found.low) / 2 / wide(found.blocks) * math.sqrt(found.blocks)
+    gap = max(least, -found.mean, found.mean + least)  # to zero, or to the gain worth having
+    shows = lambda n: spread * (wide(n) + float(special.stdtrit(n - 1, 0.8))) / math.sqrt(n)
+    low, high = found.blocks, 2 * found.blocks
+    while shows(high) > gap:
+        low, high = high, 2 * high
+    while high - low > 1:  # shows(high) will do
+        middle = (low + high) // 2
+        low, high = (low, middle) if shows(middle) <= gap else (middle, high)
+    return high - found.blocks
 
 # %% ../../nbs/lab/04b_judge.ipynb #40bae8b1
 def null_edits(record: Record | pd.DataFrame, arm: str, against: str, stream: str, *,

@@ -278,7 +278,8 @@ def _limits(axes: Axes, points: dict[str, np.ndarray], lines: dict[str, np.ndarr
     inside = [arm for arm in reach if reach[arm] <= 4 * max(usual, 1e-9)]
     raw = np.concatenate([points[arm] for arm in inside] or [np.zeros(1)])
     drawn = np.concatenate([lines[arm] for arm in inside] or [np.zeros(1)])
-    low, high = np.quantile(raw, [0.01, 0.99])
+    low = float(np.quantile(raw, 0.01, method="lower"))  # of few points none is cut off
+    high = float(np.quantile(raw, 0.99, method="higher"))
     low, high = min(low, drawn.min(), 0.0), max(high, drawn.max(), 0.0)
     margin = 0.12 * (high - low) + 1e-9
     axes.set_ylim(low - margin, high + margin)

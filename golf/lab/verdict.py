@@ -23,7 +23,7 @@ from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
 from .arms import told, word
 from ..net.windows import SlidingWindow
-from ..predict.compare import Comparison, compare
+from ..predict.compare import Comparison, _watched, compare
 from ..predict.stats import Interval
 from ..predict.stream import Predictor, Stream
 from ..store.artifact import load_artifact
@@ -69,6 +69,23 @@ def _module(path: Path) -> Any:
         raise
     return module
 
+# %% ../../nbs/lab/04_verdict.ipynb #9cbbce29
+def _maker(path: Path, target: str, name: str) -> Callable[[], Any]:
+    "What a file of the user's calls `name`, which must be callable without arguments."
+    with blaming(path, target):
+        found = vars(_module(path))
+    if name not in found:
+        own = [n for n, value in found.items() if getattr(value, "__module__", "") == path.stem]
+        raise GolfError(f"{target}: {path.name} has no function {name!r}{closest(name, own)}")
+    if not callable(make := found[name]):
+        kind = f"{name} is a {type(make).__name__}, no function or class that makes an arm"
+        raise GolfError(f"{target}: {kind}; write one, as def arm(tokens=None): return ...")
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise GolfError(f"{target}: it is called without arguments; {error}") from None
+    return make
+
 # %% ../../nbs/lab/04_verdict.ipynb #e1000010
 def arm_from(target: str) -> Callable[[], Predictor]:
     """What "FILE.py:NAME" names: a function that makes a new predictor each time it is called.
@@ -80,14 +97,7 @@ def arm_from(target: str) -> Callable[[], Predictor]:
     path = Path(file).expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
         raise GolfError(f"{target}: expected FILE.py:NAME, and no such file is there")
-    with blaming(path, target):
-        found = vars(_module(path))
-    if not callable(make := found.get(name)):
-        raise GolfError(f"{target}: {path.name} has no function {name!r}{closest(name, found)}")
-    try:
-        inspect.signature(make).bind()
-    except TypeError as error:
-        raise GolfError(f"{target}: it is called without arguments; {error}") from None
+    make = _maker(path, target, name)
 
     def arm() -> Predictor:
         with blaming(path, target):
@@ -191,18 +201,22 @@ def verdict_on(
         raise GolfError(f"{target}: it is its own baseline; give another, or none")
     _enough(tokens, chunk_tokens)
     make, base = arm_from(target), arm_from(baseline) if baseline else None
-    predictor = make()
+    if data_path and str(corpus) not in ("stdlib", "shards"):
+        raise GolfError(f"corpus {corpus!r} and data_path {str(data_path)!r}: give one of them")
+    predictor = _watched(make)
     where = dict(data_path=data_path, tokenizer_path=tokenizer_path)
     text = corpus_for(artifact, "shards" if data_path else corpus, **where)
     about: dict[str, Any] = dict(byte_table=text.byte_table, limit=tokens, name=text.name)
     stream = Stream(text.val, chunk_tokens, **about)
     _enough(stream.positions, chunk_tokens)
-    model = base() if base else SlidingWindow(load_model(load_artifact(model_path(artifact))))
+    model = (
+        _watched(base) if base else SlidingWindow(load_model(load_artifact(model_path(artifact))))
+    )
     name = baseline or Path(artifact).stem
     with blaming(_file(baseline), baseline), blaming(_file(target), target):
         arms = {name: model, target: predictor}
         both = compare(arms, stream, baseline=name, progress=progress)
-        report = audit_arms({target: make()}, stream, level)[target]
+        report = audit_arms({target: _watched(make)}, stream, level)[target]
     block = stream.chunks // 20
     found = None if both.infinite(target) else both.interval(target, block=block)
     facts = {"corpus": text.name, "tokenizer": text.tokenizer_digest, "tokens": stream.positions}

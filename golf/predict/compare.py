@@ -11,6 +11,7 @@ import copy
 import datetime
 import functools
 import importlib
+import inspect
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -31,12 +32,22 @@ from torch import Tensor, nn
 
 from ..base.cache import cache_dir, in_turn
 from ..base.checks import check_arguments
-from ..base.digests import code_key, definitions, digest, digest_file
+from ..base.digests import _whose, code_key, definitions, digest, digest_file
 from ..base.files import GolfError, Undigestable, atomic_write, check_room, closest
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
-from .stream import Bytes, Predictor, Scores, Stream, check_arm, evaluate
+from golf.predict.stream import (
+    Bytes,
+    Predictor,
+    Scores,
+    Stream,
+    _parts_of,
+    check_arm,
+    check_is_stream,
+    check_predictor,
+    evaluate,
+)
 
 # %% ../../nbs/predict/03_compare.ipynb #0b8f1123
 @dataclass(eq=False, repr=False)
@@ -170,12 +181,17 @@ def _devices(arm: Any) -> list[str]:
         things = [cell.cell_contents for cell in arm.__closure__ or ()]
         things += [arm.__globals__.get(name) for name in arm.__code__.co_names]
     else:
-        things = list(vars(arm).values())
+        things = list(getattr(arm, "__dict__", {}).values())
     found = set()
     for thing in things:
         tensors = thing.parameters() if isinstance(thing, nn.Module) else [thing]
         found |= {t.device.type for t in tensors if isinstance(t, Tensor)}
     return sorted(found)
+
+
+def _is_made(arm: Any) -> bool:
+    "Whether an arm is a predictor, and not what makes one: a function, or a class."
+    return hasattr(arm, "predict") and not isinstance(arm, type)
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000003
 def arm_origin(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> dict[str, Any]:
@@ -184,7 +200,7 @@ def arm_origin(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> dic
     `arm` is a predictor, or a function without arguments that makes one. Raises `Undigestable`.
     """
     table = stream.byte_table if byte_table is None else byte_table
-    what = [type(arm), arm.digestible(), arm.state()] if hasattr(arm, "predict") else arm
+    what = [type(arm), arm.digestible(), arm.state()] if _is_made(arm) else arm
     devices = _devices(arm)
     return {
         "arm": digest(what, contents=True),
@@ -203,32 +219,78 @@ _watching: contextvars.ContextVar = contextvars.ContextVar("golf_opened", defaul
 _CODE = {".py", ".pyc", ".so", ".nbi", ".nbc", ".pyd", ".dll"}
 
 
+def _reads(mode: Any, flags: int) -> bool:
+    "Whether a file that is opened so may tell something: not if it is emptied, or only written."
+    if isinstance(mode, str):
+        return not set("wx") & set(mode) and ("a" not in mode or "+" in mode)
+    return not flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
+
+
+def _asked_by_user() -> bool:
+    "Whether it is the user's own code, directly or through Python's library, that asks."
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        root = name.split(".")[0]
+        if frame.f_code.co_name != "golf_asked" and root not in sys.stdlib_module_names:
+            return root != "golf" and _whose(name) != "library"
+        frame = frame.f_back
+    return False
+
+# %% ../../nbs/predict/03_compare.ipynb #a5c74793
+def _stamp(path: Any) -> tuple[int, int] | None:
+    "Size and time of change of a file, None for what is none."
+    with suppress(OSError, ValueError):
+        told = os.stat(path)
+        return told.st_size, told.st_mtime_ns
+    return None
+
+
 @functools.cache
 def _listen() -> None:
-    "From now on, note files that this process opens for reading while somebody watches."
+    "From now on, note while somebody watches what this process opens, and what its user's code asks for."
 
-    def heard(event: str, arguments: tuple, watching=_watching, fspath=os.fspath) -> None:
-        if event == "open" and (opened := watching.get()) is not None:
-            path, mode, _ = arguments
-            if not isinstance(path, int) and not set(str(mode or "")) & set("wax+"):
-                opened.add(fspath(path))
+    def heard(event: str, arguments: tuple, watching=_watching, reads=_reads) -> None:
+        if event == "open" and (seen := watching.get()) is not None:
+            path, mode, flags = arguments
+            if not isinstance(path, int) and reads(mode, flags):
+                seen.setdefault(os.fsdecode(path), _stamp(path))
 
     sys.addaudithook(heard)
+    kind: Any = type(os.environ)
+    if kind.__module__ == "os":
+        kind.__getitem__ = _noting(kind.__getitem__)
+
+# %% ../../nbs/predict/03_compare.ipynb #a19c8d3a
+def _noting(get: Callable) -> Callable:
+    "How the environment is asked, noted under a dollar sign and the variable's name."
+
+    @functools.wraps(get)
+    def golf_asked(environment, key, watching=_watching):
+        seen = watching.get()
+        if seen is not None and isinstance(key, (str, bytes)) and _asked_by_user():
+            token = watching.set(None)  # nobody hears how it is noted
+            seen |= _now({f"${os.fsdecode(key)}": ""}) | seen
+            watching.reset(token)
+        return get(environment, key)
+
+    return golf_asked
 
 
 @contextmanager
 def _opened() -> Iterator[dict[str, str]]:
-    "The digests of the files that are opened for reading within the block, filled when it ends."
+    "The digests of what is opened for reading and asked for within the block, filled when it ends."
     _listen()
-    found, opened = {}, set()
-    token = _watching.set(opened)
+    found, seen = {}, {}
+    token = _watching.set(seen)
     try:
         yield found
     finally:
         _watching.reset(token)
-        found |= {
-            str(p): digest_file(p) for p in map(Path, sorted(map(str, opened))) if _is_data(p)
-        }
+        found |= {name: then for name, then in seen.items() if isinstance(then, str)}
+        for name, then in seen.items():
+            if name not in found and _is_data(Path(name)):
+                found[name] = digest_file(name) if _stamp(name) == then else "changed meanwhile"
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000006
 def _is_data(path: Path) -> bool:
@@ -238,8 +300,15 @@ def _is_data(path: Path) -> bool:
 
 
 def _now(files: dict[str, str]) -> dict[str, str]:
-    "The digests that these files have now;  for one that is gone."
-    return {name: digest_file(name) if Path(name).is_file() else "" for name in files}
+    "The digests of what these files and variables hold now, empty for what is not there."
+    found = {}
+    for name in files:
+        if name.startswith("$"):
+            told = os.environ.get(name[1:])
+            found[name] = "" if told is None else digest(told)
+        else:
+            found[name] = digest_file(name) if Path(name).is_file() else ""
+    return found
 
 
 def _origin_path(origin: dict[str, Any]) -> Path:
@@ -259,6 +328,17 @@ def _noted(path: Path) -> dict[str, Any]:
         return note if all(isinstance(x, str) for line in texts + code for x in line) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+# %% ../../nbs/predict/03_compare.ipynb #ef743851
+def _watched(make: Callable[[], Predictor]) -> Predictor:
+    "What a function makes; its parts keep what was opened and asked for, which then names them, too."
+    with _opened() as files:
+        made = make()
+    for part in _parts_of(made) if files else ():
+        if isinstance(part, Predictor):
+            with suppress(AttributeError):  # one that takes no further attribute
+                vars(part)["golf_opened"] = dict(files)
+    return made
 
 # %% ../../nbs/predict/03_compare.ipynb #fa000008
 def arm_key(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> str:
@@ -295,13 +375,13 @@ def compare(
     What cannot be digested is scored and not cached, with a warning. Raises `GolfError` for an
     unknown baseline or what `evaluate` refuses.
     """
+    check_is_stream(stream)
     check_arguments(compare, locals())
     if baseline not in arms and not (parts and baseline.partition(": ")[0] in arms):
         raise GolfError(f"baseline {baseline!r} is not an arm{closest(baseline, arms)}")
     for name, arm in arms.items():
-        if isinstance(arm, Predictor):
-            with _named(name):
-                check_arm(arm, stream)
+        with _named(name):
+            _check(arm, stream)
     score = functools.partial(
         _arm, stream=stream, byte_table=byte_table, progress=progress, allowed=allow_unnormalised
     )
@@ -313,7 +393,29 @@ def compare(
     places = {n: place(_scores_path(origins.get(n))) for n in arms}
     scores = in_turn(places, lambda n: score(arms[n], n, origins.get(n)))
     found = Comparison(_with_parts(scores) if parts else scores, baseline)
-    return found if found[baseline] else found
+    if doubt := _doubt(found[baseline], baseline):
+        warnings.warn(doubt, stacklevel=1)  # said once, however often the comparison is asked for
+    return found
+
+# %% ../../nbs/predict/03_compare.ipynb #1b5e06f5
+def _check(arm: Any, stream: Stream) -> None:
+    "Raise for what is no arm, and for a predictor that cannot read the stream."
+    network: Any = isinstance(arm, nn.Module)
+    if network or _is_made(arm) or not callable(arm):
+        check_arm(arm, stream)
+    elif isinstance(arm, type) and not hasattr(arm, "predict"):
+        raise GolfError(
+            f"expected a golf.Predictor or what makes one, not the class {arm.__name__}"
+        )
+
+
+def _doubt(base: Scores, name: str) -> str:
+    "What to say of a baseline that costs more than guessing evenly would; nothing of another."
+    if not base.even < base.loss < math.inf:
+        return ""
+    cost = f"{base.loss:.3f} nats a token against {base.even:.3f}"
+    ask = "do the model, its tokenizer and this text belong together?"
+    return f"the baseline {name!r} is worse than guessing evenly ({cost}): {ask}"
 
 # %% ../../nbs/predict/03_compare.ipynb #48e7df36
 def _with_parts(scores: dict[str, Scores]) -> dict[str, Scores]:
@@ -347,6 +449,19 @@ def _named(arm: str) -> Iterator[None]:
         raise type(error)(f"arm {arm!r}: {error}") from None
 
 
+def _made(arm: Callable[[], Predictor]) -> Predictor:
+    "What a function or a class makes, which must be a predictor."
+    try:
+        inspect.signature(arm).bind()
+    except TypeError as error:
+        raise GolfError(f"it is called without arguments; {error}") from None
+    except ValueError:
+        pass  # a function that does not say what it takes
+    predictor = arm()
+    check_predictor(predictor)
+    return predictor
+
+
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
     place = _scores_path(origin)
@@ -355,17 +470,16 @@ def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, a
         return found
     if place is not None:
         check_room(place, 12 * stream.positions)  # before the work, not after it
-    with _opened() as files:
-        predictor = arm if hasattr(arm, "predict") else arm()
-    start = predictor.state()
     labelled = copy.copy(stream)
     labelled.name = name
     options = {"progress": progress, "allow_unnormalised": allowed}
-    try:
-        with _named(name):
+    with _opened() as files, _named(name):
+        predictor = arm if _is_made(arm) else _made(arm)
+        start = predictor.state()
+        try:
             found = evaluate(predictor, labelled, byte_table, **options)
-    finally:
-        predictor.load(start)
+        finally:
+            predictor.load(start)
     if origin:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         note = {"arm": name, "stream": stream.name, "date": now, "files": files, "origin": origin}

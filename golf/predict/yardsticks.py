@@ -7,6 +7,7 @@ __all__ = ['compressed_bpb', 'scoreboard']
 
 # %% ../../nbs/predict/04_yardsticks.ipynb #b2d6056e
 import lzma
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
@@ -38,7 +39,18 @@ def compressed_bpb(data: bytes, compressor: str = "xz") -> float:
 # %% ../../nbs/predict/04_yardsticks.ipynb #8db50cb0
 def scoreboard(entries: dict[str, Scores | float], data: bytes | None = None) -> pd.DataFrame:
     """Bits per byte by name, worst first; with `data`, the text itself, xz and zstd stand among them."""
-    found = {n: e.bpb if isinstance(e, Scores) else float(e) for n, e in entries.items()}
+    if not isinstance(entries, Mapping):
+        kind = type(entries).__name__
+        raise GolfError(f"entries must be scores or bits per byte by name, not a {kind}")
+    found = {}
+    for name, entry in entries.items():
+        try:
+            found[name] = entry.bpb if isinstance(entry, Scores) else float(entry)
+        except (TypeError, ValueError):
+            kind = type(entry).__name__
+            raise GolfError(
+                f"{name!r}: expected its scores or bits per byte, not a {kind}"
+            ) from None
     if data is not None:
         found |= {"xz -9e": compressed_bpb(data), "zstd -19": compressed_bpb(data, "zstd")}
     board = pd.Series(found, name="bpb", dtype=float).sort_values(ascending=False)

@@ -31,7 +31,7 @@ from golf.store.artifact import (
     read_meta,
     tensor_shapes,
 )
-from ..text.corpus import Corpus, load_corpus
+from ..text.corpus import Corpus, is_prepared, load_corpus
 from ..text.tokenizers import tokenizer_digest
 
 # %% ../../nbs/store/05_saved.ipynb #72f5a8cc
@@ -172,6 +172,7 @@ def corpus_for(
         raise GolfError(f"{who}, which it does not carry: {ask}")
     if "vocab_size" in meta.get("model", {}):
         given.setdefault("vocab_size", meta["model"]["vocab_size"])
+    path = None if is_prepared(corpus) else path  # which brings its own, looked at below
     text = load_corpus(corpus, tokenizer_path=path, **given)
     if wanted and text.tokenizer_digest != wanted:
         raise GolfError(f"{who}, corpus {text.name!r} has ids of {text.tokenizer_digest}: {ask}")

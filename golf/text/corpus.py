@@ -48,6 +48,8 @@ from .shards import _check_limit, _digest_tokens, open_tokens, read_tokens
 from golf.text.tokenizers import (
     ByteTable,
     Tokenizer,
+    check_vocab_size,
+    doubtful,
     is_lossless,
     load_tokenizer,
     tokenizer_digest,
@@ -253,9 +255,17 @@ def _open_shards(data_path, tokenizer_path, vocab_size: int | None, limit: int |
             "model), or DATA_PATH and TOKENIZER_PATH in the environment"
         )
     chosen = Path(tokenizer_path)
-    if own and tokenizer_digest(own) != tokenizer_digest(chosen):
+    _check_own(own, chosen)
+    found = _open("shards", Path(data_path), chosen, vocab_size, limit)
+    if doubt := "" if own else doubtful(found.val, chosen):
+        warnings.warn(doubt, stacklevel=3)
+    return found
+
+
+def _check_own(own: Path | None, chosen: str | Path | None) -> None:
+    "Raise if a tokenizer was chosen that is not the one which lies among the shards."
+    if own and chosen and tokenizer_digest(own) != tokenizer_digest(chosen):
         raise GolfError(f"{chosen}: not the tokenizer that made these shards, which is {own}")
-    return _open("shards", Path(data_path), chosen, vocab_size, limit)
 
 # %% ../../nbs/text/03_corpus.ipynb #33439dc0
 def _source(corpus: str, field: str) -> tuple[str, Callable[[], Iterable[Document]], Any, int]:
@@ -289,7 +299,10 @@ def _open_text(
 ) -> Corpus:  # fmt: skip
     "A corpus of text, prepared in the cache at first use."
     chosen = Path(tokenizer_path) if tokenizer_path else None
-    vocab_size = len(load_tokenizer(chosen, vocab_size)) if chosen else vocab_size or 1024
+    if chosen:
+        vocab_size = len(load_tokenizer(chosen, vocab_size))
+    vocab_size = 1024 if vocab_size is None else vocab_size
+    check_vocab_size(vocab_size)
     name, documents, identity, size = _source(corpus, field)
     key = digest([_RECIPE, vocab_size, chosen and digest_file(chosen), identity])
     build = partial(
@@ -331,8 +344,9 @@ def load_corpus(
     validation tokens. Raises `GolfError` naming the argument or file that does not fit.
     """
     check_arguments(load_corpus, locals())
-    if not isinstance(corpus, (str, os.PathLike)):
-        raise GolfError(f"corpus must be a name or a folder, not a {type(corpus).__name__}")
+    if not isinstance(corpus, (str, os.PathLike)) or not str(corpus).strip():
+        kind = "an empty text" if isinstance(corpus, str) else f"a {type(corpus).__name__}"
+        raise GolfError(f"corpus must be 'stdlib', 'shards' or the path of your text, not {kind}")
     _check_limit(limit)
     if str(corpus) == "shards":
         return _open_shards(data_path, tokenizer_path, vocab_size, limit)
@@ -340,6 +354,7 @@ def load_corpus(
         raise GolfError(f"data_path is for corpus='shards', not for corpus={str(corpus)!r}")
     if is_prepared(corpus):
         folder = Path(corpus).expanduser()
+        _check_own(folder / "tokenizer.model", tokenizer_path)
         return _open(folder.name, folder, folder / "tokenizer.model", vocab_size, limit)
     options = {"field": field, "threads": threads, "progress": progress}
     return _open_text(str(corpus), tokenizer_path, vocab_size, limit, **options)

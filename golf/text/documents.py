@@ -401,9 +401,9 @@ def text_documents(path: str | Path, *, field: str = "text") -> Iterator[Documen
         empty -= {document.split for document in found}
         yield from found
     if empty:
-        raise GolfError(
-            f"{path}: no document for {' and '.join(sorted(empty))}; expected one of each"
-        )
+        uses = {"train": "to train on", "val": "to validate on"}
+        lacks = " and none ".join(uses[split] for split in sorted(empty))
+        raise GolfError(f"{path}: no document {lacks}; expected one of each")
 
 # %% ../../nbs/text/02_documents.ipynb #a9fcd2b7
 def _batches(texts: Iterable[str], size: int = 4_000_000) -> Iterator[list[str]]:

@@ -35,7 +35,7 @@ from ..base.tables import escape, markdown_table
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
 from .shards import BOS, _blocks, _check_ids, _token_count, shard_paths
-from .tokenizers import ByteTable, load_tokenizer
+from .tokenizers import ByteTable, doubtful, load_tokenizer
 
 # %% ../../nbs/text/05_fineweb.ipynb #c1e663db
 REPOSITORY = {
@@ -369,22 +369,28 @@ class SplitReport:
 # %% ../../nbs/text/05_fineweb.ipynb #8008727b
 @dataclass(frozen=True)
 class DataReport:
-    """What `check_data` found: a `SplitReport` each for `train` and `val`, and a line per damage."""
+    """What `check_data` found: a `SplitReport` each for `train` and `val`, and a line per damage.
+
+    `doubt`: why the tokenizer may be another than that of the shards, "" if nothing speaks for it.
+    """
 
     train: SplitReport
     val: SplitReport
     damaged: tuple[str, ...] = ()
+    doubt: str = ""
 
     def __str__(self) -> str:
         train, val = self.train.rows(), self.val.rows()
         lines = [f"{'':18}{'train':>28}{'val':>28}"]
         lines += [f"{name:18}{train[name]:>28}{val[name]:>28}" for name in train]
+        lines += [f"doubtful: {self.doubt}"] * bool(self.doubt)
         return "\n".join([*lines, *(f"damaged: {line}" for line in self.damaged)])
 
     def _repr_markdown_(self) -> str:
         train, val = self.train.rows(), self.val.rows()
         table = markdown_table(["", "train", "val"], [[k, train[k], val[k]] for k in train])
-        return "\n\n".join([table, *(f"damaged: {escape(line)}" for line in self.damaged)])
+        lines = [table] + [f"doubtful: {escape(self.doubt)}"] * bool(self.doubt)
+        return "\n\n".join([*lines, *(f"damaged: {escape(line)}" for line in self.damaged)])
 
 # %% ../../nbs/text/05_fineweb.ipynb #ef92b397
 def _sound(path: Path, vocab_size: int | None, recorded: dict[str, Any]) -> int:
@@ -426,6 +432,26 @@ def _read_split(
     documents.close()
     return documents, found
 
+# %% ../../nbs/text/05_fineweb.ipynb #27f0d9f1
+def _table_for(folder: Path, tokenizer: str | Path | None) -> tuple[ByteTable | None, str]:
+    "The byte table of a tokenizer, and why it may be another than that of the shards in a folder."
+    if not tokenizer:
+        return None, ""
+    table, own = ByteTable.from_sentencepiece(tokenizer), folder / "tokenizer.model"
+    entries = _provenance(folder)["files"].items()
+    known = {e.get("sha256"): n for n, e in entries if n.endswith(".model")}
+    known |= {digest_file(own, length=64): str(own)} if own.is_file() else {}
+    if known and digest_file(tokenizer, length=64) not in known:
+        theirs = " or ".join(known.values())
+        raise GolfError(f"{tokenizer}: not the tokenizer that made these shards, which is {theirs}")
+    if known or not (paths := sorted(folder.glob("*_val_*.bin"))):
+        return table, ""
+    try:
+        first = next(_blocks(paths[0]), np.zeros(0, np.uint16))
+        return table, "" if int(first.max(initial=0)) >= len(table) else doubtful(first, tokenizer)
+    except GolfError:
+        return table, ""  # a damaged shard is told of by itself
+
 # %% ../../nbs/text/05_fineweb.ipynb #e7f8bc49
 def check_data(
     data_path: str | Path, tokenizer_path: str | Path | None = None, *, progress: bool = True
@@ -433,9 +459,10 @@ def check_data(
     """Read all shards of a folder once and report damage, copies and overlap of the two splits.
 
     With a tokenizer, ids are compared with its vocabulary and bytes are counted. Raises `GolfError`
-    for a folder without shards of both splits, and for a tokenizer or record that cannot be read.
+    for a folder without shards of both splits, for a tokenizer or record that cannot be read, and for
+    a tokenizer that is known not to have made these shards.
     """
-    table = ByteTable.from_sentencepiece(tokenizer_path) if tokenizer_path else None
+    table, doubt = _table_for(Path(data_path), tokenizer_path)
     damaged, parts, hashes = [], {}, {}
     for split in ("train", "val"):
         parts[split] = _read_split(Path(data_path), split, table, damaged, progress)
@@ -451,4 +478,4 @@ def check_data(
             repeated_tokens=tokens - int(lengths[first].sum()), shared=int(shared.sum()),
             shared_tokens=int(lengths[shared].sum()), **found,
         )  # fmt: skip
-    return DataReport(**reports, damaged=tuple(damaged))
+    return DataReport(**reports, damaged=tuple(damaged), doubt=doubt)

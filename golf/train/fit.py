@@ -28,6 +28,7 @@ from ..base.files import GolfError, atomic_write, read_json
 from ..net.config import GPTConfig
 from ..net.model import GPT
 from golf.store.artifact import (
+    MATRICES,
     Plan,
     Treatment,
     default_plan,
@@ -52,8 +53,14 @@ def unsqueezed(model: GPT, corpus: Corpus) -> Plan:
 
 
 def five_and_six_bits(model: GPT, corpus: Corpus) -> Plan:
-    """The MLP matrices in five bits, the others in six, the tables in eight: for an artifact that must be small."""
-    return default_plan(model.exported(), matrices={"mlp": Treatment("int", bits=5)}, small=16_384)
+    """The MLP matrices in five bits, the others in six, the tables in eight: for an artifact that must be small.
+
+    Matrices of 16,384 values or fewer stay as they are, those of the MLP, too.
+    """
+    state, small = model.exported(), 16_384
+    names = [name for name, tensor in state.items() if tensor.ndim > 1 and tensor.numel() > small]
+    mlp = {"mlp": Treatment("int", bits=5)} if any(n.startswith("mlp") for n in names) else MATRICES
+    return default_plan(state, matrices=mlp, small=small)
 
 
 SQUEEZES: dict[str, Squeeze] = {
