@@ -398,7 +398,7 @@ _ACTS = re.compile(
 )
 _PLAIN = re.compile(
     r"dist\.|distributed|world_size|rank|master|cuda|verbose|isnan|is_main|log_every|__golf__|"
-    r"print|is None| not in |not .*files|exists"
+    r"print|is None| not in |not .*files|exists|\.training$"
 )
 
 

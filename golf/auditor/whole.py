@@ -91,10 +91,12 @@ def run(job: dict[str, Any]) -> None:
     """Run the script of `job` and write what was seen beside it: called in the confined child."""
     torch.set_num_threads(1)
     source, layers = unpacked(Path(job["script"]).read_text("utf-8"), Path(job["script"]).name)
-    tree, marker = marked(source, job["constants"])
+    how: dict[str, Any] = {"also": job.get("also", ()), "wide": job.get("wide", False)}
+    tree, marker = marked(source, job["constants"], **how)
     _paths_renewed(tree, job["data"], job["tokenizer"])
     around = {s.number: s.loops for s in marker.sites}
-    ledger = Ledger(Text(np.load(job["text"])), around, {s.number: s.key for s in marker.sites})
+    keys = {s.number: s.key for s in marker.sites}
+    ledger = Ledger(Text(np.load(job["text"])), around, keys, how["wide"])
     if job.get("wanted"):
         ledger.driver = Driver(Wanted(**job["wanted"]))
     opened: list[tuple[int, str]] = []
@@ -257,6 +259,7 @@ class Prepared:
     data: Path
     tokenizer: Path
     changes: list[str] = field(default_factory=list)
+    also: tuple[str, ...] = ()  # keys of sums that no name gives away
 
     # %% ../../nbs/auditor/19_whole.ipynb #092c9c3a
     def text(self, count: int, *, other: int | None = None, seed: int = 0) -> Path:
@@ -453,7 +456,7 @@ def _group(
 
 # %% ../../nbs/auditor/19_whole.ipynb #c399709f
 def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = None,
-        name: str = "run", unconfined: bool = False, tick: Any = None,
+        name: str = "run", unconfined: bool = False, tick: Any = None, wide: bool = False,
         python: str = sys.executable) -> Run:  # fmt: skip
     """Run a prepared script in its sandbox and read what was seen.
 
@@ -463,6 +466,7 @@ def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = 
     paths = dict(script=ready.script, text=text, data=ready.data, tokenizer=ready.tokenizer)
     job: dict[str, Any] = {name: str(path) for name, path in paths.items()} | {"out": str(out)}
     job |= {"constants": ready.constants, "environment": ready.environment}
+    job |= {"also": [*ready.also], "wide": wide}
     job["wanted"] = asdict(wanted) if wanted else None
     options: dict[str, Any] = dict(limits=limits, unconfined=unconfined, tick=tick, python=python)
     outcome = confine("golf.auditor.whole:run", job, ready.scratch, **options)
