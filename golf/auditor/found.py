@@ -346,7 +346,7 @@ def _number(value: Any, default: Any) -> Any:
 # %% ../../nbs/auditor/16_found.ipynb #5a0291fc
 def _smaller(plan: Plan, heads: int) -> Iterator[tuple[str, int]]:
     "Patterns of names, and the number that a name like this is set to; of several the last."
-    yield from ((_STEPS, plan.steps), (_WAIT, 64), (r"\w*warm_?up_(steps|iters|chunks|batches)", 1))
+    yield from ((_STEPS, plan.steps), (_WAIT, 32), (r"\w*warm_?up_(steps|iters|chunks|batches)", 1))
     yield "val_loss_every|eval_every|val_every|eval_interval", 1_000_000
     yield from ((_CALIBRATION, 2), (_TABLE, 1 << 12), (_MASK, (1 << 12) - 1))
     yield r"ttt_epochs|adapt_epochs", 3
@@ -417,10 +417,12 @@ class Marker(ast.NodeTransformer):
         "The function that is being read."
         return ".".join(self.where) or "the module"
 
-    def note(self, node: Any, value: ast.expr, target: str, kind: str) -> ast.expr:
-        "Enter a site and return the call around its value."
+    def note(
+        self, node: Any, value: ast.expr, target: str, kind: str, text: str = ""
+    ) -> ast.expr:
+        "Enter a site and return the call around its value; `text`: the line as it was written."
         number = len(self.sites)
-        text = " ".join(ast.unparse(node).split())[:120]
+        text = text or _written(node)
         loops = tuple(self.around)
         key = f"{self.function}|{target}"
         self.sites.append(Site(number, node.lineno, self.function, text, kind, loops, key))
@@ -576,9 +578,9 @@ class Marker(ast.NodeTransformer):
     # %% ../../nbs/auditor/16_found.ipynb #48d47b6f
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         "`loss_sum += …`: what is added is seen."
-        value = self.visit(node.value)
+        text, value = _written(node), self.visit(node.value)
         if isinstance(node.op, (ast.Add, ast.Sub)) and self.sums(name_in(node.target)):
-            value = self.note(node, value, name_in(node.target), "add")
+            value = self.note(node, value, name_in(node.target), "add", text)
         node.value = value
         return node
 
@@ -588,7 +590,7 @@ class Marker(ast.NodeTransformer):
         target = node.targets[0]
         if isinstance(target, (ast.Name, ast.Tuple)) and self.where:
             _renewed(self, node, inner=True)
-        self.target = name_in(target)
+        self.target, text = name_in(target), _written(node)
         node.value = self.visit(node.value)
         self.target = ""
         if isinstance(target, ast.Tuple) or not self.sums(name_in(target)):
@@ -596,16 +598,16 @@ class Marker(ast.NodeTransformer):
         value, same = node.value, ast.unparse(target)
         plus = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
         if plus and ast.unparse(value.left) == same:
-            value.right = self.note(node, value.right, name_in(target), "add")
+            value.right = self.note(node, value.right, name_in(target), "add", text)
         elif plus and ast.unparse(value.right) == same:
-            value.left = self.note(node, value.left, name_in(target), "add")
+            value.left = self.note(node, value.left, name_in(target), "add", text)
         elif isinstance(target, ast.Subscript):
             if self.further(name_in(target)) and self.around:  # an array that is filled part by part
-                node.value = self.note(node, value, name_in(target), "add")
+                node.value = self.note(node, value, name_in(target), "add", text)
         elif isinstance(target, ast.Name) and _empty(value):
             node.value = _hook("zero", ast.Constant(f"{self.function}|{name_in(target)}"), value)
         elif isinstance(target, ast.Name) and not isinstance(value, (ast.Constant, ast.List, ast.Dict)):
-            node.value = self.note(node, value, name_in(target), "set")
+            node.value = self.note(node, value, name_in(target), "set", text)
         return node
 
     # %% ../../nbs/auditor/16_found.ipynb #d5282923
@@ -614,11 +616,11 @@ class Marker(ast.NodeTransformer):
         if not self.where or not self.further(key := f"the list in line {node.lineno}"):
             self.generic_visit(node)
             return node
-        number = len(self.loops)
+        number, text = len(self.loops), _written(node)
         self.loops[number] = self.function, node.lineno
         self.around.append(number)
         self.generic_visit(node)
-        both = [_hook("tick", ast.Constant(number)), self.note(node, node.elt, key, "append")]
+        both = [_hook("tick", ast.Constant(number)), self.note(node, node.elt, key, "append", text)]
         self.around.pop()
         node.elt = ast.Subscript(ast.List(both, ast.Load()), ast.Constant(1), ast.Load())
         return node
@@ -634,7 +636,8 @@ class Marker(ast.NodeTransformer):
         if isinstance(function, ast.Attribute) and len(node.args) == 1:
             listed = name_in(function.value) if function.attr in ("append", "extend") else ""
             if listed and self.sums(listed):
-                node.args = [self.note(node, self.visit(node.args[0]), listed, "append")]
+                text = _written(node)
+                node.args = [self.note(node, self.visit(node.args[0]), listed, "append", text)]
                 return node
         self.generic_visit(node)
         if option := _option(node):
@@ -656,6 +659,11 @@ class Marker(ast.NodeTransformer):
         if method and not node.args and isinstance(node.func, ast.Attribute):
             return _hook("plain", last, node.func.value)
         return node
+
+# %% ../../nbs/auditor/16_found.ipynb #2c78233b
+def _written(node: ast.AST) -> str:
+    "A line of code on one line, as far as 120 letters go."
+    return " ".join(ast.unparse(node).split())[:120]
 
 # %% ../../nbs/auditor/16_found.ipynb #ba75801f
 _COMPILED = re.compile(r"jit|triton|numba|vectorize|script")

@@ -44,9 +44,17 @@ class Text:
         if ids.dtype.kind not in "iu" or len(ids) < _RUN:
             return None
         at = self.places.get(ids[:_RUN].astype(np.uint16).tobytes())
-        if at is None or at + len(ids) > len(self.tokens):
-            return None
-        return at if np.array_equal(self.tokens[at : at + len(ids)], ids) else None
+        if at is None or np.array_equal(self.tokens[at : at + len(ids)], ids):
+            return at
+        return self.elsewhere(ids)  # other tokens stand there by now, or the run occurs twice
+
+    def elsewhere(self, ids: np.ndarray) -> int | None:
+        "The first place of a part [n] of the text, looked for token by token."
+        starts = np.flatnonzero(self.tokens[: max(0, len(self.tokens) - len(ids) + 1)] == ids[0])
+        for k in range(1, min(_RUN, len(ids))):
+            starts = starts[self.tokens[starts + k] == ids[k]]
+        same = (at for at in starts.tolist() if np.array_equal(self.tokens[at : at + len(ids)], ids))
+        return next(same, None)
 
     # %% ../../nbs/auditor/17_tracks.ipynb #ecc59ae3
     def change(self, tokens: np.ndarray) -> None:
@@ -99,7 +107,9 @@ def _kept(number: Marked, value: Any) -> Any:
 # %% ../../nbs/auditor/17_tracks.ipynb #b5f7d80d
 def parts_of(value: Any) -> Parts | None:
     """What a number was made of, if it is known."""
-    return value.parts if isinstance(value, Marked) else getattr(value, "_parts", None)
+    if isinstance(value, Marked):
+        return value.parts
+    return getattr(value, "_parts", None) if isinstance(value, Tensor) else None
 
 
 def places_of(value: Any) -> Tensor | None:
