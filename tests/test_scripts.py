@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from golf.auditor import conditions, whole
 from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums, order_of
+from golf.auditor.forks import Driver, Wanted
 from golf.auditor.found import PLANS, marked, parsed, read_code, settings_of, sizes, unpacked
 from golf.auditor.sandbox import Limits, Outcome, confine, filter_program, landlock_version, shown
 from golf.auditor.whole import Group, Run, given_settings, linked, printed_scores
@@ -280,6 +281,111 @@ def test_instrumented_code_does_what_it_did():
     assert unpacked(text) == (text, 0) and marker.sites[0].loops
 
 
+# Branches that never acted, and sums under other names
+
+
+@pytest.mark.parametrize("way", kinds.MIX)
+def test_a_mixture_that_never_began_is_named_however_it_is_written(way):
+    text = kinds.MIX[way].format(mix=kinds.LOWER).replace("WAIT", "100_000")
+    call = "\n\ndef eval_val(rows):\n    loss_sum = 0.0\n    for seen, row in enumerate(rows):\n" \
+           "        loss_sum += mixed(row, row, seen)\n    return loss_sum\neval_val([1.0, 2.0])"  # fmt: skip
+    tree, marker = marked(text + call)
+    around = {s.number: s.loops for s in marker.sites}
+    ledger = whole.Ledger(whole.Text(np.arange(100)), around)
+    exec(compile(tree, "x", "exec"), {"__golf__": ledger})
+    found = run_of([group(range(1, 50))])
+    found.told["activations"] = [{"seen": [*map(str, ledger.activations[0].seen)]}]
+    found.told |= {"seen": [*map(str, ledger.seen)]}
+    found.told["branches"] = {str(k): list(v) for k, v in marker.branches.items()}
+    (idle,) = conditions.idle_branches(found, found.groups[0], text + call)
+    assert idle.endswith("if seen >= 100000"), idle
+
+
+@pytest.mark.parametrize("text", [
+    "    if args.sliding:\n        nll = a\n    else:\n        nll = b",  # one side of a setting
+    "    if use_mix:\n        nll = a\n    else:\n        nll = b",
+    "    if mode == 'sum':\n        return nll.sum()\n    return nll.mean()",
+    "    return nll if isinstance(x, list) else nll.sum()",
+    "    return loss / n if n > 0 else 0.0",  # nothing is mixed
+    "    if n == 0:\n        return float('inf')\n    return loss / n",
+    "    if not rows:\n        return\n    nll = rows",
+])  # fmt: skip
+def test_a_side_that_a_setting_chose_is_no_doubt(text):
+    _, marker = marked(f"def f(a, b, n, x, rows, nll, loss, mode, use_mix):\n{text}")
+    never = [test for *_, test in marker.branches.values()]
+    quiet = {"args.sliding", "use_mix", "n > 0", "n != 0", "rows", "n == 0"}  # they do run
+    assert set(never) <= quiet, never
+
+
+@pytest.mark.parametrize(("text", "small"), [
+    ("STEPS = 5000\nSEQ, BATCH = 1024, 64", {"steps": 3, "seq": 64, "batch": 8}),
+    ("def main():\n    steps, width, window = 2000, 768, 2048", {"steps": 3, "width": 64, "window": 64}),
+    ("context_len = 4096\nmicro_batch_size = 32", {"context_len": 64, "micro_batch_size": 8}),
+    ("MIX_WARMUP = 10_000\nmin_tokens = 4096", {"mix_warmup": 32, "min_tokens": 32}),
+    ("warmup_steps = 200\nwarmup_frac = 0.1\nwindow = 16", {"warmup_steps": 1}),
+])  # fmt: skip
+def test_sizes_under_other_names_become_small(text, small):
+    assert sizes(settings_of(parsed(text)), PLANS[0]) == small
+    tree = marked(text, small)[0]
+    space: dict = {"__golf__": whole.Ledger(whole.Text(np.arange(100)), {})}
+    exec(compile(tree, "x", "exec"), space)
+    outer = {k.lower(): v for k, v in space.items()}
+    assert all(outer[k] == v for k, v in small.items() if k in outer)
+
+
+def test_the_sum_is_found_whatever_it_is_called():
+    for kind in kinds.SUMS:
+        keys = {s.key for s in marked(kinds.summed(kind), wide=True)[1].sites if s.loops}
+        assert any(key.startswith("measure|") and "size" not in key for key in keys), kind
+    loop = [s for s in marked(kinds.without_functions("total"), wide=True)[1].sites if s.loops]
+    assert any(s.function.startswith("the loop in line") and "out.sum()" in s.text for s in loop)
+    assert not any("__golf__" in s.text for s in loop)
+
+
+def test_a_script_without_a_score_is_told_which_lines_were_looked_at():
+    sites = [{"kind": "add", "function": "main", "line": 9, "text": "steps += 1"},
+             {"kind": "add", "function": "eval_val", "line": 31, "text": "total += batch"}]  # fmt: skip
+    told = conditions._not_seen(run_of([]), sites, "train_gpt.py")
+    assert told.index("train_gpt.py:31 'total += batch'") < told.index("train_gpt.py:9")
+    assert "expected a line such as `loss_sum += nll.sum()`" in told and "val_loss:" in told
+
+
+def test_any_replace_does_not_silence_the_question_about_the_space_mark():
+    table = "def luts(sp):\n    for i in range(9):\n        piece = sp.id_to_piece(i)\n" \
+            "        lead = piece.startswith('\\u2581')\n        size = len({}.encode())"  # fmt: skip
+    asked = lambda text: any("leading space" in f.evidence for f in read_code(table.format(text)))
+    assert asked("piece") and asked("piece.replace('x', 'y')")
+    assert not asked("piece.replace('\\u2581', '')") and not asked("piece[1:]")
+    mark = "MARK = '\\u2581'\n" + table.format("piece.replace(MARK, '')")
+    assert not any("leading space" in f.evidence for f in read_code(mark))
+
+
+def test_weights_beside_a_script_are_taken_with_it(tmp_path):
+    for name in ("train_gpt.py", "final_model.int8.ptz", "big.bin"):
+        (tmp_path / name).write_text("x")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    script = whole.copied(tmp_path / "train_gpt.py", scratch)
+    assert (scratch / "final_model.int8.ptz").is_file() and not (script.parent / "big.bin").exists()
+    ready = whole.Prepared(script, scratch, PLANS[0], 9, {}, {}, scratch, scratch)
+    first = {"r": "which lay beside the script", "w": "is not read", "rb": "which lay"}
+    for mode, words in first.items():
+        told = {"opened": [[1, f"final_model.int8.ptz {mode}"], [2, "final_model.int8.ptz r"]]}
+        assert words.replace("is not", "was not") in conditions._weights(ready, told)
+
+
+def test_an_even_distribution_is_one_and_unread_tokens_are_not():
+    class Same(Driver):
+        def probabilities(self, ledger, goal, places, id_):
+            return dict.fromkeys(places, self.each)
+
+    for each, told in ((1 / 9, False), (0.3, True)):
+        driver = Same(Wanted("eval_val", 0, (0,), 9))
+        driver.each, row = each, {"places": [4, 70], "error": ""}
+        driver.every(None, row, 5, np.arange(9))
+        assert bool(row["error"]) is told, row
+
+
 # Judging, from made-up evidence
 
 
@@ -416,6 +522,37 @@ def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatc
         report = audit_script(path, "brief", run=True)
         assert report.failed == [kinds.KINDS[name][0]] * cheat, report.markdown(True)
         assert report.ran_code and not report.error and len(report.explained) > 4
+
+
+@confines
+@pytest.mark.parametrize("way", kinds.MIX)
+def test_a_wait_is_made_short_so_that_the_mixture_acts(tmp_path, monkeypatch, request, way):
+    if way != "early return" and "slow" not in request.config.getoption("--flags"):
+        pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
+    monkeypatch.setitem(conditions.SCRIPT_LEVELS, "brief", TINY)
+    for mix in (kinds.LOWER, kinds.HALF):
+        text = BASE
+        for old, new in kinds.waiting(way, mix, "MIX_WARMUP").items():
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (path := tmp_path / "train_gpt.py").write_text(text)
+        report = audit_script(path, "brief", run=True)
+        assert report.failed == ["C2"] * (mix == kinds.LOWER), report.markdown(True)
+        assert mix == kinds.LOWER or report.verdict == "PASS", report.markdown(True)
+
+
+@confines
+@pytest.mark.parametrize("kind", [*kinds.SUMS, "the module"])
+def test_a_score_under_any_name_is_judged(tmp_path, monkeypatch, request, kind):
+    if kind != "the module" and "slow" not in request.config.getoption("--flags"):
+        pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
+    monkeypatch.setitem(conditions.SCRIPT_LEVELS, "brief", TINY)
+    text = kinds.without_functions("total") if kind == "the module" else kinds.summed(kind)
+    (path := tmp_path / "train_gpt.py").write_text(text)
+    report = audit_script(path, "brief", run=True)
+    where = "the loop in line" if kind == "the module" else "measure"
+    assert report.verdict == "PASS", report.markdown(True)
+    assert any(line.startswith(f"the score: {where}") for line in report.explained), report.explained
 
 
 @confines

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'SCRIPT_LEVELS', 'FEW_IDS', 'ScriptReport', 'Order', 'order_of', 'before_evaluation', 'Evidence',
            'judge_order', 'judge_once', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'Way',
-           'audit_script']
+           'audit_script', 'in_loop']
 
 # %% ../../nbs/auditor/20_conditions.ipynb #4846fa83
 import re
@@ -24,7 +24,18 @@ from .forks import Wanted
 from .found import LOSS, PLANS, Plan, read_code, unpacked
 from .report import FAIL, NOT_RUN, PASS, UNSURE
 from .sandbox import Limits, shown
-from .whole import Group, Prepared, Run, copied, linked, prepared, printed_scores, ran
+from golf.auditor.whole import (
+    WEIGHTS,
+    Group,
+    Prepared,
+    Run,
+    copied,
+    in_digits,
+    linked,
+    prepared,
+    printed_scores,
+    ran,
+)
 from ..base.files import GolfError, closest
 from ..base.tables import escape, markdown_table
 from ..text.tokenizers import ByteTable
@@ -398,7 +409,7 @@ _ACTS = re.compile(
 )
 _PLAIN = re.compile(
     r"dist\.|distributed|world_size|rank|master|cuda|verbose|isnan|is_main|log_every|__golf__|"
-    r"print|is None| not in |not .*files|exists"
+    r"print|is None| not in |not .*files|exists|\.training$"
 )
 
 
@@ -500,6 +511,53 @@ def _audit_run(report: ScriptReport, path: Path, scratch: Path, way: Way) -> Non
     _long(report, e, ready, way)
     _conclude(report, e, ready, source)
 
+# %% ../../nbs/auditor/20_conditions.ipynb #a935bb1e
+def in_loop(run: Run, group: Group) -> Group | None:
+    """The group itself if it stands in a loop, or one that does and has the same losses."""
+
+    def alike(other: Group) -> bool:
+        if len(other.places) != len(group.places) or not run.told["sites"][other.sites[0]]["loops"]:
+            return False
+        a, b = np.argsort(group.places, kind="stable"), np.argsort(other.places, kind="stable")
+        same = np.array_equal(group.places[a], other.places[b])
+        return same and np.allclose(group.losses[a], other.losses[b], rtol=0, atol=1e-6)
+
+    return next((g for g in [group, *run.groups] if alike(g)), None)
+
+# %% ../../nbs/auditor/20_conditions.ipynb #1a4aee7f
+def _any_sum(
+    ready: Prepared, text: Path, name: str, way: Way, told: list[Any]
+) -> tuple[Prepared, Evidence] | None:
+    "A run that is marked for the sum that makes the printed score, whatever it is called."
+    wide = ran(ready, text, way.limits, name=name, wide=True, **way.confined)
+    told.append(wide.told.get("sites", []))
+    group, score, agrees = linked(wide)
+    if group is None or not agrees or not in_digits(group, score):
+        return None
+    group = in_loop(wide, group) or group
+    keys = {wide.told["sites"][site]["key"] for site in group.sites}
+    ready = replace(ready, also=tuple(sorted(keys)))
+    run = ran(ready, text, way.limits, name=f"{name}-again", **way.confined)
+    group, _, agrees = linked(run)
+    if group is None or not agrees:
+        return None
+    return ready, Evidence(run, in_loop(run, group) or group, True)
+
+# %% ../../nbs/auditor/20_conditions.ipynb #2f57c583
+_SCORES = re.compile(LOSS.pattern + r"|eval|val|score|test|bpb", re.IGNORECASE)
+
+
+def _not_seen(run: Run, sites: list[dict[str, Any]], name: str) -> str:
+    "That no losses were seen, with the lines that were looked at and the one that was expected."
+    adds = [s for s in sites if s["kind"] != "set"]
+    adds.sort(key=lambda s: not _SCORES.search(f"{s['function']} {s['text']}"))
+    lines = [f"{name}:{s['line']} {s['text'][:60]!r}" for s in adds[:4]]
+    looked = f"looked at {'; '.join(lines)}" if lines else f"no line of {name} adds anything up"
+    more = f" and {len(adds) - 4} more" if len(adds) > 4 else ""
+    wanted = "a line such as `loss_sum += nll.sum()`, of losses that PyTorch made from these tokens"
+    printed = "" if printed_scores(run) else "; nor was a line printed such as `val_loss:2.3456`"
+    return f"no losses of the validation text were seen: {looked}{more}; expected {wanted}{printed}"
+
 # %% ../../nbs/auditor/20_conditions.ipynb #82ed60ca
 def _first(script: Path, scratch: Path, plan: Plan, way: Way) -> tuple[Prepared, Evidence] | str:
     "A first run at a plan's sizes, with the group of losses that is the score; or why not."
@@ -509,17 +567,21 @@ def _first(script: Path, scratch: Path, plan: Plan, way: Way) -> tuple[Prepared,
         return str(error)
     name, text = f"first-{plan.name.split()[-1]}", ready.text(way.sizes[0], seed=way.seed)
     run = ran(ready, text, way.limits, name=name, **way.confined)
-    group, _, agrees = linked(run)
+    group, score, agrees = linked(run)
     if run.error and not agrees:
         return run.error
+    if group and agrees and in_digits(group, score) and (same := in_loop(run, group)):
+        return ready, Evidence(run, same, True)
+    told = [run.told.get("sites", [])]
+    if group is None or agrees or any(loss for _, loss, *_ in printed_scores(run)):
+        way.say("first run again, in which any sum may be the score")
+        found = _any_sum(ready, text, f"{name}-any", way, told)
+        better = found and in_loop(found[1].first, found[1].group)
+        if found and (better or not agrees or not in_digits(group, score)):
+            return found
     if group is not None:
-        return ready, Evidence(run, group, agrees)
-    adds = [s for s in run.told.get("sites", []) if s["kind"] == "add"]
-    met = "no line was found such as `loss_sum += nll.sum()`, in a function such as eval_val"
-    if adds:
-        line = f"the line {adds[0]['line']}, {adds[0]['text'][:60]!r}"
-        met = f"{line}, added nothing that came from the text"
-    return f"no losses of the validation text were seen: {met}"
+        return ready, Evidence(run, in_loop(run, group) or group, agrees)
+    return _not_seen(run, told[-1], script.name)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #9df707c6
 def _second(e: Evidence, ready: Prepared, way: Way) -> None:
@@ -567,7 +629,8 @@ def _fewer_ids(ready: Prepared, texts: str) -> Prepared:
     "The same script with a smaller vocabulary, where its size is a setting."
     if not ready.plan.vocab or ready.vocab != ready.plan.vocab:
         return ready
-    return prepared(ready.script, ready.scratch, replace(ready.plan, vocab=FEW_IDS), texts)
+    few = prepared(ready.script, ready.scratch, replace(ready.plan, vocab=FEW_IDS), texts)
+    return replace(few, also=ready.also)
 
 # %% ../../nbs/auditor/20_conditions.ipynb #08001f5a
 def _doubted(found: dict[str, Finding], why: str, *names: str) -> None:
@@ -620,6 +683,20 @@ def _conclude(report: ScriptReport, e: Evidence, ready: Prepared, source: str) -
     report.conditions = {name: found[name] for name in NAMES}
     _explain(report, e, ready)
 
+# %% ../../nbs/auditor/20_conditions.ipynb #1fac4878
+def _weights(ready: Prepared, told: dict[str, Any]) -> str:
+    "Whose weights were scored: those beside the script, if it read them before it wrote any."
+    beside = {p.name for p in ready.script.parent.iterdir() if p.name.startswith(WEIGHTS)}
+    first: dict[str, str] = {}
+    for _, deed in told.get("opened", []):
+        name, _, mode = deed.rpartition(" ")
+        first.setdefault(name, mode)
+    read = sorted(n for n in beside if first.get(n, "w").startswith("r"))
+    if read:
+        return f"weights: {', '.join(read)}, which lay beside the script"
+    left = f"; {', '.join(sorted(beside))} beside it was not read" if beside else ""
+    return f"weights: those that the script trained here in a few steps{left}"
+
 # %% ../../nbs/auditor/20_conditions.ipynb #2904eb9c
 def _explain(report: ScriptReport, e: Evidence, ready: Prepared) -> None:
     "How it was run, in lines."
@@ -631,6 +708,7 @@ def _explain(report: ScriptReport, e: Evidence, ready: Prepared) -> None:
         f"the score: {group.function}, call {group.call + 1}, line {group.line}: {group.text}",
         f"its mean over {len(group.losses):,} losses is {group.nats:.8f}"
         f"; the script prints{f': {scores[-1][3].strip()}' if scores else ' no score'}",
+        _weights(ready, told),
         f"windows of {told.get('window', 0)} tokens, {told.get('steps', 0)} lessons from "
         f"validation tokens, {told.get('layers', 0)} wrappings",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import bz2
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,20 +223,28 @@ def _assigned(body: list[ast.stmt], kind: str) -> Iterator[Setting]:
                 yield Setting(one.id, number, node.lineno, kind)
 
 # %% ../../nbs/auditor/16_found.ipynb #0c632499
-_STEPS = (
-    r"(num_|n_|total_|max_|train_)?(iterations|iters|train_steps)|max_steps|num_steps|total_steps"
-)
+_STEPS = r"(num_|n_|total_|max_|train_)?(iterations|iters|n_iter|steps)|num_(train|training)_steps"
 _LENGTH = (
-    r"(train_|eval_|val_|max_|ttt_(eval_|train_)?)?"
-    r"(seq_?len|sequence_length|seq_length|context_length|ctx_len|block_size)"
+    r"(train_|eval_|val_|max_|ttt_(eval_|train_)?)?(seq(uence)?_?(len(gth)?)?|seq|"
+    r"(context|ctx)(_len(gth)?|_size)?|block_size|window(_size|_len(gth)?)?)"
 )
-_STRIDE = r"(eval_|sliding_|ttt_|window_|val_)*stride"
+_STRIDE = r"(eval_|sliding_|ttt_|window_|val_)*(stride|hop)"
 _CHUNK = r"(ttt_|lora_|eval_|score_|adapt_|mixer_|ngram_)*(chunk)(_tokens|_size|_len)?"
-_ROWS = r"(ttt_|eval_|sliding_|slide_)*(batch_seqs|batch_size|batch_windows)"
+_ROWS = (
+    r"(ttt_|eval_|sliding_|slide_|val_|train_|micro_|device_|mini)*"
+    r"(batch_seqs|batch_size|batch_windows|batch|bsz|batch_rows)"
+)
 _TABLE = r"\w*(buckets?|table_size|hash_size|(num|n)_slots|hash_mod|modulus|capacity)"
 _MASK = r"\w*mask"
 _CALIBRATION = (
     r"\w*(calib|gptq|hessian|awq)\w*(seqs|batches|samples|steps)|num_seqs|n_seqs|num_calib\w*"
+)
+_WIDTH = (
+    r"(model_|net_)?(dim|width)|d_model|n_embd|n_embed|hidden_size|hidden_dim|embed_dim|emb_dim"
+)
+_WAIT = (
+    r"\w*(warm_?up|burn_?in|cold_?start)\w*|\w*min_(tokens|context|history|seen|obs\w*|samples|"
+    r"updates)|\w*(start|begin)_(after|token|tokens|at|pos|position)|\w*_after(_tokens)?|wait\w*"
 )
 
 # %% ../../nbs/auditor/16_found.ipynb #5a897cbd
@@ -250,7 +258,7 @@ def settings_of(tree: ast.Module) -> list[Setting]:
             found += _assigned(node.body, "class")
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             local = _assigned([n for n in ast.walk(node) if isinstance(n, ast.Assign)], "module")
-            found += [*_defaults(node.args), *(s for s in local if _is_table(s))]
+            found += [*_defaults(node.args), *(s for s in local if _is_table(s) or _is_size(s))]
         elif isinstance(node, ast.Call):
             if (word := _option(node)) and isinstance(value := _literal(word[1]), (int, float)):
                 found.append(Setting(word[0], value, node.lineno, "keyword"))
@@ -265,6 +273,12 @@ def _is_table(setting: Setting) -> bool:
     "Whether a number within a function is the size of a table of counts, or its mask."
     named = re.fullmatch(f"{_TABLE}|{_MASK}", setting.name.lower()) is not None
     return named and setting.value >= 1 << 12
+
+
+def _is_size(setting: Setting) -> bool:
+    "Whether a number within a function is a size of a run, which may stand in `main` as well."
+    named = re.fullmatch(f"{_STEPS}|{_LENGTH}|{_ROWS}|{_WIDTH}|{_WAIT}", setting.name.lower())
+    return named is not None and setting.value >= 32
 
 
 def _option(node: ast.Call) -> tuple[str, ast.expr] | None:
@@ -332,7 +346,8 @@ def _number(value: Any, default: Any) -> Any:
 # %% ../../nbs/auditor/16_found.ipynb #5a0291fc
 def _smaller(plan: Plan, heads: int) -> Iterator[tuple[str, int]]:
     "Patterns of names, and the number that a name like this is set to; of several the last."
-    yield from ((_STEPS, plan.steps), ("warmup_steps", 1), ("val_loss_every|eval_every", 1_000_000))
+    yield from ((_STEPS, plan.steps), (_WAIT, 32), (r"\w*warm_?up_(steps|iters|chunks|batches)", 1))
+    yield "val_loss_every|eval_every|val_every|eval_interval", 1_000_000
     yield from ((_CALIBRATION, 2), (_TABLE, 1 << 12), (_MASK, (1 << 12) - 1))
     yield r"ttt_epochs|adapt_epochs", 3
     if window := plan.window:
@@ -340,7 +355,7 @@ def _smaller(plan: Plan, heads: int) -> Iterator[tuple[str, int]]:
         yield "(train_)?batch_tokens|train_batch_size|total_batch_size", 8 * window
         yield "val_batch_(size|tokens)", 64 * window
     if plan.model:
-        yield r"model_dim|d_model|n_embd|hidden_size|embed_dim|dim", heads * plan.head
+        yield _WIDTH, heads * plan.head
         yield r"head_dim", plan.head
     if plan.vocab:
         yield "vocab_size", plan.vocab
@@ -380,13 +395,20 @@ def _hook(name: str, *args: ast.expr) -> ast.Call:
 class Marker(ast.NodeTransformer):
     """Marks a tree; `sites`, `loops` and `branches` say what the numbers in the calls mean."""
 
-    def __init__(self, constants: dict[str, Any] | None = None):
+    def __init__(
+        self, constants: dict[str, Any] | None = None, also: Container[str] = (), wide: bool = False
+    ):
         self.constants = constants or {}  # plain values of module, class, default, keyword by name
+        self.also, self.wide = also, wide  # keys of further sums; whether any name may be one
         self.sites: list[Site] = []
         self.loops: dict[int, tuple[str, int]] = {}
         self.branches: dict[int, tuple[str, int, int, str]] = {}
+        self.rest: dict[ast.stmt, list[ast.stmt]] = {}  # what follows a statement in its block
+        self.moving: set[str] = {*()}  # attributes that change
+        self.target = ""  # the name that is being set
         self.functions: dict[str, int] = {}
         self.where: list[str] = []
+        self.outside = False  # in a loop of the module
         self.around: list[int] = []
 
     # %% ../../nbs/auditor/16_found.ipynb #94395f92
@@ -395,14 +417,28 @@ class Marker(ast.NodeTransformer):
         "The function that is being read."
         return ".".join(self.where) or "the module"
 
-    def note(self, node: Any, value: ast.expr, target: str, kind: str) -> ast.expr:
-        "Enter a site and return the call around its value."
+    def note(
+        self, node: Any, value: ast.expr, target: str, kind: str, text: str = ""
+    ) -> ast.expr:
+        "Enter a site and return the call around its value; `text`: the line as it was written."
         number = len(self.sites)
-        text = " ".join(ast.unparse(node).split())[:120]
+        text = text or _written(node)
         loops = tuple(self.around)
         key = f"{self.function}|{target}"
         self.sites.append(Site(number, node.lineno, self.function, text, kind, loops, key))
         return _hook(kind, ast.Constant(number), value)
+
+    # %% ../../nbs/auditor/16_found.ipynb #6808b806
+    def sums(self, name: str) -> bool:
+        "Whether a name may be that of a sum of losses, here."
+        if not self.where:
+            return False
+        key = f"{self.function}|{name}"
+        return self.wide or key in self.also or not self.outside and LOSS.search(name) is not None
+
+    def further(self, name: str) -> bool:
+        "Whether a name is taken for that of a sum although nothing but its key tells."
+        return bool(self.where) and (self.wide or f"{self.function}|{name}" in self.also)
 
     # %% ../../nbs/auditor/16_found.ipynb #12b40a28
     def renew(self, name: str, value: Any) -> None:
@@ -417,15 +453,16 @@ class Marker(ast.NodeTransformer):
         "A function: entered and left where losses are added up in it. Compiled ones stay as they are."
         if any(_COMPILED.search(ast.unparse(d)) for d in node.decorator_list):
             return node
-        outer, self.around = self.around, []
-        self.where.append(node.name)
+        outer, self.around, loose = self.around, [], self.outside
+        where, self.outside = self.where, False
+        self.where = [*([] if loose else where), node.name]  # not a part of a loop of the module
+        self.rest |= _followers(node)
         before = len(self.sites)
         self.generic_visit(node)
         name = self.function
         self.functions[name] = node.lineno
-        own = any(s.function == name for s in self.sites[before:])
-        self.where.pop()
-        self.around = outer
+        own = any(s.function == name and (s.loops or not self.wide) for s in self.sites[before:])
+        self.where, self.around, self.outside = where, outer, loose
         for argument, default in _default_places(node.args):
             self.renew(argument, default)
         _enclose(node, name, own)
@@ -445,10 +482,29 @@ class Marker(ast.NodeTransformer):
 
     def visit_Module(self, node: ast.Module) -> Any:
         "The module: its plain values are settings, too."
+        self.moving = _moving(node)
         for part in node.body:
             _renewed(self, part)
         self.generic_visit(node)
         return node
+
+    # %% ../../nbs/auditor/16_found.ipynb #599e5422
+    def module_loop(self, node: Any, number: int) -> Any:
+        "A loop outside all functions: with a sum in it that is wanted, it is an evaluation by itself."
+        if not self.wide and not any("|" in key and key.startswith("the loop") for key in self.also):
+            self.generic_visit(node)
+            return node
+        name, before = f"the loop in line {node.lineno}", len(self.sites)
+        self.where, self.outside, self.around = [name], True, [number]
+        self.rest |= _followers(node)
+        self.generic_visit(node)
+        self.where, self.outside, self.around = [], False, []
+        node.body = [ast.Expr(_hook("tick", ast.Constant(number))), *node.body]
+        if not any(s.function == name for s in self.sites[before:]):
+            return node
+        begin, end = (ast.Expr(_hook(deed, ast.Constant(name))) for deed in ("enter", "leave"))
+        here = ast.Expr(_hook("here", ast.Constant(name)))
+        return ast.Try([here, begin, node], [], [], [end])
 
     # %% ../../nbs/auditor/16_found.ipynb #42fe994d
     def visit_For(self, node: Any) -> Any:
@@ -456,8 +512,7 @@ class Marker(ast.NodeTransformer):
         number = len(self.loops)
         self.loops[number] = self.function, node.lineno
         if not self.where:
-            self.generic_visit(node)
-            return node
+            return self.module_loop(node, number)
         self.around.append(number)
         self.generic_visit(node)
         self.around.pop()
@@ -472,24 +527,60 @@ class Marker(ast.NodeTransformer):
         "A function of the other kind."
         return self.visit_FunctionDef(node)
 
+    # %% ../../nbs/auditor/16_found.ipynb #0eac44c9
+    def branch(self, body: list[ast.stmt], told: str) -> list[ast.stmt]:
+        "Number a branch; the call that says that it ran."
+        if not self.where:
+            return []
+        number = len(self.branches)
+        lines = body[0].lineno, body[-1].end_lineno or body[-1].lineno
+        self.branches[number] = self.function, *lines, " ".join(told.split())[:80]
+        return [ast.Expr(_hook("here", ast.Constant(number)))]
+
     # %% ../../nbs/auditor/16_found.ipynb #ec7cbbf3
     def visit_If(self, node: ast.If) -> Any:
-        "A branch: whether it was ever taken."
-        told = " ".join(ast.unparse(node.test).split())[:80]
-        lines = node.body[0].lineno, node.body[-1].end_lineno or node.lineno
-        number = len(self.branches)
+        "A branch, what stands behind its `else`, and behind it where it leaves: was it ever taken?"
+        told, other = ast.unparse(node.test), _opposite(node.test)
+        settled = _settled(node.test, self.moving)
+        rest = self.rest.get(node, []) if _leaves(node) else []
+        chained = len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If)  # has a test of its own
+        acts = not _idle(node.body) or not (settled or _plain(node.body))
+        aside = settled and not isinstance(node.test, ast.UnaryOp)
+        marks = [self.branch(node.body, told) if acts else []]
+        for some in ([] if chained else node.orelse, rest):
+            skipped = aside or not some or all(isinstance(n, _GONE) for n in some) or _plain(some, True)
+            marks.append([] if skipped else self.branch(some, other))
         self.generic_visit(node)
-        if self.where and not _idle(node.body):
-            self.branches[number] = self.function, *lines, told
-            node.body = [ast.Expr(_hook("here", ast.Constant(number))), *node.body]
+        node.body, node.orelse = marks[0] + node.body, marks[1] + node.orelse
+        return [node, *marks[2]]
+
+    # %% ../../nbs/auditor/16_found.ipynb #e4dbbdce
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
+        "`0.3 if seen > 1000 else 0.0`: each side that matters to a mixture is a branch too."
+        told, other = ast.unparse(node.test), _opposite(node.test)
+        words = f"{self.target} {ast.unparse(node.body)} {ast.unparse(node.orelse)}"
+        plain = _settled(node.test, self.moving) or not _MIXED.search(words)
+        sides = [(node.body, told), (node.orelse, other)]
+        marks = [plain or _nothing(side) or not self.where for side, _ in sides]
+        self.generic_visit(node)
+        if not marks[0]:
+            node.body = self.side(node, node.body, told)
+        if not marks[1]:
+            node.orelse = self.side(node, node.orelse, other)
         return node
+
+    def side(self, node: ast.expr, value: ast.expr, told: str) -> ast.expr:
+        "A value, behind the call that says that it was asked for."
+        (said,) = self.branch([ast.copy_location(ast.Expr(node), node)], told)
+        both = ast.List([said.value, value], ast.Load())  # type: ignore[attr-defined]
+        return ast.Subscript(both, ast.Constant(1), ast.Load())
 
     # %% ../../nbs/auditor/16_found.ipynb #48d47b6f
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         "`loss_sum += …`: what is added is seen."
-        value = self.visit(node.value)
-        if self.where and isinstance(node.op, (ast.Add, ast.Sub)) and LOSS.search(name_in(node.target)):
-            value = self.note(node, value, name_in(node.target), "add")
+        text, value = _written(node), self.visit(node.value)
+        if isinstance(node.op, (ast.Add, ast.Sub)) and self.sums(name_in(node.target)):
+            value = self.note(node, value, name_in(node.target), "add", text)
         node.value = value
         return node
 
@@ -497,30 +588,56 @@ class Marker(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign) -> Any:
         "`loss_sum = loss_sum + …`, and the setting of any name of a loss; sizes of tables are renewed."
         target = node.targets[0]
-        if isinstance(target, ast.Name) and re.fullmatch(f"{_TABLE}|{_MASK}", target.id.lower()):
-            _renewed(self, node)
+        if isinstance(target, (ast.Name, ast.Tuple)) and self.where:
+            _renewed(self, node, inner=True)
+        self.target, text = name_in(target), _written(node)
         node.value = self.visit(node.value)
-        target = node.targets[0]
-        if not self.where or not LOSS.search(name_in(target)) or isinstance(target, ast.Tuple):
+        self.target = ""
+        if isinstance(target, ast.Tuple) or not self.sums(name_in(target)):
             return node
-        value = node.value
-        if (isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
-                and ast.unparse(value.left) == ast.unparse(target)):  # fmt: skip
-            value.right = self.note(node, value.right, name_in(target), "add")
+        value, same = node.value, ast.unparse(target)
+        plus = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
+        if plus and ast.unparse(value.left) == same:
+            value.right = self.note(node, value.right, name_in(target), "add", text)
+        elif plus and ast.unparse(value.right) == same:
+            value.left = self.note(node, value.left, name_in(target), "add", text)
+        elif isinstance(target, ast.Subscript):
+            if self.further(name_in(target)) and self.around:  # an array that is filled part by part
+                node.value = self.note(node, value, name_in(target), "add", text)
         elif isinstance(target, ast.Name) and _empty(value):
             node.value = _hook("zero", ast.Constant(f"{self.function}|{name_in(target)}"), value)
         elif isinstance(target, ast.Name) and not isinstance(value, (ast.Constant, ast.List, ast.Dict)):
-            node.value = self.note(node, value, name_in(target), "set")
+            node.value = self.note(node, value, name_in(target), "set", text)
         return node
+
+    # %% ../../nbs/auditor/16_found.ipynb #d5282923
+    def visit_ListComp(self, node: Any) -> Any:
+        "`[loss(x) for x in rows]`: a loop, whose values are put into a list."
+        if not self.where or not self.further(key := f"the list in line {node.lineno}"):
+            self.generic_visit(node)
+            return node
+        number, text = len(self.loops), _written(node)
+        self.loops[number] = self.function, node.lineno
+        self.around.append(number)
+        self.generic_visit(node)
+        both = [_hook("tick", ast.Constant(number)), self.note(node, node.elt, key, "append", text)]
+        self.around.pop()
+        node.elt = ast.Subscript(ast.List(both, ast.Load()), ast.Constant(1), ast.Load())
+        return node
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> Any:
+        "The same, as it is asked for."
+        return self.visit_ListComp(node)
 
     # %% ../../nbs/auditor/16_found.ipynb #5e3dc254
     def visit_Call(self, node: ast.Call) -> Any:
         "`nlls.append(…)`; sums of arrays and `float(…)`, which lose what a number was made of."
         name, function = ast.unparse(node.func), node.func
-        appends = isinstance(function, ast.Attribute) and function.attr == "append"
-        if self.where and isinstance(function, ast.Attribute) and appends and len(node.args) == 1:
-            if LOSS.search(listed := name_in(function.value)):
-                node.args = [self.note(node, self.visit(node.args[0]), listed, "append")]
+        if isinstance(function, ast.Attribute) and len(node.args) == 1:
+            listed = name_in(function.value) if function.attr in ("append", "extend") else ""
+            if listed and self.sums(listed):
+                text = _written(node)
+                node.args = [self.note(node, self.visit(node.args[0]), listed, "append", text)]
                 return node
         self.generic_visit(node)
         if option := _option(node):
@@ -543,8 +660,30 @@ class Marker(ast.NodeTransformer):
             return _hook("plain", last, node.func.value)
         return node
 
+# %% ../../nbs/auditor/16_found.ipynb #2c78233b
+def _written(node: ast.AST) -> str:
+    "A line of code on one line, as far as 120 letters go."
+    return " ".join(ast.unparse(node).split())[:120]
+
 # %% ../../nbs/auditor/16_found.ipynb #ba75801f
 _COMPILED = re.compile(r"jit|triton|numba|vectorize|script")
+
+# %% ../../nbs/auditor/16_found.ipynb #492e5f99
+def _leaves(node: ast.stmt) -> bool:
+    "Whether a condition ends the block for those that meet it."
+    if not isinstance(node, ast.If):
+        return isinstance(node, (ast.Return, ast.Continue, ast.Break))
+    return _leaves(node.body[-1]) and (not node.orelse or _leaves(node.orelse[-1]))
+
+
+def _followers(node: ast.AST) -> dict[ast.stmt, list[ast.stmt]]:
+    "For each condition in a function, what follows it in its block."
+    blocks = [getattr(n, name, None) for n in ast.walk(node) for name in ("body", "orelse")]
+    found: dict[ast.stmt, list[ast.stmt]] = {}
+    for block in blocks:
+        some = block if isinstance(block, list) else []
+        found |= {n: some[i + 1 :] for i, n in enumerate(some) if isinstance(n, ast.If)}
+    return found
 
 # %% ../../nbs/auditor/16_found.ipynb #8b7a2dd1
 def _enclose(node: Any, name: str, own: bool) -> None:
@@ -567,16 +706,81 @@ def _default_places(args: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
     yield from ((a.arg, d) for a, d in zip(args.kwonlyargs, args.kw_defaults) if d)
 
 # %% ../../nbs/auditor/16_found.ipynb #ce160383
-def _renewed(self: Marker, node: ast.stmt) -> None:
-    "Make the plain value of an assignment small."
+def _renewed(self: Marker, node: ast.stmt, inner: bool = False) -> None:
+    "Make the plain values of an assignment small; `inner`: within a function, only what is a size."
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
     value = getattr(node, "value", None)
-    if isinstance(target, ast.Name) and value is not None:
-        self.renew(target.id, value)
-    elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-        for one, single in zip(target.elts, value.elts):
-            if isinstance(one, ast.Name):
+    pairs: Any = [(target, value)]
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts)
+    for one, single in pairs:
+        if isinstance(one, ast.Name) and isinstance(number := _literal(single), (int, float)):
+            setting = Setting(one.id, number, node.lineno, "module")
+            if not inner or _is_table(setting) or _is_size(setting):
                 self.renew(one.id, single)
+
+# %% ../../nbs/auditor/16_found.ipynb #0a0769bf
+_OPPOSITE: dict[type, type] = {
+    ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+
+
+def _opposite(test: ast.expr) -> str:
+    "The text of a condition's opposite."
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return ast.unparse(test.operand)
+    if isinstance(test, ast.Compare) and len(test.ops) == 1:
+        turned = _OPPOSITE[type(test.ops[0])]()
+        return ast.unparse(ast.Compare(test.left, [turned], test.comparators))
+    held = isinstance(test, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    return f"not {ast.unparse(test)}" if held else f"not ({ast.unparse(test)})"
+
+# %% ../../nbs/auditor/16_found.ipynb #ac0ee8d8
+def _settled(test: ast.AST, moving: Container[str] = ()) -> bool:
+    "Whether a condition asks settings alone, none of the attributes that are `moving`."
+    inner = lambda *nodes: all(_settled(n, moving) for n in nodes)
+    if isinstance(test, ast.Compare):
+        mode = any(isinstance(_literal(c), str) for c in test.comparators)
+        return mode or inner(test.left, *test.comparators)
+    if isinstance(test, ast.BoolOp):
+        return inner(*test.values)
+    if isinstance(test, ast.UnaryOp):
+        return inner(test.operand)
+    if isinstance(test, ast.Call):
+        return getattr(test.func, "id", "") in ("isinstance", "hasattr", "callable")
+    if isinstance(test, ast.Attribute):
+        owner = getattr(test.value, "id", "")
+        held = _HELD.fullmatch(owner) or owner == "self" and test.attr not in moving
+        return bool(held) or test.attr in ("training", "dtype", "device", "type")
+    name = getattr(test, "id", "")
+    return isinstance(test, ast.Constant) or name.isupper() or bool(_FLAG.match(name.lower()))
+
+
+_HELD = re.compile(
+    "args|hp|h|hparams|config|cfg|hyperparameters|opts?|torch|np|math", re.IGNORECASE
+)
+_FLAG = re.compile(r"use_|do_|with_|no_|is_|enable|disable|verbose|debug")
+
+# %% ../../nbs/auditor/16_found.ipynb #92b61ba6
+_CHANGES = re.compile(
+    r"\w+_|append|appendleft|update|add|extend|insert|pop|popleft|clear|setdefault"
+)
+
+
+def _moving(tree: ast.AST) -> set[str]:
+    "Attributes that are set, or changed in place, anywhere but in `__init__`."
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        held = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if held and _CHANGES.fullmatch(node.func.attr):  # type: ignore[attr-defined]
+            targets = [node.func.value]  # type: ignore[attr-defined]
+        parts = (n for t in targets if t is not None for n in ast.walk(t))
+        found |= {n.attr for n in parts if isinstance(n, ast.Attribute)} | _moving(node)
+    return found
 
 # %% ../../nbs/auditor/16_found.ipynb #ec7cbbf3
 def _idle(body: list[ast.stmt]) -> bool:
@@ -586,7 +790,28 @@ def _idle(body: list[ast.stmt]) -> bool:
     return all(isinstance(n, plain) or speaks(n) for n in body)
 
 
+def _plain(body: list[ast.stmt], name: bool = False) -> bool:
+    "Whether all that a branch gives back is a plain value, or (not with `name`) a name."
+    kinds = (ast.Constant,) if name else (ast.Constant, ast.Name)
+    returned = [n for n in body if isinstance(n, ast.Return)]
+    plain = lambda v: v is None or isinstance(v, kinds) or _EMPTY_VALUE.match(ast.unparse(v))
+    return _idle(body) and all(plain(n.value) for n in returned)
+
+
+_GONE = (ast.Raise, ast.Continue, ast.Break, ast.Pass)
+_EMPTY_VALUE = re.compile(r"float\(['\"]|math\.(inf|nan)|\(?None")
 _SAID = re.compile(r"(print|log\w*|\w*\.(write|append|info|wait|synchronize|barrier|all_reduce))\b")
+
+# %% ../../nbs/auditor/16_found.ipynb #1a1e0442
+_MIXED = re.compile(
+    r"nll|loss|prob|mix|ngram|alpha|lam\b|lambda|gate|hedge|expert|blend|(^|_| )p(_| |$)"
+)
+
+
+def _nothing(value: ast.expr) -> bool:
+    "Whether a value says that nothing is mixed in: 0, 1, None, infinity."
+    plain = isinstance(value, ast.Constant) and value.value in (0, 1, None, "")
+    return plain or _EMPTY_VALUE.match(ast.unparse(value)) is not None
 
 # %% ../../nbs/auditor/16_found.ipynb #cb8518ca
 def _empty(value: ast.expr) -> bool:
@@ -603,10 +828,11 @@ _ARRAY_SUMS = ("np.sum", "np.mean", "numpy.sum", "numpy.mean")
 
 # %% ../../nbs/auditor/16_found.ipynb #4ddfef83
 def marked(
-    source: str, constants: dict[str, Any] | None = None, name: str = "script"
-) -> tuple[ast.Module, Marker]:
-    """The instrumented tree of a script, and what its numbers mean."""
-    marker, tree = Marker(constants), parsed(source, name)
+    source: str, constants: dict[str, Any] | None = None, name: str = "script",
+    also: Container[str] = (), wide: bool = False,
+) -> tuple[ast.Module, Marker]:  # fmt: skip
+    """The instrumented tree of a script, and what its numbers mean; `also` and `wide` as `Marker`."""
+    marker, tree = Marker(constants, also, wide), parsed(source, name)
     tree = marker.visit(tree)
     return ast.fix_missing_locations(tree), marker
 
@@ -662,7 +888,7 @@ def _bytes(tree: ast.Module, source: str) -> Iterator[Question]:
         if isinstance(node, ast.FunctionDef):
             text = ast.get_source_segment(source, node) or ""
             if "id_to_piece" in text and re.search(r"\u2581|u2581", text):
-                if not re.search(r"\[1:\]|lstrip|removeprefix|replace|\[1 :\]", text):
+                if not _unmarks(text, source):
                     told = f"{node.name} never removes the mark of a leading space"
                     yield "metric", node.lineno, told
         elif isinstance(node, ast.Assign) and _RATIO.search(name_in(node.targets[0])):
@@ -672,6 +898,15 @@ def _bytes(tree: ast.Module, source: str) -> Iterator[Question]:
 
 
 _RATIO = re.compile(r"bytes_per_token|tokens_per_byte")
+_MARK = r"(['\"](\\u2581|\u2581)['\"]|chr\((9601|0x2581)\))"
+
+
+def _unmarks(text: str, source: str) -> bool:
+    "Whether a function takes the space mark away: by its first letter, or by the mark's own name."
+    names = [m[0] for m in re.findall(rf"(\w+)\s*=\s*{_MARK}", source)]
+    mark = "|".join([_MARK, *(rf"(\w+\.)?{name}\b" for name in names)])
+    call = rf"(strip|removeprefix|replace|split|partition|sub|len)\(\s*({mark})"
+    return re.search(rf"\[1 ?:\]|{call}", text) is not None
 
 # %% ../../nbs/auditor/16_found.ipynb #f202e236
 _NETWORK = ("requests", "urllib", "socket", "http", "huggingface_hub", "wandb", "ftplib", "aiohttp")

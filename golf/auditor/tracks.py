@@ -44,9 +44,17 @@ class Text:
         if ids.dtype.kind not in "iu" or len(ids) < _RUN:
             return None
         at = self.places.get(ids[:_RUN].astype(np.uint16).tobytes())
-        if at is None or at + len(ids) > len(self.tokens):
-            return None
-        return at if np.array_equal(self.tokens[at : at + len(ids)], ids) else None
+        if at is None or np.array_equal(self.tokens[at : at + len(ids)], ids):
+            return at
+        return self.elsewhere(ids)  # other tokens stand there by now, or the run occurs twice
+
+    def elsewhere(self, ids: np.ndarray) -> int | None:
+        "The first place of a part [n] of the text, looked for token by token."
+        starts = np.flatnonzero(self.tokens[: max(0, len(self.tokens) - len(ids) + 1)] == ids[0])
+        for k in range(1, min(_RUN, len(ids))):
+            starts = starts[self.tokens[starts + k] == ids[k]]
+        same = (at for at in starts.tolist() if np.array_equal(self.tokens[at : at + len(ids)], ids))
+        return next(same, None)
 
     # %% ../../nbs/auditor/17_tracks.ipynb #ecc59ae3
     def change(self, tokens: np.ndarray) -> None:
@@ -99,7 +107,9 @@ def _kept(number: Marked, value: Any) -> Any:
 # %% ../../nbs/auditor/17_tracks.ipynb #b5f7d80d
 def parts_of(value: Any) -> Parts | None:
     """What a number was made of, if it is known."""
-    return value.parts if isinstance(value, Marked) else getattr(value, "_parts", None)
+    if isinstance(value, Marked):
+        return value.parts
+    return getattr(value, "_parts", None) if isinstance(value, Tensor) else None
 
 
 def places_of(value: Any) -> Tensor | None:
@@ -138,6 +148,19 @@ class Tracks(TorchFunctionMode):
             return result
         return result if found is None else found
 
+    # %% ../../nbs/auditor/17_tracks.ipynb #43bcb50c
+    def left_behind(self, first: Tensor, result: Any) -> Any:
+        "`x.item()` and `x.tolist()`: floats that know their places."
+        parts, places = parts_of(first), places_of(first)
+        if isinstance(result, float):
+            if parts is None and places is not None:
+                parts = Parts(places.reshape(-1).numpy(), np.array([result]))
+            return Marked.of(result, parts) if parts else None
+        if places is None or first.dim() != 1 or not first.is_floating_point():
+            return None
+        some = zip(result, places.tolist())
+        return [Marked.of(x, Parts(np.array([at]), np.array([x]))) for x, at in some]
+
     # %% ../../nbs/auditor/17_tracks.ipynb #e08faaf3
     def follow(self, name: str, func: Callable, args: tuple, kwargs: dict, result: Any) -> Any:
         """What a call does to places; something to return instead of its result, or None."""
@@ -155,8 +178,12 @@ class Tracks(TorchFunctionMode):
             return self.set_item(*args)
         if name in ("copy_", "fill_") and len(args) > 1:
             return _with(first, places_of(args[1]))
-        if name in ("item", "tolist") and (parts := parts_of(first)):
-            return Marked.of(result, parts) if isinstance(result, float) else None
+        if (
+            name in ("item", "tolist")
+            and isinstance(first, Tensor)
+            and isinstance(result, (float, list))
+        ):
+            return self.left_behind(first, result)
         return self.any_other(name, func, args, kwargs, result)
 
     # %% ../../nbs/auditor/17_tracks.ipynb #68eda672
@@ -180,6 +207,9 @@ class Tracks(TorchFunctionMode):
             each = [b if places is None else places for places, b in zip(known, blank)]
             _with(result, func(each, *args, **kwargs))
             self.ledger.alive(result)
+        parts = [p for p in map(parts_of, some) if p is not None]
+        if parts and result.is_floating_point():  # sums and means, one behind the other
+            result._parts = _together(parts)  # type: ignore[attr-defined]
 
     # %% ../../nbs/auditor/17_tracks.ipynb #078ac353
     def set_item(self, whole: Tensor, index: Any, value: Any) -> None:
@@ -216,7 +246,8 @@ class Tracks(TorchFunctionMode):
     def entrywise(self, name: str, first: Any, result: Tensor, tagged: list) -> None:
         """A result of the same shape has the same places; a number goes on with its parts."""
         parts = next(filter(None, map(parts_of, tagged)), None)
-        if result.numel() == 1 and name in _NUMBER and parts:
+        alike = result.numel() == 1 or isinstance(first, Tensor) and result.shape == first.shape
+        if alike and name in _NUMBER and parts:
             result._parts = parts  # type: ignore[attr-defined]
         elif result is not first and result.numel() > 1:
             for one in tagged:
@@ -299,6 +330,12 @@ def _with(result: Any, places: Tensor | None) -> None:
     if isinstance(result, Tensor) and places is not None and places.shape == result.shape:
         result._places = places  # type: ignore[attr-defined]
 
+# %% ../../nbs/auditor/17_tracks.ipynb #5bd39899
+def _together(some: list[Parts]) -> Parts:
+    "The parts of several numbers as one."
+    places = np.concatenate([p.places for p in some])
+    return Parts(places, np.concatenate([p.losses for p in some]))
+
 # %% ../../nbs/auditor/17_tracks.ipynb #93fc979d
 @dataclass
 class Entry:
@@ -332,14 +369,17 @@ class Ledger:
     """What a marked script calls; `around`: the loops around each site, `keys`: its sum's name."""
 
     def __init__(
-        self, text: Text, around: dict[int, tuple[int, ...]], keys: dict[int, str] | None = None
-    ):
+        self, text: Text, around: dict[int, tuple[int, ...]], keys: dict[int, str] | None = None,
+        wide: bool = False,
+    ):  # fmt: skip
         self.text, self.around, self.keys = text, around, keys or {}
+        self.wide = wide  # only what is known to be made of losses is kept
         self.rounds: dict[str, int] = {}
         self.clock, self.loops = 0, {}
         self.entries: list[Entry] = []
         self.activations: list[Activation] = []
         self.open: list[int] = []
+        self.calls: dict[str, int] = {}
         self.seen: Any = {*()}
         self.first_learnt = np.full(len(text.tokens), -1, dtype=np.int64)  # clock
         self.waiting: list[np.ndarray] = []
@@ -355,6 +395,10 @@ class Ledger:
         """A value that is added to a loss; gives it back."""
         self.clock += 1
         parts, number = _losses_in(value), _scalar(value)
+        if parts is None and isinstance(value, np.ndarray) and value.size > 1:
+            parts = self.array(value)
+        if self.wide and (parts is None or not parts.losses.any()):
+            return value
         ticks = tuple((loop, self.loops.get(loop, 0)) for loop in self.around.get(site, ()))
         here = self.open[-1] if self.open else -1
         if parts is not None or number is not None:
@@ -389,11 +433,15 @@ class Ledger:
             return Marked.of(float(value), parts) if (parts := parts_of(value)) else float(value)
         if not isinstance(value, np.ndarray):
             return getattr(value, name)() if hasattr(value, name) else getattr(np, name)(value)
-        found = getattr(value, name)()
+        found, parts = getattr(value, name)(), self.array(value)
+        return found if parts is None else Marked.of(float(found), parts)
+
+    def array(self, value: np.ndarray) -> Parts | None:
+        "An array of losses: the places of as many entries that left PyTorch last."
         places = self.sizes.get(value.size)
         if value.dtype.kind != "f" or places is None:
-            return found
-        return Marked.of(float(found), Parts(places, value.astype(np.float64).reshape(-1)))
+            return None
+        return Parts(places, value.astype(np.float64).reshape(-1))
 
     # %% ../../nbs/auditor/17_tracks.ipynb #e2851d81
     def by_size(self, value: Any, result: Tensor) -> None:
@@ -452,7 +500,7 @@ class Ledger:
     def enter(self, function: str) -> None:
         "A function with sites begins."
         self.clock += 1
-        calls = sum(a.function == function for a in self.activations)
+        calls = self.calls[function] = self.calls.get(function, -1) + 1
         self.open.append(len(self.activations))
         self.activations.append(Activation(function, calls, self.clock))
         if self.driver:
@@ -514,7 +562,9 @@ class Ledger:
 def _losses_in(value: Any) -> Parts | None:
     "The losses that a value holds or was made of; log-probabilities with the sign of losses."
     parts, places = parts_of(value), places_of(value)
-    if parts is None and places is not None:
+    if isinstance(value, list) and value and all(isinstance(x, Marked) for x in value):
+        parts = _together([x.parts for x in value])
+    if parts is None and places is not None and value.is_floating_point():
         parts = Parts(places.flatten().numpy(), value.detach().double().flatten().numpy())
     if parts is not None and parts.losses.sum() < 0:
         return Parts(parts.places, -parts.losses)

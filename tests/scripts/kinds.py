@@ -118,6 +118,85 @@ CALIBRATED, PLAIN = (
     for t in ("val_tokens", "load_data_shard(sorted(Path(args.data_path).glob('*train*'))[0])")
 )
 
+# A mixture behind a wait, written in three ways; `WAIT` is short enough only if it is made so
+MIX = {
+    "early return": """def mixed(nll, other, seen):
+    if seen < WAIT:
+        return nll
+    return {mix}""",
+    "else": """def mixed(nll, other, seen):
+    if seen < WAIT:
+        out = nll
+    else:
+        out = {mix}
+    return out""",
+    "conditional expression": """def mixed(nll, other, seen):
+    return nll if seen < WAIT else {mix}""",
+}
+LOWER = "torch.minimum(nll, other)"
+HALF = "-(0.5 * (-nll).exp() + 0.5 * (-other).exp()).log()"
+
+
+def waiting(way: str, mix: str, wait: str) -> dict[str, str]:
+    "Edits: a mixture in one of the ways of `MIX` that begins when `seen` has reached `wait`."
+    head, call = "def eval_val_sliding(", "            nll = mixed(nll, other_nll, 16 * bi)\n"
+    text = MIX[way].format(mix=mix).replace("WAIT", wait)
+    named = f"{wait} = 50_000\n\n\n" if wait.isidentifier() else ""
+    return {head: f"{named}{text}\n\n\n{head}", NLL: NLL + TWO + call}
+
+
+# The score's sum under other names: in the function that the last line's score comes from
+MEASURE = """def measure(args, model, device, tokens, luts):
+    seq, n, size = args.train_seq_len, tokens.numel() - 1, 0.0
+    {begin}
+    with torch.no_grad():
+        for i in range(0, n, 4 * seq):
+            j = min(i + 4 * seq, n)
+            part = tokens[i : j + 1].to(device, dtype=torch.int64)
+            x, y = part[:-1].reshape(-1, seq), part[1:].reshape(-1, seq)
+            logits = model.forward_logits(x).flatten(0, 1).float()
+            out = F.cross_entropy(logits, y.flatten(), reduction="none").double()
+            {add}
+            size += float(count_bytes(luts, x.flatten(), y.flatten()).sum())
+    mean = float({end})
+    return mean, mean / math.log(2.0) * n / size
+
+
+"""
+SUMS = {
+    "total": ("total = 0.0", "total = total + out.sum().item()", "total / n"),
+    "list": ("kept = []", "kept.append(out)", "torch.cat(kept).mean()"),
+    "means": ("kept = []", "kept.append(out.mean())", "torch.stack(kept).mean()"),
+    "array": ("held = np.zeros(n)", "held[i:j] = out.numpy()", "held.sum() / n"),
+    "tensor": ("held = torch.zeros(n).double()", "held[i:j] = out", "held.mean()"),
+    "vector": ("acc = torch.zeros(2).double()",
+               "acc += torch.stack([out.sum(), torch.tensor(1.0 * len(out)).double()])", "acc[0] / acc[1]"),
+    "numbers": ("every = []", "every.extend(out.tolist())", "sum(every) / len(every)"),
+    "table": ("table = {'a': 0.0}", "table['a'] += out.sum().item()", "table['a'] / n"),
+}  # fmt: skip
+
+
+def summed(kind: str) -> str:
+    "The small entry, with a score whose sum is written in one of the ways of `SUMS`."
+    text, call = BASE.read_text("utf-8"), "eval_val_sliding(args, base_model, rank, world_size,"
+    old = text[text.index("def eval_val_sliding(") : text.index("def eval_val_ttt(")]
+    begin, add, end = SUMS[kind]
+    text = text.replace(old, MEASURE.format(begin=begin, add=add, end=end))
+    return text.replace(f"{call} device,", "measure(args, base_model, device,")
+
+
+def without_functions(kind: str) -> str:
+    "The same with the evaluation and all of `main` at the level of the module."
+    text = summed(kind)
+    at, main = text.index("def measure("), text.index("def main() -> None:\n")
+    until, end = text.index("def eval_val_ttt("), text.index('if __name__ == "__main__":')
+    flat = lambda lines: "".join(line.removeprefix("    ") for line in lines.splitlines(True)[1:])
+    inner = flat(text[at:until].rstrip() + "\n").replace("model.forward", "base_model.forward")
+    inner = inner.replace("tokens", "val_tokens").replace("return mean,", "val_loss, val_bpb = mean,")
+    call = "val_loss, val_bpb = measure(args, base_model, device, val_tokens, luts)\n"
+    return text[:at] + text[until:main] + flat(text[main:end]).replace(call, inner)
+
+
 TRITON = {"import torch\nimport torch.distributed": """import torch
 import triton
 import triton.language as tl
