@@ -19,19 +19,39 @@ from ..base.files import GolfError
 
 # %% ../../nbs/lab/05f_packed.ipynb #ff21da02
 class _Mute(ast.NodeTransformer):
-    "Fields of classes annotated by 0, which `dataclass` takes for a field as well."
+    "A script without annotations; of a class's fields, which `dataclass` looks for, each is 0."
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if "KW_ONLY" not in ast.unparse(node.annotation):
-            node.annotation = ast.Constant(0)
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for s in [s for s in node.body if isinstance(s, ast.AnnAssign)]:
+            if "KW_ONLY" not in ast.unparse(s.annotation):
+                s.annotation = ast.Constant(0)
+        node.body = [s if isinstance(s, ast.AnnAssign) else self.visit(s) for s in node.body]
         return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return ast.Assign([node.target], self.visit(node.value)) if node.value else None
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+# %% ../../nbs/lab/05f_packed.ipynb #f0075a01
+def _without_idle_imports(tree: ast.Module) -> None:
+    "Take out what was imported for annotations only."
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    for node in [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]:
+        node.names = [a for a in node.names if (a.asname or a.name).split(".")[0] in used]
+    tree.body = [n for n in tree.body if getattr(n, "names", True)]
 
 
 def minified(text: str) -> str:
     """The script with the same effect in fewer characters: names shortened, words for readers gone."""
-    tree = ast.parse(text)
-    for node in [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]:
-        node.body = [_Mute().visit(s) if isinstance(s, ast.AnnAssign) else s for s in node.body]
+    tree = _Mute().visit(ast.parse(text))
+    _without_idle_imports(tree)
     source = ast.unparse(ast.fix_missing_locations(tree))
     keep = python_minifier.RemoveAnnotationsOptions(remove_class_attribute_annotations=False)
     return python_minifier.minify(
