@@ -8,7 +8,9 @@ __all__ = ['LOADERS', 'minified', 'packed']
 # %% ../../nbs/lab/05f_packed.ipynb #69e6c54d
 import ast
 import base64
+import itertools
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 
@@ -39,6 +41,51 @@ class _Mute(ast.NodeTransformer):
         node.annotation = None
         return node
 
+# %% ../../nbs/lab/05f_packed.ipynb #f0075a03
+def _said(tree: ast.AST) -> set[str]:
+    "All words by which something could be given: keywords, fields of classes, words in texts."
+    found: set[str] = set()
+    for n in ast.walk(tree):
+        if isinstance(n, ast.keyword) and n.arg:
+            found.add(n.arg)
+        elif isinstance(n, ast.Constant) and isinstance(n.value, str):
+            found |= set(re.findall(r"\w+", n.value))
+        elif isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name):
+            found.add(n.target.id)
+    return found
+
+
+class _Nameless(ast.NodeTransformer):
+    "A script in which parameters that nobody names can only be given by place."
+
+    def __init__(self, said: set[str]):
+        self.said = said
+
+    # %% ../../nbs/lab/05f_packed.ipynb #f0075a04
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function; what Python itself calls keeps its names."""
+        if not node.name.startswith("__") or node.name == "__init__":
+            self.unnamed(node.args)
+        return self.generic_visit(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """A function without a name, likewise."""
+        self.unnamed(node.args)
+        return self.generic_visit(node)
+
+    def unnamed(self, a: ast.arguments) -> None:
+        "Let the first parameters, as far as nobody names them, be positional."
+        first = itertools.takewhile(lambda each: each.arg not in self.said, a.args)
+        count = len([*first])
+        a.posonlyargs, a.args = [*a.posonlyargs, *a.args[:count]], a.args[count:]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """`x.__dict__` for `vars(x)`, beside which the minifier would rename nothing."""
+        node = self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "vars" and len(node.args) == 1:
+            return ast.Attribute(node.args[0], "__dict__", ast.Load())
+        return node
+
 # %% ../../nbs/lab/05f_packed.ipynb #f0075a01
 def _without_idle_imports(tree: ast.Module) -> None:
     "Take out what was imported for annotations only."
@@ -51,6 +98,7 @@ def _without_idle_imports(tree: ast.Module) -> None:
 def minified(text: str) -> str:
     """The script with the same effect in fewer characters: names shortened, words for readers gone."""
     tree = _Mute().visit(ast.parse(text))
+    tree = _Nameless(_said(tree)).visit(tree)
     _without_idle_imports(tree)
     source = ast.unparse(ast.fix_missing_locations(tree))
     keep = python_minifier.RemoveAnnotationsOptions(remove_class_attribute_annotations=False)
