@@ -16,6 +16,7 @@ from .definitions import Key, Reach, Unit
 # %% ../../nbs/lab/05c_dropped.ipynb #b1d8bc35
 _CHECK = re.compile(r"_?check(_\w+)?|agree|warn|_tell")
 _ARGUMENTS = re.compile(r"check_(arguments|fields|relations)")  # which read names and type hints
+_ADVICE = ("self._enough_memory()",)  # blocks that turn an error into the laboratory's advice
 KEPT_WHOLE = ("golf.predict.",)
 
 
@@ -83,8 +84,11 @@ class Dropped(ast.NodeTransformer):
             empty = all(isinstance(s, ast.Pass) for s in node.body)
             simple = not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test))
             return None if simple and (empty or _only_raises(node.body)) else node
-        if isinstance(node, ast.For) and all(isinstance(s, ast.Pass) for s in node.body):
-            return None
+        if isinstance(node, ast.For) and not node.orelse:
+            empty = all(isinstance(s, ast.Pass) for s in node.body)
+            return None if empty or _only_raises(node.body) else node
+        if isinstance(node, ast.With) and ast.unparse(node.items[0]) in _ADVICE:
+            return node.body
         if isinstance(node, ast.Try) and not node.orelse and not node.finalbody:
             rest = [h for h in node.handlers if not _only_raises(h.body)]
             if len(rest) < len(node.handlers):
@@ -270,6 +274,8 @@ ASIDE = {
     *_aside("golf.train.loop", "Trainer", "name origin settings_name passed run save load tensors"),
     *_aside("golf.train.loop", "Trainer", "speed record history _load_optimisers"),
     *_aside("golf.net.average", "Average", "state load"),
+    *_aside("golf.train.pace", "Pace", "__str__"),
+    *_aside("golf.text.shards", "Shards", "__reduce__"),
     *_aside("golf.net.average", "Recent", "state load"),
     *_aside("golf.net.optim", "Muon", "full_momentum set_momentum"),
     *_aside("golf.net.model", "GPT", "table unshared gammas deviation flops_per_token"),

@@ -27,7 +27,7 @@ from .definitions import Key, Reach, Unit
 from .dropped import ASIDE, SMALLER, compressors, edited, one_compressor
 from .entry import Place
 from .expressions import Written, readable, setting_name
-from .folded import constants, folded
+from .folded import Known, constants
 from .names import global_names, stores
 from ..published.recipes import Recipe
 
@@ -376,8 +376,14 @@ def reach_of(recipe: Recipe, roots: list[Key]) -> Reach:
     every = Reach(SMALLER, edited, ASIDE).run(*ENTRY, *roots)
     known, names = constants(recipe, every, readable), compressors(every)
     smaller = SMALLER | (one_compressor(names) if names else {})
-    edit = lambda reach, unit: folded(reach, edited(reach, unit), known)
-    return Reach(smaller, edit, ASIDE).run(*ENTRY, *roots)
+    learnt = Known(known)
+    for _ in range(8):
+        edit = lambda reach, unit, learnt=learnt: learnt.edit(reach, edited(reach, unit))
+        found = Reach(smaller, edit, ASIDE).run(*ENTRY, *roots)
+        before, learnt = learnt, learnt.more(found)
+        if learnt == before:
+            break
+    return found
 
 
 def is_read(reach: Reach, name: str) -> bool:
