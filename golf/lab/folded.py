@@ -9,6 +9,7 @@ __all__ = ['Constants', 'settings_of', 'constants', 'literal', 'Folded', 'pure',
 # %% ../../nbs/lab/05d_folded.ipynb #bc8ad246
 import ast
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -548,8 +549,9 @@ def folded(
     """A unit in which `constants` stand for the fields, until nothing more follows from them."""
     for _ in range(8):
         step = Folded(reach, unit, constants, idle)
-        names = {n.id for n in ast.walk(unit.node) if isinstance(n, ast.Name)}
-        values = {n: step.once(n) for n in names} if unit.changed else {}
+        named = [n for n in ast.walk(unit.node) if isinstance(n, ast.Name)]
+        stored = Counter(n.id for n in named if not isinstance(n.ctx, ast.Load))
+        values = {n: step.once(n) for n in stored if stored[n] == 1} if unit.changed else {}
         step.local = {n: v for n, v in values.items() if isinstance(v, ast.Constant)}
         node = step.visit(unit.node)
         forgotten = partial(_forgotten, reach, step.types, unasked)
@@ -639,7 +641,8 @@ def _alone(reach: Reach, top: Key, kinds: set[Key]) -> bool:
 def _does_nothing(unit: Unit) -> bool:
     "Whether a method has no statement but its words."
     body = getattr(unit.node, "body", [])
-    plain = isinstance(unit.node, ast.FunctionDef) and not unit.node.decorator_list
+    marks = [ast.unparse(d) for d in getattr(unit.node, "decorator_list", ())]
+    plain = isinstance(unit.node, ast.FunctionDef) and not {*marks} - {"torch.no_grad()"}
     return plain and _empty(
         [s for s in body if not isinstance(getattr(s, "value", None), ast.Constant)]
     )

@@ -376,10 +376,10 @@ def reach_of(recipe: Recipe, roots: list[Key]) -> Reach:
     every = Reach(SMALLER, edited, ASIDE).run(*ENTRY, *roots)
     known, names = constants(recipe, every, readable), compressors(every)
     smaller = SMALLER | (one_compressor(names) if names else {})
-    learnt = Known(known)
+    learnt, found = Known(known), None
     for _ in range(8):
         edit = lambda reach, unit, learnt=learnt: learnt.edit(reach, edited(reach, unit))
-        found = Reach(smaller, edit, ASIDE).run(*ENTRY, *roots)
+        found = Reach(smaller, edit, ASIDE, like=found).run(*ENTRY, *roots)
         before, learnt = learnt, learnt.more(found)
         if learnt == before:
             break
