@@ -62,22 +62,24 @@ class Reach:
 
     `replaced`: other code for a definition, as (module, name): text. `edit(reach, unit)` changes a
     unit's syntax before it is read (see `golf.lab.dropped`). `aside`: methods, as (class, name),
-    for which a name alone is no reason. Raises `GolfError` for what has no text.
+    for which a name alone is no reason. `like`: another with the same `replaced`, whose sources it
+    shares. Raises `GolfError` for what has no text.
     """
 
     def __init__(
-        self, replaced: dict[Key, str] | None = None, edit: Any = None, aside: Any = frozenset()
-    ):
+        self, replaced: dict[Key, str] | None = None, edit: Any = None, aside: Any = frozenset(),
+        like: "Reach | None" = None,
+    ):  # fmt: skip
         self.aside = aside
         self.replaced, self.edit = replaced or {}, edit or (lambda reach, unit: unit)
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, Source] = like.sources if like else {}
         self.units: dict[Key, list[Unit]] = {}  # of every definition that is kept
         self.pending: dict[Key, list[Unit]] = {}  # methods of kept classes that nobody needs yet
         self.mentions: set[tuple[Key | None, str]] = set()
         self.foreign: dict[Key, str] = {}  # names that libraries give: (module, name) to line
         self.waiting: list[Key] = []
         self.strings: set[str] = set()
-        self.known: dict[tuple, Any] = {}  # what was worked out about classes and names
+        self.known: dict[tuple, Any] = like.known if like else {}  # of classes and names
 
     # %% ../../nbs/lab/05b_definitions.ipynb #fdbab313
     def source(self, module: str) -> Source:

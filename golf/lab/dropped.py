@@ -16,6 +16,7 @@ from .definitions import Key, Reach, Unit
 # %% ../../nbs/lab/05c_dropped.ipynb #b1d8bc35
 _CHECK = re.compile(r"_?check(_\w+)?|agree|warn|_tell")
 _ARGUMENTS = re.compile(r"check_(arguments|fields|relations)")  # which read names and type hints
+_ADVICE = ("self._enough_memory()",)  # blocks that turn an error into the laboratory's advice
 KEPT_WHOLE = ("golf.predict.",)
 
 
@@ -83,8 +84,11 @@ class Dropped(ast.NodeTransformer):
             empty = all(isinstance(s, ast.Pass) for s in node.body)
             simple = not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test))
             return None if simple and (empty or _only_raises(node.body)) else node
-        if isinstance(node, ast.For) and all(isinstance(s, ast.Pass) for s in node.body):
-            return None
+        if isinstance(node, ast.For) and not node.orelse:
+            empty = all(isinstance(s, ast.Pass) for s in node.body)
+            return None if empty or _only_raises(node.body) else node
+        if isinstance(node, ast.With) and ast.unparse(node.items[0]) in _ADVICE:
+            return node.body
         if isinstance(node, ast.Try) and not node.orelse and not node.finalbody:
             rest = [h for h in node.handlers if not _only_raises(h.body)]
             if len(rest) < len(node.handlers):
@@ -118,8 +122,11 @@ def tokenizer_digest(tokenizer):
     ("golf.text.tokenizers", "load_tokenizer"): '''
 from sentencepiece import SentencePieceProcessor
 def load_tokenizer(path, vocab_size=None):
-    """The SentencePiece model stored at `path`."""
-    return SentencePieceProcessor(model_file=str(path))
+    """The SentencePiece model stored at `path`; ends the run for one of another size."""
+    found = SentencePieceProcessor(model_file=str(path))
+    if vocab_size and len(found) != vocab_size:
+        raise SystemExit(f"{path}: the tokenizer has {len(found)} ids, expected {vocab_size}")
+    return found
 ''',
     ("golf.net.parts", "attention"): '''
 def attention(q, k, v, *mask, **options):
@@ -133,6 +140,25 @@ def _place(environment):
     return [int(environment.get(name, value)) for name, value in usual.items()]
 """,
 }
+
+# %% ../../nbs/lab/05c_dropped.ipynb #5a4d0002
+SMALLER[("golf.text.shards", "_token_count")] = '''
+def _token_count(path):
+    """The number of tokens of a shard; ends the run for a file that is none, or not whole."""
+    head, size = np.fromfile(path, "<i4", 3).tolist(), Path(path).stat().st_size
+    if head[:2] != [MAGIC, VERSION] or size != HEADER_BYTES + 2 * head[2]:
+        raise SystemExit(f"{path}: no shard of the challenge, or only a part of one ({size} bytes)")
+    return head[2]
+'''
+SMALLER[("golf.text.shards", "shard_paths")] = '''
+def shard_paths(folder, split):
+    """The shards of `split` ("train" or "val") in `folder`, sorted by name."""
+    name = re.compile(f".+_{re.escape(split)}_[0-9]+[.]bin")
+    found = sorted(p for p in Path(folder).glob("*") if name.fullmatch(p.name))
+    if not found:
+        raise SystemExit(f"{folder}: no shard *_{split}_*.bin in this folder")
+    return found
+'''
 
 # %% ../../nbs/lab/05c_dropped.ipynb #c64328fd
 SMALLER[("golf.predict.stream", "evaluate")] = '''
@@ -164,12 +190,12 @@ def decode(data, *, name="the artifact"):
     return {entry["name"]: _decode_tensor(entry, reader) for entry in header["header"]["tensors"]}
 '''
 SMALLER[("golf.train.pace", "choose")] = '''
-def choose(config, shape, *, alone=True):
+def choose(config, shape, *, alone=True) -> Pace:
     """Threads and compilation as the settings have them."""
     return Pace.of(config)
 '''
 SMALLER[("golf.train.pace", "settled")] = '''
-def settled(config, shape, *, alone=True):
+def settled(config, shape, *, alone=True) -> TrainConfig:
     """The settings as they are."""
     return config
 '''
@@ -248,6 +274,8 @@ ASIDE = {
     *_aside("golf.train.loop", "Trainer", "name origin settings_name passed run save load tensors"),
     *_aside("golf.train.loop", "Trainer", "speed record history _load_optimisers"),
     *_aside("golf.net.average", "Average", "state load"),
+    *_aside("golf.train.pace", "Pace", "__str__"),
+    *_aside("golf.text.shards", "Shards", "__reduce__"),
     *_aside("golf.net.average", "Recent", "state load"),
     *_aside("golf.net.optim", "Muon", "full_momentum set_momentum"),
     *_aside("golf.net.model", "GPT", "table unshared gammas deviation flops_per_token"),

@@ -7,6 +7,7 @@ __all__ = ['ARTIFACT', 'Place', 'Log', 'Outcome', 'entry_corpus', 'train_entry',
            'read_entry', 'score_entry', 'run_entry']
 
 # %% ../../nbs/lab/05_entry.ipynb #2aecca51
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Place:
     eval_dtype: str = "bfloat16"  # of activations while scoring
     unnormalised: bool = False  # whether rows need not sum to one; then the number is no score
     code: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)  # as the script read them, by name
 
 # %% ../../nbs/lab/05_entry.ipynb #bdb71bcd
 class Log:
@@ -88,7 +90,7 @@ def entry_corpus(place: Place, vocab_size: int) -> Corpus:
 # %% ../../nbs/lab/05_entry.ipynb #236af83b
 def train_entry(trainer: Trainer, log: Log, found: Outcome) -> None:
     """Train to the end of steps or time; keep every step's loss."""
-    c, ranks = trainer.config, trainer.ranks
+    c, ranks, validated = trainer.config, trainer.ranks, -1
     trainer.prime()
     while not trainer.finished():
         ranks.barrier()
@@ -102,12 +104,13 @@ def train_entry(trainer: Trainer, log: Log, found: Outcome) -> None:
             log(f"step:{trainer.step}/{c.steps} train_loss:{row['loss']:.4f} {clock(trainer)}")
         if c.validate_every and trainer.step % c.validate_every == 0:
             log(validation_line(trainer))
+            validated = trainer.step
     found.seconds["training"] = trainer.elapsed
     if trainer.step < c.steps:
-        log(
-            f"stopping_early: wallclock_cap {clock(trainer).split()[0]} step:{trainer.step}/{c.steps}"
-        )
-    log(validation_line(trainer))
+        spent = clock(trainer).split()[0]
+        log(f"stopping_early: wallclock_cap {spent} step:{trainer.step}/{c.steps}")
+    if validated != trainer.step:
+        log(validation_line(trainer))
     if c.burst:
         begun = time.perf_counter()
         found.losses += trainer.replay()
@@ -182,6 +185,8 @@ def run_entry(recipe: Recipe, place: Place) -> Outcome:
     c, found = recipe.train, Outcome()
     ranks = join(c.device)
     log, corpus = Log(place, ranks), entry_corpus(place, recipe.model.vocab_size)
+    if place.settings:
+        log(f"settings:{json.dumps(place.settings)}")
     folder = Path(place.data_path)
     doors: dict[str, Any] = dict(
         build=recipe.build, objective=recipe.objective, combine=recipe.combine

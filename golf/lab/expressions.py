@@ -206,6 +206,14 @@ def setting_from(text: str, usual: Any) -> Any:
     except ValueError:
         raise GolfError(f"{text!r}: expected a value like {usual!r}") from None
 
+
+def _check_text(name: str, text: str, usual: Any) -> None:
+    "Raise `GolfError`, the setting's name first, for a text that `setting_from` refuses."
+    try:
+        setting_from(text, usual)
+    except GolfError as error:
+        raise GolfError(f"{name}={error}") from None
+
 # %% ../../nbs/lab/05da_expressions.ipynb #6e107c21
 def changed_recipe(recipe: Recipe, changes: dict[str, str]) -> Recipe:
     """A recipe with settings changed by their names in capitals, as its script reads them.
@@ -213,16 +221,19 @@ def changed_recipe(recipe: Recipe, changes: dict[str, str]) -> Recipe:
     Raises `GolfError` for a name that the recipe's script does not read.
     """
     paths: dict[str, list[str]] = {}
+    held: dict[str, Any] = {}
 
     def setting(path: str, value: Any) -> str:
         if readable(path, value):
             paths.setdefault(setting_name(path).upper(), []).append(path)
+            held[setting_name(path).upper()] = value
         return "x" if readable(path, value) else ""
 
     Written(setting).of(recipe, "")
-    for name in changes:
+    for name, text in changes.items():
         if name not in paths:
             raise GolfError(f"{name}: no setting of this recipe{closest(name, paths)}")
+        _check_text(name, text, held[name])
     return _with(recipe, {path: text for name, text in changes.items() for path in paths[name]})
 
 # %% ../../nbs/lab/05da_expressions.ipynb #6cc1aeb2

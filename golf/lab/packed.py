@@ -8,7 +8,9 @@ __all__ = ['LOADERS', 'minified', 'packed']
 # %% ../../nbs/lab/05f_packed.ipynb #69e6c54d
 import ast
 import base64
+import itertools
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 
@@ -19,19 +21,85 @@ from ..base.files import GolfError
 
 # %% ../../nbs/lab/05f_packed.ipynb #ff21da02
 class _Mute(ast.NodeTransformer):
-    "Fields of classes annotated by 0, which `dataclass` takes for a field as well."
+    "A script without annotations; of a class's fields, which `dataclass` looks for, each is 0."
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if "KW_ONLY" not in ast.unparse(node.annotation):
-            node.annotation = ast.Constant(0)
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for s in [s for s in node.body if isinstance(s, ast.AnnAssign)]:
+            if "KW_ONLY" not in ast.unparse(s.annotation):
+                s.annotation = ast.Constant(0)
+        node.body = [s if isinstance(s, ast.AnnAssign) else self.visit(s) for s in node.body]
         return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return ast.Assign([node.target], self.visit(node.value)) if node.value else None
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+# %% ../../nbs/lab/05f_packed.ipynb #f0075a03
+def _said(tree: ast.AST) -> set[str]:
+    "All words by which something could be given: keywords, fields of classes, words in texts."
+    found: set[str] = set()
+    for n in ast.walk(tree):
+        if isinstance(n, ast.keyword) and n.arg:
+            found.add(n.arg)
+        elif isinstance(n, ast.Constant) and isinstance(n.value, str):
+            found |= set(re.findall(r"\w+", n.value))
+        elif isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name):
+            found.add(n.target.id)
+    return found
+
+
+class _Nameless(ast.NodeTransformer):
+    "A script in which parameters that nobody names can only be given by place."
+
+    def __init__(self, said: set[str]):
+        self.said = said
+
+    # %% ../../nbs/lab/05f_packed.ipynb #f0075a04
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function; what Python itself calls keeps its names."""
+        if not node.name.startswith("__") or node.name == "__init__":
+            self.unnamed(node.args)
+        return self.generic_visit(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """A function without a name, likewise."""
+        self.unnamed(node.args)
+        return self.generic_visit(node)
+
+    def unnamed(self, a: ast.arguments) -> None:
+        "Let the first parameters, as far as nobody names them, be positional."
+        first = itertools.takewhile(lambda each: each.arg not in self.said, a.args)
+        count = len([*first])
+        a.posonlyargs, a.args = [*a.posonlyargs, *a.args[:count]], a.args[count:]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """`x.__dict__` for `vars(x)`, beside which the minifier would rename nothing."""
+        node = self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "vars" and len(node.args) == 1:
+            return ast.Attribute(node.args[0], "__dict__", ast.Load())
+        return node
+
+# %% ../../nbs/lab/05f_packed.ipynb #f0075a01
+def _without_idle_imports(tree: ast.Module) -> None:
+    "Take out what was imported for annotations only."
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    for node in [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]:
+        node.names = [a for a in node.names if (a.asname or a.name).split(".")[0] in used]
+    tree.body = [n for n in tree.body if getattr(n, "names", True)]
 
 
 def minified(text: str) -> str:
     """The script with the same effect in fewer characters: names shortened, words for readers gone."""
-    tree = ast.parse(text)
-    for node in [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]:
-        node.body = [_Mute().visit(s) if isinstance(s, ast.AnnAssign) else s for s in node.body]
+    tree = _Mute().visit(ast.parse(text))
+    tree = _Nameless(_said(tree)).visit(tree)
+    _without_idle_imports(tree)
     source = ast.unparse(ast.fix_missing_locations(tree))
     keep = python_minifier.RemoveAnnotationsOptions(remove_class_attribute_annotations=False)
     return python_minifier.minify(
