@@ -2605,6 +2605,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'golf.predict.compare.Comparison.unit': ( 'predict/compare.html#comparison.unit',
                                                                                 'golf/predict/compare.py'),
                                       'golf.predict.compare._arm': ('predict/compare.html#_arm', 'golf/predict/compare.py'),
+                                      'golf.predict.compare._asked': ('predict/compare.html#_asked', 'golf/predict/compare.py'),
                                       'golf.predict.compare._asked_by_user': ( 'predict/compare.html#_asked_by_user',
                                                                                'golf/predict/compare.py'),
                                       'golf.predict.compare._check': ('predict/compare.html#_check', 'golf/predict/compare.py'),

@@ -515,6 +515,7 @@ def test_a_variable_that_the_arm_asks_for_and_has_changed_gives_no_old_score(tmp
     assert not read_again(arm)
     monkeypatch.setenv("RATE", "0.3")
     assert set(stale_arms().changed) == {"$RATE"}
+    assert type(os.environ).__getitem__.__name__ == "__getitem__"  # nobody is listened to now
 
 
 class Notes(Uniform):

@@ -552,7 +552,9 @@ def test_a_score_under_any_name_is_judged(tmp_path, monkeypatch, request, kind):
     report = audit_script(path, "brief", run=True)
     where = "the loop in line" if kind == "the module" else "measure"
     assert report.verdict == "PASS", report.markdown(True)
-    assert any(line.startswith(f"the score: {where}") for line in report.explained), report.explained
+    assert any(line.startswith(f"the score: {where}") for line in report.explained), (
+        report.explained
+    )
 
 
 @confines

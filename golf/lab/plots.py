@@ -621,7 +621,16 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, Any]]) ->
     style = {"textcoords": "offset points", "fontsize": "small"}
     least, most = axes.bbox.x0, figure.bbox.x1
     for x, y, name, color in sorted(points, key=lambda point: (-point[0], point[1])):
-        for dx, dy in ((5, 4), (5, -10), (-5, 4), (-5, -10), (5, 16), (5, -22), (-5, 16), (-5, -22)):
+        for dx, dy in (
+            (5, 4),
+            (5, -10),
+            (-5, 4),
+            (-5, -10),
+            (5, 16),
+            (5, -22),
+            (-5, 16),
+            (-5, -22),
+        ):
             side = "left" if dx > 0 else "right"
             label = axes.annotate(name, (x, y), (dx, dy), color=color, ha=side, **style)
             box = label.get_window_extent()
@@ -633,7 +642,6 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, Any]]) ->
         else:
             left += 1
     return left
-
 
 # %% ../../nbs/lab/02_plots.ipynb #7a10c0d2
 @_styled

@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -248,7 +249,7 @@ def _stamp(path: Any) -> tuple[int, int] | None:
 
 @functools.cache
 def _listen() -> None:
-    "From now on, note while somebody watches what this process opens, and what its user's code asks for."
+    "From now on, note files that this process opens for reading while somebody watches."
 
     def heard(event: str, arguments: tuple, watching=_watching, reads=_reads) -> None:
         if event == "open" and (seen := watching.get()) is not None:
@@ -257,9 +258,6 @@ def _listen() -> None:
                 seen.setdefault(os.fsdecode(path), _stamp(path))
 
     sys.addaudithook(heard)
-    kind: Any = type(os.environ)
-    if kind.__module__ == "os":
-        kind.__getitem__ = _noting(kind.__getitem__)
 
 # %% ../../nbs/predict/03_compare.ipynb #a19c8d3a
 def _noting(get: Callable) -> Callable:
@@ -277,6 +275,28 @@ def _noting(get: Callable) -> Callable:
     return golf_asked
 
 
+_environments: list[Callable] = []  # how it is asked without us, an entry for each who watches
+_door = threading.Lock()
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    "Within the block, and at no other time, the environment notes what it is asked for."
+    kind: Any = type(os.environ)
+    if kind.__module__ != "os":  # somebody else has put one in its place
+        yield
+        return
+    with _door:
+        _environments.append(_environments[0] if _environments else kind.__getitem__)
+        kind.__getitem__ = _noting(_environments[0])
+    try:
+        yield
+    finally:
+        with _door:
+            plain = _environments.pop()
+            kind.__getitem__ = _noting(plain) if _environments else plain
+
+
 @contextmanager
 def _opened() -> Iterator[dict[str, str]]:
     "The digests of what is opened for reading and asked for within the block, filled when it ends."
@@ -284,7 +304,8 @@ def _opened() -> Iterator[dict[str, str]]:
     found, seen = {}, {}
     token = _watching.set(seen)
     try:
-        yield found
+        with _asked():
+            yield found
     finally:
         _watching.reset(token)
         found |= {name: then for name, then in seen.items() if isinstance(then, str)}
