@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import platformdirs
 
 from .digests import digest
-from .files import GolfError, atomic_path, check_room, closest, sweep, writes
+from .files import GolfError, atomic_path, check_room, closest, remove_stale, writes
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0006
 _swept: set[Path] = set()
@@ -35,7 +35,7 @@ def cache_dir(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     if folder not in _swept:
         _swept.add(folder)
-        sweep(folder)
+        remove_stale(folder)
     return folder
 
 # %% ../../nbs/base/02_cache.ipynb #a2ba0009

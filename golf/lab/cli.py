@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 'Variant', 'TrainShards', 'Folder', 'Repo',
-           'Revision', 'Root', 'Audited', 'Level', 'Build', 'Against', 'Unconfined', 'Explain', 'one_line', 'Commands',
-           'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb', 'data_check', 'artifact', 'ship',
-           'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission', 'audit_each', 'audit_artifact',
-           'audit_arm', 'audit_one', 'audit_predictor', 'audit_command', 'compare_command', 'own_newest',
-           'judge_command', 'sweep_command', 'publish_command', 'settings_from', 'submit_command', 'import_command',
-           'forecast_command', 'run_or_published', 'figures_command', 'referred', 'kept', 'cache_lines',
-           'cache_command', 'why_stale']
+           'Revision', 'Root', 'Audited', 'LevelOption', 'Build', 'Against', 'Unconfined', 'Explain',
+           'errors_in_one_line', 'Commands', 'tell', 'data_stdlib', 'data_text', 'next_lines', 'data_fineweb',
+           'data_check', 'artifact', 'ship', 'measure', 'kind_of', 'script_in', 'audit_script_at', 'audit_submission',
+           'audit_each', 'audit_artifact', 'audit_arm', 'audit_one', 'audit_predictor', 'audit_command',
+           'compare_command', 'own_newest', 'judge_command', 'sweep_command', 'publish_command', 'settings_from',
+           'submit_command', 'import_command', 'forecast_command', 'run_or_published', 'figures_command', 'referred',
+           'kept', 'cache_lines', 'cache_command', 'why_stale']
 
 # %% ../../nbs/lab/09_cli.ipynb #5dbafea3
 import json
@@ -32,7 +32,7 @@ UsageError = typer.BadParameter.__base__  # the parser's own errors
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
     """End bad input as one line on stderr and exit code 2."""
     try:
         yield
@@ -52,11 +52,11 @@ class Commands(TyperGroup):
     """A group of commands that ends bad input, its own or a command's, as one line."""
 
     def make_context(self, *arguments, **options):
-        with one_line():
+        with errors_in_one_line():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx):
-        with one_line():
+        with errors_in_one_line():
             return super().invoke(ctx)
 
 
@@ -429,7 +429,7 @@ def audit_arm(target: str, level: str, seed: int, artifact: str, **where):
 Audited = Annotated[
     str, typer.Argument(help="A train_gpt.py, a submission, an artifact, FILE.py:NAME, a run.")
 ]
-Level = Annotated[
+LevelOption = Annotated[
     str, typer.Option(help="brief, quick or full: of a script about 1, 3 and 15 minutes.")
 ]
 Build = Annotated[str | None, typer.Option(help="module:function, path to predictor.")]
@@ -488,7 +488,7 @@ def audit_predictor(
 # %% ../../nbs/lab/09_cli.ipynb #00098c83
 @app.command("audit")
 def audit_command(
-    target: Audited, level: Level = "quick",
+    target: Audited, level: LevelOption = "quick",
     seed: Annotated[int, typer.Option(help="Of places, futures and draws.")] = 0,
     build: Build = None,
     data_path: Annotated[Path | None, typer.Option(help="Shards to score.")] = None,

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..base.cache import cache_dir
 from ..base.checks import check_arguments
 from ..base.digests import digest, digest_file
-from ..base.files import GolfError, atomic_write, check_room, closest, sweep
+from ..base.files import GolfError, atomic_write, check_room, closest, remove_stale
 from ..base.tables import markdown_table
 
 # %% ../../nbs/text/03_corpus.ipynb #c06e00fe
@@ -100,7 +100,7 @@ def _prepare(folder: Path, build: Callable[[Path], dict], room: int = 0) -> Path
     if (folder / "manifest.json").is_file():
         return folder
     check_room(folder / "manifest.json", room)
-    sweep(folder.parent)
+    remove_stale(folder.parent)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         manifest = json.dumps(build(unfinished), indent=1)

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..base.cache import locked
 from ..base.digests import digest, digest_file
-from ..base.files import GolfError, atomic_write, closest, read_json, sweep
+from ..base.files import GolfError, atomic_write, closest, read_json, remove_stale
 from ..base.tables import escape, markdown_table
 
 # %% ../../nbs/text/05_fineweb.ipynb #c000000e
@@ -181,7 +181,7 @@ def _fetch(
     "Download a file, verify it, put it in its place and return its SHA-256; `what` is for errors."
     with _hub(f"{place}: {what}"), locked(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        sweep(place.parent, ".fetch-*")
+        remove_stale(place.parent, ".fetch-*")
         if found := _complete(place, file, vocab_size):
             return found  # another download was faster
         partial = place.parent / f".fetch-{digest([repo, revision, tuple(file)])}{place.suffix}"
