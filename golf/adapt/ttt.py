@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.checks import Rule, check_fields, check_relations
+from ..base.checks import Allowed, check_fields, check_relations
 from ..base.digests import digest
 from ..base.files import GolfError, closest
 from ..net.average import EMA
@@ -113,7 +113,7 @@ class TTTOptions:
         self.check_options()
 
     # %% ../../nbs/adapt/00b_ttt.ipynb #c477609a
-    def check_options(self, **more: Rule) -> None:
+    def check_options(self, **more: Allowed) -> None:
         """Raise `GolfError` naming the first option that cannot be; `more` rules for those of a subclass."""
         from_0 = dict.fromkeys(("lr", "epochs", "grad_clip", "reset_every", "reset_on"), "[0, inf)")
         below_1 = dict.fromkeys(("momentum", "betas", "polyak"), "[0, 1)")
