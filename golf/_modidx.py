@@ -3555,6 +3555,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'golf/text/tokenizers.py'),
                                       'golf.text.tokenizers._ids': ('text/tokenizers.html#_ids', 'golf/text/tokenizers.py'),
                                       'golf.text.tokenizers._inner': ('text/tokenizers.html#_inner', 'golf/text/tokenizers.py'),
+                                      'golf.text.tokenizers._other_kind': ('text/tokenizers.html#_other_kind', 'golf/text/tokenizers.py'),
                                       'golf.text.tokenizers._piece_bytes': ('text/tokenizers.html#_piece_bytes', 'golf/text/tokenizers.py'),
                                       'golf.text.tokenizers._sample_blocks': ( 'text/tokenizers.html#_sample_blocks',
                                                                                'golf/text/tokenizers.py'),

@@ -914,3 +914,18 @@ def test_a_vocabulary_that_cannot_be_is_refused_and_not_taken_for_the_default(te
     done = CliRunner().invoke(app, ["data", "text", str(texts), "--vocab-size", str(size)])
     assert done.exit_code == 2 and "Traceback" not in done.stderr
     assert f"vocab_size must lie in 261..65536, got {size}" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "name, data, kind",
+    [
+        ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE"}}', "Hugging Face's"),
+        ("o200k.tiktoken", b"IQ== 0\nIg== 1\n", "a vocabulary of tiktoken"),
+    ],
+)
+def test_another_kind_of_tokenizer_is_named_and_what_to_do_instead(tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(GolfError) as caught:
+        load_tokenizer(tmp_path / name)
+    assert kind in str(caught.value) and "leave it out, and one is trained" in str(caught.value)
+    assert "src/" not in str(caught.value) and "\n" not in str(caught.value)

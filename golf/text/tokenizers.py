@@ -9,6 +9,7 @@ __all__ = ['check_vocab_size', 'train_tokenizer', 'Tokenizer', 'load_tokenizer',
 # %% ../../nbs/text/01_tokenizers.ipynb #6fe3d9fd
 import io
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -99,6 +100,19 @@ class Tokenizer(SentencePieceProcessor):
         rows |= {"longest pieces": Markup(" ".join(longest))}
         return markdown_table(["tokenizer", ""], [*rows.items()])
 
+# %% ../../nbs/text/01_tokenizers.ipynb #e7543bb4
+def _other_kind(data: bytes) -> str:
+    "What a file is that holds another kind of tokenizer, and what to do; nothing for one that is not known."
+    lines = data[:4096].split(b"\n")
+    if data[:1] == b"{" and b'"model"' in data:
+        kind = "a tokenizer of Hugging Face's `tokenizers`"
+    elif re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", lines[0].strip()):
+        kind = "a vocabulary of tiktoken"
+    else:
+        return ""
+    ask = "bytes are counted by SentencePiece models only: leave it out, and one is trained on the text"
+    return f"it looks like {kind}; {ask}"
+
 # %% ../../nbs/text/01_tokenizers.ipynb #752c9f82
 def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
     """The SentencePiece model stored at `path`.
@@ -115,7 +129,7 @@ def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
         for i in range(len(tokenizer)):
             tokenizer.id_to_piece(i)
     except (RuntimeError, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = _other_kind(data) or " ".join(str(error).split())[:200]
         raise GolfError(
             f"{path}: not a SentencePiece model ({len(data)} bytes; {reason})"
         ) from None
