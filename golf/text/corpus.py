@@ -301,8 +301,9 @@ def _open_text(
     chosen = Path(tokenizer_path) if tokenizer_path else None
     if chosen:
         vocab_size = len(load_tokenizer(chosen, vocab_size))
-    vocab_size = 1024 if vocab_size is None else vocab_size
-    check_vocab_size(vocab_size)
+    else:
+        vocab_size = 1024 if vocab_size is None else vocab_size
+        check_vocab_size(vocab_size)
     name, documents, identity, size = _source(corpus, field)
     key = digest([_RECIPE, vocab_size, chosen and digest_file(chosen), identity])
     build = partial(
