@@ -301,7 +301,7 @@ def _open_text(
     chosen = Path(tokenizer_path) if tokenizer_path else None
     if chosen:
         vocab_size = len(load_tokenizer(chosen, vocab_size))
-    else:  # one is trained
+    else:
         vocab_size = 1024 if vocab_size is None else vocab_size
         check_vocab_size(vocab_size)
     name, documents, identity, size = _source(corpus, field)
