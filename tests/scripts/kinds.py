@@ -192,7 +192,9 @@ def without_functions(kind: str) -> str:
     until, end = text.index("def eval_val_ttt("), text.index('if __name__ == "__main__":')
     flat = lambda lines: "".join(line.removeprefix("    ") for line in lines.splitlines(True)[1:])
     inner = flat(text[at:until].rstrip() + "\n").replace("model.forward", "base_model.forward")
-    inner = inner.replace("tokens", "val_tokens").replace("return mean,", "val_loss, val_bpb = mean,")
+    inner = inner.replace("tokens", "val_tokens").replace(
+        "return mean,", "val_loss, val_bpb = mean,"
+    )
     call = "val_loss, val_bpb = measure(args, base_model, device, val_tokens, luts)\n"
     return text[:at] + text[until:main] + flat(text[main:end]).replace(call, inner)
 
