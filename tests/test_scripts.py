@@ -342,6 +342,27 @@ def test_the_sum_is_found_whatever_it_is_called():
     assert not any("__golf__" in s.text for s in loop)
 
 
+def test_the_best_of_several_unprinted_evaluations_is_a_doubt_of_the_single_pass():
+    losses = (1.3, 1.0, 1.1)
+    runs = [group(range(1, 50), np.full(49, x)) for x in losses]
+    for number, one in enumerate(runs):
+        one.clocks[:], one.call = 10 * number + 5, number
+    run = run_of(runs, [(30, "final val_loss:1.0000 val_bpb:0.5000")])
+    assert conditions.unprinted(run, runs[1]) == pytest.approx([1.3, 1.1])
+    told = [
+        (10 * k + 7, f"step val_bpb:{x}") for k, x in enumerate(losses)
+    ]  # each is told, as in training
+    assert conditions.unprinted(run_of(runs, told), runs[1]) == []
+
+
+def test_a_score_in_every_digit_goes_before_one_that_is_near():
+    a, b = group(range(1, 50), np.full(49, 2.0)), group(range(1, 50), np.full(49, 2.001))
+    b.clocks[:] = 7  # later, and of another evaluation
+    run = run_of([a, b], [(9, "final val_loss:2.00000000 val_bpb:1.5")])
+    assert linked(run)[0] is a and whole.in_digits(a, linked(run)[1])
+    assert not whole.in_digits(b, linked(run)[1])
+
+
 def test_a_script_without_a_score_is_told_which_lines_were_looked_at():
     sites = [{"kind": "add", "function": "main", "line": 9, "text": "steps += 1"},
              {"kind": "add", "function": "eval_val", "line": 31, "text": "total += batch"}]  # fmt: skip

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'SCRIPT_LEVELS', 'FEW_IDS', 'ScriptReport', 'Order', 'order_of', 'before_evaluation', 'Evidence',
-           'judge_order', 'judge_once', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'Way',
+           'judge_order', 'judge_once', 'unprinted', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'Way',
            'audit_script', 'in_loop']
 
 # %% ../../nbs/auditor/20_conditions.ipynb #4846fa83
@@ -313,6 +313,20 @@ def judge_once(group: Group) -> Finding:
     twice = f"{int(again.sum()):,} tokens are scored up to {counts.max()} times ({where})"
     share = f"{extra:,} of {total:,} losses, {extra / total:.2%} of the score on this text"
     return Finding("C4", FAIL, f"{twice}: {share}")
+
+# %% ../../nbs/auditor/20_conditions.ipynb #5bffa42f
+def unprinted(run: Run, group: Group) -> list[float]:
+    """Means of further evaluations by the same lines, worse than the score, before any number was told."""
+    clocks = [clock for clock, *_ in printed_scores(run)]
+    size, found = len(np.unique(group.places[group.places >= 0])), []
+    for other in run.groups:
+        own = other is not group and (other.function, other.sites) == (group.function, group.sites)
+        whole = own and len(np.unique(other.places[other.places >= 0])) >= 0.9 * size
+        first, last = sorted((group, other), key=lambda g: g.clocks.max())
+        said = any(first.clocks.max() <= clock < last.clocks.min() for clock in clocks)
+        if whole and not said and other.nats > group.nats * (1 + 1e-6):
+            found.append(other.nats)
+    return found
 
 # %% ../../nbs/auditor/20_conditions.ipynb #1794a8ef
 def judge_sums(e: Evidence) -> Finding:
@@ -673,6 +687,11 @@ def _conclude(report: ScriptReport, e: Evidence, ready: Prepared, source: str) -
         if found["C2"].verdict != PASS:  # its sums hang on what is broken there
             told = f"cannot be told from {cause} while that is broken"
             found["C2"] = Finding("C2", NOT_RUN, told)
+    if more := unprinted(e.first, e.group):
+        told = (
+            f"{len(more)} more evaluations by the same lines gave worse losses and were not printed"
+        )
+        _doubted(found, f"{told} (the next {min(more):.4f}): was the best one chosen?", "C4")
     idle = idle_branches(e.late, _same(e.late, e.group), source) if e.late else []
     if idle:
         told = f"{len(idle)} branches of the evaluation never ran ({'; '.join(idle[:2])})"

@@ -935,5 +935,8 @@ def read_code(source: str, name: str = "script") -> list[Finding]:
     found = [Finding(f"code, {what}", "UNSURE", f"line {n}: {text}") for what, n, text in lines]
     adds = [s for s in marker.sites if s.kind == "add"]
     told = f"{len(adds)} lines add losses up" + (f", first line {adds[0].line}" if adds else "")
+    if not adds:  # by its name, that is: a run looks at every sum
+        some = [s for s in marked(source, name=name, wide=True)[1].sites if s.loops]
+        told = f"no line that adds losses up has a telling name; {len(some)} other sums in loops"
     told += f"; unpacked {layers} times" if layers else ""
     return [*found, Finding("code read", "PASS" if adds else "UNSURE", told)]
