@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -21,11 +23,12 @@ from golf.base.files import GolfError
 from golf.base.small import rhyme
 from golf.lab.cli import app
 from golf.lab.definitions import Reach
+from golf.lab.dropped import SMALLER
 from golf.lab.expressions import changed_recipe
 from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
 from golf.lab.script import script
-from golf.lab.submission import source_from, submit
+from golf.lab.submission import Seed, claim_of, missing_evidence, source_from, submit
 from golf.predict.stream import Stream, evaluate
 from golf.published.recipes import recipe, recipes
 from golf.store.saved import export_model
@@ -184,11 +187,28 @@ def test_a_packed_script_without_golf_gives_the_same_bits(tmp_path, text):
     log = (tmp_path / "logs" / "seed1.txt").read_text()
     assert log.startswith(small) and f"val_bpb:{first['bpb']:.8f}" in log
 
-    (tmp_path / "train_gpt.py").write_text(small)
-    ran(tmp_path, text, "script", "train_gpt.py", RUN_ID="seed2", SEED="2")
-    logs = [tmp_path / "logs" / f"seed{k}.txt" for k in (1, 2)]
-    out = submit("pr549", tmp_path / "entry", logs=logs, pack=True, author="A. Author")
-    check_folder(out, first["bpb"], small)
+    with pytest.raises(GolfError, match=r"eval_stride: 16 in seed1.txt, 64 in the script"):
+        submit("pr549", tmp_path / "no", logs=[tmp_path / "logs" / "seed1.txt"])
+    assert not (tmp_path / "no").exists()
+    submitted(tmp_path, text, small_changes(written))
+
+
+def submitted(folder: Path, text: Path, changes: dict[str, str]) -> None:
+    "Two runs of a script of small settings, and the folder that is written from their logs."
+    code, own = (
+        packed(script(source_from("pr549", changes).recipe).text),
+        {"EVAL_DTYPE": "bfloat16"},
+    )
+    (folder / "train_gpt.py").write_text(code)
+    runs = [
+        ran(folder, text, "script", "train_gpt.py", RUN_ID=f"seed{k}", SEED=str(k), **own)
+        for k in (1, 2)
+    ]
+    logs = [folder / "logs" / f"seed{k}.txt" for k in (1, 2)]
+    with pytest.raises(GolfError, match="seed1.txt and seed1.txt both are of seed 1"):
+        submit("pr549", folder / "no", logs=[logs[0], logs[0]], changes=changes)
+    about = dict(changes=changes, pack=True, author="A. Author", github_id="author")
+    check_folder(submit("pr549", folder / "entry", logs=logs, **about), runs[0]["bpb"], code)
 
 
 def check_folder(out: Path, bpb: float, code: str) -> None:
@@ -203,6 +223,63 @@ def check_folder(out: Path, bpb: float, code: str) -> None:
     assert source_from(str(out)).name == "pr549"  # read back from its README
     assert not lint_submission(out).failed
     tampered(out, claim)
+
+
+def test_compliance_is_what_logs_show():
+    "The claim would have said yes to what nobody had seen."
+    whole = Seed(
+        1, 1.9, 1.1, 15_000_000, eval_time_s=400.0, train_time_s=600.1, machine="2 8 x H100"
+    )
+    shown = claim_of([whole], 27_000)["compliance"]
+    assert shown["train_under_600s"] and shown["eval_under_600s"] and shown["artifact_under_16mb"]
+    assert shown["score_first"] is None and shown["three_seeds"] is False
+    for change in ({"machine": "2 1 x CPU"}, {"train_time_s": None}):
+        assert (
+            claim_of([replace(whole, **change)], 27_000)["compliance"]["train_under_600s"] is None
+        )
+    late = replace(whole, train_time_s=700.0, artifact_bytes=None, machine="")
+    assert claim_of([late], 27_000)["compliance"]["train_under_600s"] is False
+    assert claim_of([late], 27_000)["compliance"]["artifact_under_16mb"] is None
+    asked = missing_evidence([late], "")
+    assert any("bytes of the model" in line for line in asked)
+    assert any(
+        "seconds of evaluation" in line
+        for line in missing_evidence([replace(late, eval_time_s=None)], "")
+    )
+
+
+def test_a_readable_script_names_only_what_it_holds(tmp_path):
+    "An annotation would have named a type that the script has not, and a reader would have looked for it."
+    (tmp_path / "train_gpt.py").write_text(of("pr549").text)
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F401"]
+    found = subprocess.run([*ruff, "train_gpt.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    titles = "Text Model Optimiser Training Quantisation Evaluation Main".split()
+    places = [of("pr549").text.index(f"\n# {title}\n") for title in titles]
+    assert places == sorted(places)
+    for name in ("qat", "crown_q", "burst", "swap_in", "_enough_memory"):
+        assert f"def {name}" not in of("pr549").text, name
+
+
+def test_a_wrong_shard_ends_a_script_in_one_line(tmp_path):
+    "Text of another kind would have been trained on."
+    space = {
+        "np": np,
+        "Path": Path,
+        "re": re,
+        "MAGIC": 20240520,
+        "VERSION": 1,
+        "HEADER_BYTES": 1024,
+    }
+    for name in ("_token_count", "shard_paths"):
+        exec(SMALLER["golf.text.shards", name], space)
+    with pytest.raises(SystemExit, match="no shard .*_val_"):
+        space["shard_paths"](tmp_path, "val")
+    good = write_shard(tmp_path / "x_val_000000.bin", range(9))
+    assert space["shard_paths"](tmp_path, "val") == [good] and space["_token_count"](good) == 9
+    good.write_bytes(good.read_bytes()[:-2])
+    with pytest.raises(SystemExit, match="no shard of the challenge, or only a part of one"):
+        space["_token_count"](good)
 
 
 def tampered(out: Path, claim: dict) -> None:

@@ -667,7 +667,7 @@ def submit_command(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write an entry's folder: one script that needs nothing of golf, README, claim, requirements, logs."""
-    from golf.lab.submission import submit
+    from golf.lab.submission import gaps_in, submit
 
     words: dict[str, Any] = dict(name=name, author=author, github_id=github_id, against=against)
     words |= dict(pack=pack, unclean=unclean, unnormalised=unnormalised)
@@ -675,7 +675,9 @@ def submit_command(
         folder = submit(target, out, changes=settings_from(change), logs=log, **words)
     sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir())}
     lines = [f"{folder}:", *(f"  {file}: {size:,} bytes" for file, size in sizes.items())]
-    tell(as_json, {"folder": folder, "bytes": sizes}, "\n".join(lines))
+    gaps = gaps_in(folder)
+    lines += ["still missing for a record:", *(f"  {gap}" for gap in gaps)] if gaps else []
+    tell(as_json, {"folder": folder, "bytes": sizes, "missing": gaps}, "\n".join(lines))
 
 # %% ../../nbs/lab/09_cli.ipynb #5b170004
 @app.command("import")
