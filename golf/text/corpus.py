@@ -345,9 +345,11 @@ def load_corpus(
     validation tokens. Raises `GolfError` naming the argument or file that does not fit.
     """
     check_arguments(load_corpus, locals())
-    if not isinstance(corpus, (str, os.PathLike)) or not str(corpus).strip():
-        kind = "an empty text" if isinstance(corpus, str) else f"a {type(corpus).__name__}"
-        raise GolfError(f"corpus must be 'stdlib', 'shards' or the path of your text, not {kind}")
+    if not isinstance(corpus, (str, os.PathLike)):
+        raise GolfError(f"corpus must be a name or a folder, not a {type(corpus).__name__}")
+    if not str(corpus).strip():
+        ask = "'stdlib', 'shards' or the path of your text"
+        raise GolfError(f"corpus must be {ask}, not an empty text")
     _check_limit(limit)
     if str(corpus) == "shards":
         return _open_shards(data_path, tokenizer_path, vocab_size, limit)
