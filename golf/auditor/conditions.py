@@ -591,7 +591,7 @@ def _first(script: Path, scratch: Path, plan: Plan, way: Way) -> tuple[Prepared,
         way.say("first run again, in which any sum may be the score")
         found = _any_sum(ready, text, f"{name}-any", way, told)
         better = found and in_loop(found[1].first, found[1].group)
-        if found and (better or not agrees or not in_digits(group, score)):
+        if found and (better or not agrees or not (group and in_digits(group, score))):
             return found
     if group is not None:
         return ready, Evidence(run, in_loop(run, group) or group, agrees)

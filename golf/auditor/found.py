@@ -13,7 +13,7 @@ import bz2
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -396,7 +396,10 @@ class Marker(ast.NodeTransformer):
     """Marks a tree; `sites`, `loops` and `branches` say what the numbers in the calls mean."""
 
     def __init__(
-        self, constants: dict[str, Any] | None = None, also: Container[str] = (), wide: bool = False
+        self,
+        constants: dict[str, Any] | None = None,
+        also: Collection[str] = (),
+        wide: bool = False,
     ):
         self.constants = constants or {}  # plain values of module, class, default, keyword by name
         self.also, self.wide = also, wide  # keys of further sums; whether any name may be one
@@ -491,7 +494,7 @@ class Marker(ast.NodeTransformer):
     # %% ../../nbs/auditor/16_found.ipynb #599e5422
     def module_loop(self, node: Any, number: int) -> Any:
         "A loop outside all functions: with a sum in it that is wanted, it is an evaluation by itself."
-        if not self.wide and not any("|" in key and key.startswith("the loop") for key in self.also):
+        if not self.wide and not any(key.startswith("the loop") for key in self.also):
             self.generic_visit(node)
             return node
         name, before = f"the loop in line {node.lineno}", len(self.sites)
@@ -596,11 +599,11 @@ class Marker(ast.NodeTransformer):
         if isinstance(target, ast.Tuple) or not self.sums(name_in(target)):
             return node
         value, same = node.value, ast.unparse(target)
-        plus = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
-        if plus and ast.unparse(value.left) == same:
-            value.right = self.note(node, value.right, name_in(target), "add", text)
-        elif plus and ast.unparse(value.right) == same:
-            value.left = self.note(node, value.left, name_in(target), "add", text)
+        plus = value if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) else None
+        if plus and ast.unparse(plus.left) == same:
+            plus.right = self.note(node, plus.right, name_in(target), "add", text)
+        elif plus and ast.unparse(plus.right) == same:
+            plus.left = self.note(node, plus.left, name_in(target), "add", text)
         elif isinstance(target, ast.Subscript):
             if self.further(name_in(target)) and self.around:  # an array that is filled part by part
                 node.value = self.note(node, value, name_in(target), "add", text)
@@ -829,7 +832,7 @@ _ARRAY_SUMS = ("np.sum", "np.mean", "numpy.sum", "numpy.mean")
 # %% ../../nbs/auditor/16_found.ipynb #4ddfef83
 def marked(
     source: str, constants: dict[str, Any] | None = None, name: str = "script",
-    also: Container[str] = (), wide: bool = False,
+    also: Collection[str] = (), wide: bool = False,
 ) -> tuple[ast.Module, Marker]:  # fmt: skip
     """The instrumented tree of a script, and what its numbers mean; `also` and `wide` as `Marker`."""
     marker, tree = Marker(constants, also, wide), parsed(source, name)

@@ -564,7 +564,12 @@ def _losses_in(value: Any) -> Parts | None:
     parts, places = parts_of(value), places_of(value)
     if isinstance(value, list) and value and all(isinstance(x, Marked) for x in value):
         parts = _together([x.parts for x in value])
-    if parts is None and places is not None and value.is_floating_point():
+    if (
+        parts is None
+        and isinstance(value, Tensor)
+        and places is not None
+        and value.is_floating_point()
+    ):
         parts = Parts(places.flatten().numpy(), value.detach().double().flatten().numpy())
     if parts is not None and parts.losses.sum() < 0:
         return Parts(parts.places, -parts.losses)
