@@ -387,6 +387,10 @@ def test_what_cannot_be_written_out_is_refused_in_one_line(tmp_path):
     local = lambda parts, limit: [g for g in parts[0]]
     with pytest.raises(GolfError, match="^combine: .* cannot be written out"):
         script(replace(here, combine=local))
+    with pytest.raises(GolfError, match="^objective: .* is of the library torch; wrap it"):
+        script(replace(here, objective=torch.nn.functional.gumbel_softmax))
+    with pytest.raises(GolfError, match=r"^COMPILE='maybe': expected one of 1, true, yes"):
+        source_from("pr549", {"COMPILE": "maybe"})
     with pytest.raises(GolfError, match="pr953: its mixture does not sum to one"):
         submit("pr953", tmp_path / "no")
     with pytest.raises(GolfError, match="LAYERS: no setting of this recipe; did you mean"):

@@ -19,6 +19,7 @@ import torch
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable, closest
 from .definitions import Key
+from .names import is_own
 from ..published.recipes import Recipe
 
 # %% ../../nbs/lab/05da_expressions.ipynb #bdb809ec
@@ -43,6 +44,11 @@ class Written:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError):
             found = None
+        if found is thing and not is_own(module):
+            what = (
+                f"{name} is of the library {module.split('.')[0]}; wrap it in a definition of your own"
+            )
+            raise GolfError(f"{path}: {what}")
         if found is not thing:
             what = f"{name or thing!r} cannot be written out"
             raise GolfError(f"{path}: {what}: no module holds it by name")
