@@ -616,11 +616,13 @@ def plot_seeds(table: pd.DataFrame, **size: Unpack[FigureSize]) -> Figure:
     return figure
 
 # %% ../../nbs/lab/02_plots.ipynb #7a10c0e1
-def _name_points(axes: Axes, points: Sequence[tuple[float, float, str, Any]]) -> int:
+def _name_points(
+    figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str, Any]]
+) -> int:
     "Write (x, y, name, colour) beside the points, no name over another; how many found no place."
-    figure, taken, left = axes.figure, [], 0
+    taken, left = [], 0
     figure.draw_without_rendering()  # the layout decides where the axes begin
-    style = {"textcoords": "offset points", "fontsize": "small"}
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small"}
     least, most = axes.bbox.x0, figure.bbox.x1
     for x, y, name, color in sorted(points, key=lambda point: (-point[0], point[1])):
         for dx, dy in (
@@ -680,7 +682,7 @@ def plot_cost(
     axes.set_xlim(low, high + 0.15 * (high - low))  # where the name of the last point stands
     _better_below(axes)
     _legend(figure, axes)
-    _name_points(axes, named)
+    _name_points(figure, axes, named)
     return figure
 
 # %% ../../nbs/lab/02_plots.ipynb #d8ec5219

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -421,9 +421,9 @@ def compare(
 # %% ../../nbs/predict/03_compare.ipynb #1b5e06f5
 def _check(arm: Any, stream: Stream) -> None:
     "Raise for what is no arm, and for a predictor that cannot read the stream."
-    network: Any = isinstance(arm, nn.Module)
-    if network or _is_made(arm) or not callable(arm):
-        check_arm(arm, stream)
+    called = callable(arm) and not isinstance(arm, nn.Module)  # a network is, too
+    if _is_made(arm) or not called:
+        check_arm(cast(Any, arm), stream)
     elif isinstance(arm, type) and not hasattr(arm, "predict"):
         raise GolfError(
             f"expected a golf.Predictor or what makes one, not the class {arm.__name__}"
