@@ -423,14 +423,15 @@ def _pure_call(node: ast.Call, whole: ast.AST) -> bool:
 
 def _is_list(node: ast.AST, whole: ast.AST) -> bool:
     "Whether a name is of a list, by its use: one that is used up would not be indexed or grown."
-    for n in ast.walk(whole) if isinstance(node, ast.Name) else ():
+    name = node.id if isinstance(node, ast.Name) else ""
+    for n in ast.walk(whole) if name else ():
         holder = n.value if isinstance(n, (ast.Subscript, ast.Attribute)) else None
         grown = isinstance(n, ast.Subscript) or getattr(n, "attr", "") in (
             "append",
             "items",
             "keys",
         )
-        if isinstance(holder, ast.Name) and holder.id == node.id and grown:
+        if isinstance(holder, ast.Name) and holder.id == name and grown:
             return True
     return isinstance(node, ast.Call) and callee(node) in (
         "items",
@@ -505,13 +506,13 @@ class _Unread(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         """A question that nothing hangs on."""
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         idle = _empty(node.body) and _empty(node.orelse) and pure(node.test, self.whole)
         return self.gone() if idle else filled(node) or node
 
     def visit_For(self, node: ast.For) -> Any:
         """A loop in which nothing is done."""
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         known = pure(node.iter, self.whole) and (
             _is_list(node.iter, self.whole) or _constant(node.iter)
         )
@@ -618,9 +619,9 @@ def steady(reach: Reach) -> Constants:
         kinds = {kind for kind, _ in found if kind and kind != FOREIGN}
         seen = all(kind for kind, _ in found)
         for top in [k for k in kinds if not kinds & {*reach.ancestors(k)[1:]}] if seen else ():
-            values = [v for kind, v in found if kind and top in reach.ancestors(kind)]
-            plain = all(v is not None and _constant(v) for v in values)
-            same = plain and len({ast.dump(v) for v in values if v}) == 1
+            given = [v for kind, v in found if kind and top in reach.ancestors(kind)]
+            values = [v for v in given if v is not None and _constant(v)]
+            same = len(values) == len(given) and len({ast.dump(v) for v in values}) == 1
             if same and _alone(reach, top, kinds) and not _is_method(reach, top, name):
                 held[top, name] = _value(values[0])
     return held
