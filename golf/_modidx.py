@@ -1856,6 +1856,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'golf.lab.folded._starred': ('lab/folded.html#_starred', 'golf/lab/folded.py'),
                                  'golf.lab.folded._stores': ('lab/folded.html#_stores', 'golf/lab/folded.py'),
                                  'golf.lab.folded._tidy': ('lab/folded.html#_tidy', 'golf/lab/folded.py'),
+                                 'golf.lab.folded._unchanging': ('lab/folded.html#_unchanging', 'golf/lab/folded.py'),
                                  'golf.lab.folded._value': ('lab/folded.html#_value', 'golf/lab/folded.py'),
                                  'golf.lab.folded.constants': ('lab/folded.html#constants', 'golf/lab/folded.py'),
                                  'golf.lab.folded.folded': ('lab/folded.html#folded', 'golf/lab/folded.py'),

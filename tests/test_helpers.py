@@ -30,7 +30,9 @@ class Slow(golf.NGram):
     "Counts that take their time, so that two processes meet."
 
     def observe(self, chunk):
-        while ranks > 1 and not os.path.exists(os.environ["SEEN"] + ".helper"):  # until the other one is there, too
+        if run.is_helper:
+            Path(os.environ["SEEN"] + ".helper").touch()
+        while ranks > 1 and not os.path.exists(os.environ["SEEN"] + ".helper"):  # until the other one has an arm, too
             time.sleep(0.1)
         time.sleep(0.1)
         with Path(os.environ["SEEN"]).open("a") as file:
@@ -42,9 +44,9 @@ corpus = golf.corpus_for("tiny")
 stream = golf.Stream(corpus.val[:4097], 512, byte_table=corpus.byte_table, name="original")
 arms = {"none": golf.Uniform(corpus.vocab_size)}
 arms |= {f"order {n}": Slow(corpus.vocab_size, n) for n in (1, 2, 3, 4)}
-if run.is_helper:
+if run.is_helper and spoilt:
     Path(os.environ["SEEN"] + ".helper").touch()
-    assert not spoilt, "spoilt"
+    raise AssertionError("spoilt")
 run.corpus = corpus
 golf.run_arms(run, arms, stream)
 if spoilt:

@@ -620,7 +620,7 @@ def steady(reach: Reach) -> Constants:
         seen = all(kind for kind, _ in found)
         for top in [k for k in kinds if not kinds & {*reach.ancestors(k)[1:]}] if seen else ():
             given = [v for kind, v in found if kind and top in reach.ancestors(kind)]
-            values = [v for v in given if v is not None and _constant(v)]
+            values = [v for v in given if v is not None and _unchanging(v)]
             same = len(values) == len(given) and len({ast.dump(v) for v in values}) == 1
             if same and _alone(reach, top, kinds) and not _is_method(reach, top, name):
                 held[top, name] = _value(values[0])
@@ -637,6 +637,11 @@ def _alone(reach: Reach, top: Key, kinds: set[Key]) -> bool:
     "Whether no class below `top` comes from another of some classes as well."
     below = [k for k in reach.units if top in reach.ancestors(k)]
     return all(top in reach.ancestors(o) for k in below for o in kinds & {*reach.ancestors(k)})
+
+
+def _unchanging(node: ast.AST | None) -> bool:
+    "Whether a value is plain and cannot grow: no list and no dictionary, however empty."
+    return node is not None and _constant(node) and not isinstance(node, (ast.List, ast.Dict))
 
 # %% ../../nbs/lab/05d_folded.ipynb #57ead005
 def _does_nothing(unit: Unit) -> bool:

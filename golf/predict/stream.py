@@ -348,11 +348,13 @@ def check_predictor(predictor: Any) -> None:
     lacks = [n for n in ("predict", "observe", "state", "load") if not hasattr(predictor, n)]
     if isinstance(predictor, type):
         name = predictor.__name__
-        raise GolfError(f"expected a golf.Predictor, not the class {name}: call it, as {name}()")
+        raise GolfError(
+            f"predictor: expected a golf.Predictor, not the class {name}: call it, as {name}()"
+        )
     if lacks:
         net = isinstance(predictor, torch.nn.Module)
         hint = "; golf.SlidingWindow(model) makes one of a network" if net else ""
-        raise GolfError(f"expected a golf.Predictor, not {_a(kind)}{hint}")
+        raise GolfError(f"predictor: expected a golf.Predictor, not {_a(kind)}{hint}")
     if not isinstance(getattr(predictor, "vocab_size", None), numbers.Integral):
         raise GolfError(f"{kind} has no vocab_size, the number of ids that it predicts")
 
@@ -363,7 +365,7 @@ def check_is_stream(stream: Any) -> None:
         corpus = hasattr(stream, "val") and hasattr(stream, "byte_table")
         way = "corpus.val, 512, byte_table=corpus.byte_table" if corpus else "tokens, 512"
         kind = _a(type(stream).__name__)
-        raise GolfError(f"expected a golf.Stream, not {kind}; golf.Stream({way}) makes one")
+        raise GolfError(f"stream: expected a golf.Stream, not {kind}; golf.Stream({way}) makes one")
 
 
 def _a(kind: str) -> str:
