@@ -430,7 +430,7 @@ def _is_list(node: ast.AST, whole: ast.AST) -> bool:
             "items",
             "keys",
         )
-        if isinstance(holder, ast.Name) and holder.id == node.id and grown:
+        if isinstance(holder, ast.Name) and holder.id == getattr(node, "id", "") and grown:
             return True
     return isinstance(node, ast.Call) and callee(node) in (
         "items",
@@ -505,13 +505,13 @@ class _Unread(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         """A question that nothing hangs on."""
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         idle = _empty(node.body) and _empty(node.orelse) and pure(node.test, self.whole)
         return self.gone() if idle else filled(node) or node
 
     def visit_For(self, node: ast.For) -> Any:
         """A loop in which nothing is done."""
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         known = pure(node.iter, self.whole) and (
             _is_list(node.iter, self.whole) or _constant(node.iter)
         )
@@ -622,7 +622,7 @@ def steady(reach: Reach) -> Constants:
             plain = all(_unchanging(v) for v in values)
             same = plain and len({ast.dump(v) for v in values if v}) == 1
             if same and _alone(reach, top, kinds) and not _is_method(reach, top, name):
-                held[top, name] = _value(values[0])
+                held[top, name] = _value(values[0] or _UNSEEN)
     return held
 
 # %% ../../nbs/lab/05d_folded.ipynb #57ead006

@@ -81,7 +81,7 @@ class _Nameless(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """`x.__dict__` for `vars(x)`, beside which the minifier would rename nothing."""
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "vars" and len(node.args) == 1:
             return ast.Attribute(node.args[0], "__dict__", ast.Load())
         return node

@@ -253,7 +253,7 @@ class Told(ast.NodeTransformer):
         key = self.reach.target(node, self.unit.module, self.unit.local)
         if key:
             return ast.copy_location(ast.Name(self.names.get(key, "Any"), ast.Load()), node)
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         return node.value if _is_any(node.value) else node
 
     # %% ../../nbs/lab/05e_script.ipynb #a77070a2
@@ -261,7 +261,7 @@ class Told(ast.NodeTransformer):
         """`Any` of anything is `Any`; the words of a `Literal` are no names."""
         if ast.unparse(node.value).endswith("Literal"):
             return node
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         return node.value if _is_any(node.value) else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
@@ -376,7 +376,7 @@ def reach_of(recipe: Recipe, roots: list[Key]) -> Reach:
     every = Reach(SMALLER, edited, ASIDE).run(*ENTRY, *roots)
     known, names = constants(recipe, every, readable), compressors(every)
     smaller = SMALLER | (one_compressor(names) if names else {})
-    learnt, found = Known(known), None
+    learnt, found = Known(known), Reach(smaller)
     for _ in range(8):
         edit = lambda reach, unit, learnt=learnt: learnt.edit(reach, edited(reach, unit))
         found = Reach(smaller, edit, ASIDE, like=found).run(*ENTRY, *roots)
