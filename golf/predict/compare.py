@@ -274,7 +274,7 @@ def _noting(get: Callable) -> Callable:
 
     return golf_asked
 
-
+# %% ../../nbs/predict/03_compare.ipynb #7c0b0004
 _environments: list[Callable] = []  # how it is asked without us, an entry for each who watches
 _door = threading.Lock()
 
@@ -296,7 +296,7 @@ def _asked() -> Iterator[None]:
             plain = _environments.pop()
             kind.__getitem__ = _noting(plain) if _environments else plain
 
-
+# %% ../../nbs/predict/03_compare.ipynb #7c0b0005
 @contextmanager
 def _opened() -> Iterator[dict[str, str]]:
     "The digests of what is opened for reading and asked for within the block, filled when it ends."
@@ -365,8 +365,8 @@ def _watched(make: Callable[[], Predictor]) -> Predictor:
 def arm_key(arm: Any, stream: Stream, byte_table: Bytes | None = None) -> str:
     """The name of an arm's scores: a digest of all that decides them, as far as it is known by now.
 
-    The files that a function opens when it makes the arm belong to it once it has run. Arguments and
-    errors as in `arm_origin`.
+    The files that are opened, and the variables of the environment that the user's code asks for, while
+    the arm is made and scored belong to it once it has run. Arguments and errors as in `arm_origin`.
     """
     return _key(arm_origin(arm, stream, byte_table))
 
