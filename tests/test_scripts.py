@@ -19,9 +19,16 @@ from typer.testing import CliRunner
 from golf.auditor import conditions, whole
 from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums, order_of
 from golf.auditor.forks import Driver, Wanted
-from golf.auditor.found import PLANS, marked, parsed, read_code, settings_of, sizes, unpacked
-from golf.auditor.sandbox import Limits, Outcome, confine, filter_program, landlock_version, shown
-from golf.auditor.whole import Group, Run, given_settings, linked, printed_scores
+from golf.auditor.found import ATTEMPTS, marked, parsed, read_code, settings_of, sizes, unpacked
+from golf.auditor.sandbox import (
+    ConfinedRun,
+    Limits,
+    confine,
+    filter_program,
+    landlock_version,
+    shown,
+)
+from golf.auditor.whole import Group, ScriptRun, given_settings, linked, printed_scores
 from golf.base.files import GolfError
 from golf.lab.cli import app
 
@@ -218,18 +225,18 @@ def test_nothing_is_run_where_nothing_confines(tmp_path):
 
 
 def test_settings_make_a_script_small():
-    found = sizes(settings_of(parsed(BASE)), PLANS[0])
+    found = sizes(settings_of(parsed(BASE)), ATTEMPTS[0])
     assert {
         "iterations": 3,
         "model_dim": 64,
         "vocab_size": 320,
         "train_seq_len": 64,
     }.items() <= found.items()
-    gentle = sizes(settings_of(parsed(BASE)), PLANS[2])
+    gentle = sizes(settings_of(parsed(BASE)), ATTEMPTS[2])
     assert (
         "model_dim" not in gentle and "vocab_size" not in gentle and gentle["train_seq_len"] == 128
     )
-    bare = sizes(settings_of(parsed(BASE)), PLANS[3])
+    bare = sizes(settings_of(parsed(BASE)), ATTEMPTS[3])
     assert "train_seq_len" not in bare and bare["iterations"] == 3
 
 
@@ -272,7 +279,7 @@ def test_instrumented_code_does_what_it_did():
            "            loss_sum += float(x)\n        n += 1\n    return loss_sum / n\nfound = eval_val([1, 2, 3])"  # fmt: skip
     tree, marker = marked(text)
     space: dict = {
-        "__golf__": whole.Ledger(
+        "__golf__": whole.Tracker(
             whole.Text(np.arange(100)), {s.number: s.loops for s in marker.sites}
         )
     }
@@ -291,7 +298,7 @@ def test_a_mixture_that_never_began_is_named_however_it_is_written(way):
            "        loss_sum += mixed(row, row, seen)\n    return loss_sum\neval_val([1.0, 2.0])"  # fmt: skip
     tree, marker = marked(text + call)
     around = {s.number: s.loops for s in marker.sites}
-    ledger = whole.Ledger(whole.Text(np.arange(100)), around)
+    ledger = whole.Tracker(whole.Text(np.arange(100)), around)
     exec(compile(tree, "x", "exec"), {"__golf__": ledger})
     found = run_of([group(range(1, 50))])
     found.told["activations"] = [{"seen": [*map(str, ledger.activations[0].seen)]}]
@@ -325,9 +332,9 @@ def test_a_side_that_a_setting_chose_is_no_doubt(text):
     ("warmup_steps = 200\nwarmup_frac = 0.1\nwindow = 16", {"warmup_steps": 1}),
 ])  # fmt: skip
 def test_sizes_under_other_names_become_small(text, small):
-    assert sizes(settings_of(parsed(text)), PLANS[0]) == small
+    assert sizes(settings_of(parsed(text)), ATTEMPTS[0]) == small
     tree = marked(text, small)[0]
-    space: dict = {"__golf__": whole.Ledger(whole.Text(np.arange(100)), {})}
+    space: dict = {"__golf__": whole.Tracker(whole.Text(np.arange(100)), {})}
     exec(compile(tree, "x", "exec"), space)
     outer = {k.lower(): v for k, v in space.items()}
     assert all(outer[k] == v for k, v in small.items() if k in outer)
@@ -388,7 +395,7 @@ def test_weights_beside_a_script_are_taken_with_it(tmp_path):
     scratch.mkdir()
     script = whole.copied(tmp_path / "train_gpt.py", scratch)
     assert (scratch / "final_model.int8.ptz").is_file() and not (script.parent / "big.bin").exists()
-    ready = whole.Prepared(script, scratch, PLANS[0], 9, {}, {}, scratch, scratch)
+    ready = whole.Prepared(script, scratch, ATTEMPTS[0], 9, {}, {}, scratch, scratch)
     first = {"r": "which lay beside the script", "w": "is not read", "rb": "which lay"}
     for mode, words in first.items():
         told = {"opened": [[1, f"final_model.int8.ptz {mode}"], [2, "final_model.int8.ptz r"]]}
@@ -435,7 +442,7 @@ def run_of(groups, lines=(), report=None, tokens=100):
         "window": 8,
         "steps": 0,
     }
-    return Run(Outcome(0), told, groups, np.full(tokens, -1), np.arange(tokens) % 30)
+    return ScriptRun(ConfinedRun(0), told, groups, np.full(tokens, -1), np.arange(tokens) % 30)
 
 
 def test_tokens_scored_again_are_counted_with_their_weight():
@@ -470,7 +477,7 @@ def test_a_sum_at_the_end_is_judged_by_when_its_losses_were_computed(first, made
 def test_sums_pass_only_over_all_ids(row, verdict):
     first = run_of([group(range(1, 50))])
     late = run_of([], report={"sums": [{"error": "", "turn": 0} | row], "futures": []})
-    found = judge_sums(conditions.Evidence(first, first.groups[0], True, late=late))
+    found = judge_sums(conditions.ScriptEvidence(first, first.groups[0], True, late=late))
     assert found.verdict == verdict, found
 
 

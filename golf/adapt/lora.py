@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..base.checks import check_fields, check_relations
 from ..base.files import GolfError, closest
-from ..net.config import ROLES
+from ..net.config import BANK_OF_ROLE
 from ..net.model import GPT, Transform
 from ..net.windows import SlidingWindow, portion
 from ..predict.dist import Dense, Distribution
@@ -25,11 +25,13 @@ from ..predict.stream import Chunk, Predictor
 def low_rank(
     model: GPT, roles: tuple[str, ...], rank: int, *, head: bool, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Factors of the matrices in `roles` (see `golf.net.config.ROLES`) and of the output head, by name.
+    """Factors of the matrices in `roles` (see `golf.net.config.BANK_OF_ROLE`) and of the output head, by name.
 
     "q.a" [n, rank, c] is uniform within ±1 / √c, "q.b" [n, r, rank] zero; the head's have no n.
     """
-    weights = {role: getattr(model, ROLES[role][0])[: model.config.matrices] for role in roles}
+    weights = {
+        role: getattr(model, BANK_OF_ROLE[role][0])[: model.config.matrices] for role in roles
+    }
     if head:
         weights["head"] = (model.embedding if model.config.tied else model.output).weight
     generator, found = torch.Generator().manual_seed(seed), {}
@@ -46,7 +48,7 @@ def in_banks(model: GPT, factors: dict[str, Tensor]) -> Transform:
     n = model.config.matrices
 
     def transform(name: str, weight: Tensor) -> Tensor:
-        for role, (bank, half) in ROLES.items():
+        for role, (bank, half) in BANK_OF_ROLE.items():
             if bank == name and f"{role}.a" in factors:
                 at = torch.arange(half * n, half * n + n, device=weight.device)
                 weight = weight.index_add(0, at, factors[f"{role}.b"] @ factors[f"{role}.a"])
@@ -78,7 +80,7 @@ def before_mark(inputs: Tensor, boundary: int | None) -> int:
 class LoRA(Predictor):
     """Score-first adaptation of low-rank factors, one document at a time (PR #77).
 
-    `roles` (see `golf.net.config.ROLES`) and `head` say where the factors are, `rank` how wide. They are
+    `roles` (see `golf.net.config.BANK_OF_ROLE`) and `head` say where the factors are, `rank` how wide. They are
     zero when the token `boundary` begins a document; None: never. Ranks are those of `predictor`.
     Raises `GolfError` for settings that cannot work.
     """
@@ -105,7 +107,9 @@ class LoRA(Predictor):
         """Raise `GolfError` naming the first argument that cannot work."""
         from_0 = dict.fromkeys(("lr", "epochs", "boundary", "seed"), "[0, inf)")
         check_fields(self, rank="[1, inf)", betas="[0, 1)", **from_0)
-        there = [role for role, (bank, _) in ROLES.items() if hasattr(self.predictor.model, bank)]
+        there = [
+            role for role, (bank, _) in BANK_OF_ROLE.items() if hasattr(self.predictor.model, bank)
+        ]
         odd = next((role for role in self.roles if role not in there), "")
         known = self.boundary is None or self.boundary < self.predictor.vocab_size
         check_relations(

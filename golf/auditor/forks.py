@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .tracks import Activation, Entry, Ledger, Parts
+from .tracks import Activation, Parts, SiteCall, Tracker
 
 # %% ../../nbs/auditor/18_forks.ipynb #741b9e14
 _SECONDS = 120.0  # a copy's time
@@ -30,11 +30,11 @@ _SECONDS = 120.0  # a copy's time
 class Found:
     """What a copy reports: its entries since the fork, and why it ended early, if it did."""
 
-    entries: list[Entry]
+    entries: list[SiteCall]
     error: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def scores(self, sites: set[int], last: int | None = None) -> list[Entry]:
+    def scores(self, sites: set[int], last: int | None = None) -> list[SiteCall]:
         "The entries of these sites that know their places, of the last round."
         found = [e for e in self.entries if e.site in sites and e.parts is not None]
         last = max((e.round for e in found), default=0) if last is None else last
@@ -68,7 +68,7 @@ class Driver:
         self.report: dict[str, Any] = {"futures": [], "sums": [], "notes": []}
 
     # %% ../../nbs/auditor/18_forks.ipynb #4c7df5e1
-    def ask(self, ledger: Ledger, tokens: np.ndarray | None, goal: int) -> Found | None:
+    def ask(self, ledger: Tracker, tokens: np.ndarray | None, goal: int) -> Found | None:
         "Fork; the copy reads `tokens` and ends after `goal` entries. None in the copy."
         out, into = os.pipe()
         pid = os.fork()
@@ -95,7 +95,7 @@ class Driver:
         except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile):
             return Found([], f"a copy gave no answer within {_SECONDS:.0f} s")
 
-    def finish(self, ledger: Ledger, error: str = "") -> None:
+    def finish(self, ledger: Tracker, error: str = "") -> None:
         "End the copy, with what it has seen."
         facts = {"first_learnt": ledger.first_learnt, "window": ledger.window, "steps": ledger.steps,
                  "seen_all": ledger.seen}  # fmt: skip
@@ -108,7 +108,7 @@ class Driver:
         os._exit(0)
 
     # %% ../../nbs/auditor/18_forks.ipynb #8c3c84ff
-    def begins(self, ledger: Ledger, activation: Activation) -> None:
+    def begins(self, ledger: Tracker, activation: Activation) -> None:
         "A function with sites begins: is it the evaluation?"
         if self.child or (activation.function, activation.call) != (
             self.wanted.function,
@@ -145,7 +145,7 @@ class Driver:
                 return
 
     # %% ../../nbs/auditor/18_forks.ipynb #5702f593
-    def changed(self, ledger: Ledger, at: int) -> np.ndarray:
+    def changed(self, ledger: Tracker, at: int) -> np.ndarray:
         "The text with everything from token `at` on replaced."
         tokens = ledger.text.tokens.copy()
         tokens[at:] = self.random.integers(4, self.wanted.vocab, len(tokens) - at)
@@ -155,7 +155,7 @@ class Driver:
         return tokens
 
     # %% ../../nbs/auditor/18_forks.ipynb #53046a02
-    def future(self, ledger: Ledger, at: int, where: str) -> bool | None:
+    def future(self, ledger: Tracker, at: int, where: str) -> bool | None:
         "Whether losses before token `at` move when all from it on is replaced; None in the copy."
         done = len(ledger.entries) - self.start  # of the base's entries
         rest = self.base.entries[done:]  # type: ignore[union-attr]
@@ -174,12 +174,12 @@ class Driver:
         self.report["futures"].append(row)
         return True
 
-    def counts(self, entry: Entry) -> bool:
+    def counts(self, entry: SiteCall) -> bool:
         "Whether an entry is one of the reported, with places."
         return entry.site in self.sites and entry.parts is not None and entry.round == self.round
 
     # %% ../../nbs/auditor/18_forks.ipynb #8f907394
-    def moved(self, before: list[Entry], found: Found, at: int) -> dict[str, Any]:
+    def moved(self, before: list[SiteCall], found: Found, at: int) -> dict[str, Any]:
         "How far losses before `at` moved, how many of how many, and how far from it."
         worst, count, total, reach, where, shows = 0.0, 0, 0, 0, -1, False
         for a, b in zip(before, found.entries):
@@ -221,9 +221,9 @@ class Driver:
                 "shows": shows}  # fmt: skip
 
     # %% ../../nbs/auditor/18_forks.ipynb #5ba7b7fc
-    def choose(self, scores: list[Entry]) -> None:
+    def choose(self, scores: list[SiteCall]) -> None:
         "Which turns of which loop to stop at."
-        self.turns_of: dict[tuple[int, int], list[Entry]] = {}
+        self.turns_of: dict[tuple[int, int], list[SiteCall]] = {}
         for entry in scores:
             if entry.ticks:
                 self.turns_of.setdefault(entry.ticks[0], []).append(entry)
@@ -239,7 +239,7 @@ class Driver:
         for turn in set(self.plan.values()):
             self.tokens_for[turn] = self.spread(self.turns_of[keys[turn]])
 
-    def spread(self, entries: list[Entry], most: int = 12) -> list[int]:
+    def spread(self, entries: list[SiteCall], most: int = 12) -> list[int]:
         "Tokens of a turn to replace: no two within one window, the last among them."
         places = np.concatenate([_known(e)[_losses(e) != 0] for e in entries])
         chosen: list[int] = []
@@ -252,7 +252,7 @@ class Driver:
         return sorted({chosen[0], *(chosen[i] for i in keep)})
 
     # %% ../../nbs/auditor/18_forks.ipynb #d57c2d6f
-    def reference(self, ledger: Ledger, turn: int) -> bool | None:
+    def reference(self, ledger: Tracker, turn: int) -> bool | None:
         "One token of a late turn replaced before the whole pass: what the late copies must find too."
         at = self.tokens_for[turn][0]
         rest = self.base.entries  # type: ignore[union-attr]
@@ -270,7 +270,7 @@ class Driver:
         return True
 
     # %% ../../nbs/auditor/18_forks.ipynb #a3914274
-    def turns(self, ledger: Ledger, loop: int) -> None:
+    def turns(self, ledger: Tracker, loop: int) -> None:
         "A loop begins a turn: one to stop at?"
         key = loop, ledger.loops[loop]
         if self.child or self.base is None or key not in self.plan:
@@ -284,7 +284,7 @@ class Driver:
                 return
         self.sums(ledger, turn, key)
 
-    def sums(self, ledger: Ledger, turn: int, key: tuple[int, int]) -> None:
+    def sums(self, ledger: Tracker, turn: int, key: tuple[int, int]) -> None:
         "Replace tokens by every id and add up what the ids would have got."
         rest = self.base.entries[len(ledger.entries) - self.start :]  # type: ignore[union-attr]
         ends = [i for i, e in enumerate(rest) if self.counts(e) and e.ticks[:1] == (key,)]
@@ -307,7 +307,7 @@ class Driver:
 
     # %% ../../nbs/auditor/18_forks.ipynb #61fd28cd
     def probabilities(
-        self, ledger: Ledger, goal: int, places: list[int], id_: int
+        self, ledger: Tracker, goal: int, places: list[int], id_: int
     ) -> dict[int, float] | None:
         "The probability that each of these tokens would have got, were it this id; None in the copy."
         tokens = ledger.text.tokens.copy()
@@ -317,7 +317,7 @@ class Driver:
             return None
         return {at: float(np.exp(-_loss_at(found, self.sites, at, self.round))) for at in places}
 
-    def every(self, ledger: Ledger, row: dict, goal: int, ids: np.ndarray) -> None:
+    def every(self, ledger: Tracker, row: dict, goal: int, ids: np.ndarray) -> None:
         "Sums over all ids; where one is above one, again with that token alone."
         places, totals, same = row["places"], dict.fromkeys(row["places"], 0.0), None
         for number, id_ in enumerate(ids.tolist()):
@@ -344,12 +344,12 @@ class Driver:
             row["alone"] = worst, alone
 
     # %% ../../nbs/auditor/18_forks.ipynb #b4f789fc
-    def entered(self, ledger: Ledger) -> None:
+    def entered(self, ledger: Tracker) -> None:
         "An entry was made."
         if self.child and len(ledger.entries) - self.start >= self.goal:
             self.finish(ledger)
 
-    def ends(self, ledger: Ledger, activation: Activation) -> None:
+    def ends(self, ledger: Tracker, activation: Activation) -> None:
         "A function with sites has ended; with the evaluation the run ends too."
         if activation is self.chosen:
             if self.child:
@@ -395,24 +395,24 @@ def received(data: bytes) -> Found:
         at, after = here.stop, after + max(0, int(computed))
         ticks = tuple((int(loop), int(count)) for loop, count in ticks)
         entries.append(
-            Entry(site, activation, kind, parts, float(value), clock, ticks, again, made)
+            SiteCall(site, activation, kind, parts, float(value), clock, ticks, again, made)
         )
     facts = {k: ast.literal_eval(v) for k, v in about["facts"].items()}
     facts |= {k[5:]: v for k, v in arrays.items() if k.startswith("fact ")}
     return Found(entries, about["error"], facts)
 
 # %% ../../nbs/auditor/18_forks.ipynb #8c3c84ff
-def _told(found: Found, sites: set[int]) -> list[Entry]:
+def _told(found: Found, sites: set[int]) -> list[SiteCall]:
     "The entries of the reported sites, and of any other with places."
     return [e for e in found.entries if e.parts is not None]
 
 # %% ../../nbs/auditor/18_forks.ipynb #53046a02
-def _losses(entry: Entry) -> np.ndarray:
+def _losses(entry: SiteCall) -> np.ndarray:
     "The losses of an entry."
     return entry.parts.losses if entry.parts is not None else np.zeros(0)
 
 
-def _known(entry: Entry) -> np.ndarray:
+def _known(entry: SiteCall) -> np.ndarray:
     "The places of an entry, unknown ones far away."
     places = entry.parts.places if entry.parts is not None else np.zeros(0, dtype=np.int64)
     return np.where(places < 0, 1 << 60, places)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['landlock_version', 'lock_files', 'filter_program', 'lock_calls', 'drop_powers', 'own_processes', 'interpreter_paths',
-           'emptied_environment', 'launch', 'Limits', 'descendants', 'memory_of', 'end_all', 'Outcome', 'shown',
+           'emptied_environment', 'launch', 'Limits', 'descendants', 'memory_of', 'end_all', 'ConfinedRun', 'shown',
            'confine']
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #9b8cc2c8
@@ -318,7 +318,7 @@ def _kill(pid: int, sign: int) -> None:
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #c548918c
 @dataclass
-class Outcome:
+class ConfinedRun:
     """How a confined run ended: exit code, why it was ended (or ""), what it printed, what held it."""
 
     code: int | None
@@ -368,7 +368,7 @@ def _collect(pipe: Any, kept: list[bytes], most: int) -> None:
             del kept[len(kept) // 2]
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #008a2608
-def _watched(process: subprocess.Popen, limits: Limits, scratch: str, tick: Any) -> Outcome:
+def _watched(process: subprocess.Popen, limits: Limits, scratch: str, tick: Any) -> ConfinedRun:
     "Wait for a launcher, and end all of it when a limit is passed or the caller is interrupted."
     begun, rounds = time.monotonic(), 0
     seen: dict[str, float] = {"files": 0.0, "memory": 0.0}
@@ -391,7 +391,7 @@ def _watched(process: subprocess.Popen, limits: Limits, scratch: str, tick: Any)
             end_all(process.pid)
         process.wait()
     code = None if why else process.returncode
-    return Outcome(code, why, seconds=time.monotonic() - begun, memory=int(most))
+    return ConfinedRun(code, why, seconds=time.monotonic() - begun, memory=int(most))
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #22b391cb
 def _inside_bubblewrap(command: list[str], read: Sequence[str], scratch: str) -> list[str]:
@@ -411,7 +411,7 @@ def _inside_bubblewrap(command: list[str], read: Sequence[str], scratch: str) ->
 
 def confine(function: str, argument: Any, scratch: str | Path, *, read: Iterable[str | Path] = (),
             limits: Limits = Limits(), environment: dict[str, str] | None = None,
-            unconfined: bool = False, tick: Any = None, python: str = sys.executable) -> Outcome:  # fmt: skip
+            unconfined: bool = False, tick: Any = None, python: str = sys.executable) -> ConfinedRun:  # fmt: skip
     """Call `function` ("module:name") with `argument` (JSON) in a confined child, and wait for its end.
 
     It writes only to `scratch` and reads that, the interpreter and `read`. `tick(seconds)` is called
@@ -438,7 +438,7 @@ def confine(function: str, argument: Any, scratch: str | Path, *, read: Iterable
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #571effaf
 def _followed(process: subprocess.Popen, status: int, limits: Limits, scratch: str,
-              tick: Any) -> Outcome:  # fmt: skip
+              tick: Any) -> ConfinedRun:  # fmt: skip
     "Watch a launcher and gather what it says."
     kept: list[bytes] = []
     reader = threading.Thread(

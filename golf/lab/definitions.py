@@ -17,7 +17,7 @@ from ..base.files import GolfError
 from golf.lab.names import (
     _COMPREHENSIONS,
     _SCOPES,
-    Source,
+    ModuleSource,
     _home,
     _is_module,
     _names,
@@ -72,7 +72,7 @@ class Reach:
     ):  # fmt: skip
         self.aside = aside
         self.replaced, self.edit = replaced or {}, edit or (lambda reach, unit: unit)
-        self.sources: dict[str, Source] = like.sources if like else {}
+        self.sources: dict[str, ModuleSource] = like.sources if like else {}
         self.units: dict[Key, list[Unit]] = {}  # of every definition that is kept
         self.pending: dict[Key, list[Unit]] = {}  # methods of kept classes that nobody needs yet
         self.mentions: set[tuple[Key | None, str]] = set()
@@ -82,8 +82,8 @@ class Reach:
         self.known: dict[tuple, Any] = like.known if like else {}  # of classes and names
 
     # %% ../../nbs/lab/05b_definitions.ipynb #fdbab313
-    def source(self, module: str) -> Source:
-        """The `Source` of a module, its replacements in place."""
+    def source(self, module: str) -> ModuleSource:
+        """The `ModuleSource` of a module, its replacements in place."""
         if module not in self.sources:
             found = self.sources[module] = source_of(module)
             for (where, name), text in self.replaced.items():
@@ -318,7 +318,7 @@ class Reach:
         return self
 
 # %% ../../nbs/lab/05b_definitions.ipynb #fdbab313
-def _replace(source: Source, name: str, text: str) -> None:
+def _replace(source: ModuleSource, name: str, text: str) -> None:
     "Put other code in a definition's place: at its line, so that the order of the module stays."
     line = source.named.pop(name)[0].lineno
     for statement in ast.parse(text).body:
