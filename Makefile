@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=  # such as --extra-index-url URL, for a build of torch without CUDA (pytorch.org names it)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TABLE := from golf.lab.arms import show_arms; from golf.lab.runs import newest_record; \
+TABLE := from golf.lab.arms import show_arms; from golf.lab.records import newest_record; \
 	record = newest_record("ttt_reset"); \
 	print(show_arms(record), record.folder, sep="\n\n")
 

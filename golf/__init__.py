@@ -52,8 +52,10 @@ auditor.audit: audit audit_arms
 auditor.adapters: from_command from_logits from_losses from_scorer from_script
 auditor.lints: lint_submission
 published.recipes: recipe
-lab.runs: Run arms_table drift read_record
-lab.plots: plot_arms plot_drift save_figure
+lab.runs: Run
+lab.records: arms_table drift read_record
+lab.plots: plot_drift save_figure
+lab.charts: plot_arms
 lab.arms: Arm difference keep_audits keep_figure run_arms said sentence show_arms show_drift told word
 lab.submission: submit
 lab.forecast: forecast
@@ -192,13 +194,13 @@ if TYPE_CHECKING:
     from golf.lab.arms import show_drift as show_drift
     from golf.lab.arms import told as told
     from golf.lab.arms import word as word
+    from golf.lab.charts import plot_arms as plot_arms
     from golf.lab.forecast import forecast as forecast
-    from golf.lab.plots import plot_arms as plot_arms
     from golf.lab.plots import plot_drift as plot_drift
     from golf.lab.plots import save_figure as save_figure
+    from golf.lab.records import arms_table as arms_table
+    from golf.lab.records import drift as drift
+    from golf.lab.records import read_record as read_record
     from golf.lab.runs import Run as Run
-    from golf.lab.runs import arms_table as arms_table
-    from golf.lab.runs import drift as drift
-    from golf.lab.runs import read_record as read_record
     from golf.lab.submission import submit as submit
     from golf.published.recipes import recipe as recipe

@@ -6,9 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from golf import GolfError
+from golf.lab.charts import figures_of, plot_arms
 from golf.lab.cli import app
-from golf.lab.plots import figures_of, plot_arms, plot_difference, plot_drift, save_figure
-from golf.lab.runs import Run, read_record
+from golf.lab.plots import plot_difference, plot_drift, save_figure
+from golf.lab.records import read_record
+from golf.lab.runs import Run
 
 
 def made_up(arms: dict[str, float], count: int = 120, seed: int = 0) -> pd.DataFrame:

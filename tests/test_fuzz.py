@@ -53,7 +53,8 @@ from golf.base.files import GolfError
 from golf.count.packets import Packets, distil, pack_prior, unpack_prior
 from golf.lab.engine import notebook_parameters
 from golf.lab.publish import published_list
-from golf.lab.runs import Run, read_record
+from golf.lab.records import read_record
+from golf.lab.runs import Run
 from golf.mix.recorded import Pass
 from golf.net.model import GPT, preset
 from golf.predict.stream import Stream

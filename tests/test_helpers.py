@@ -11,7 +11,7 @@ import pytest
 from test_repo import ROOT
 
 from golf.base.files import GolfError
-from golf.lab.runs import read_record
+from golf.lab.records import read_record
 
 WORK = [
     (

@@ -47,17 +47,8 @@ from golf.store.gptq import (
     mixed_plan,
     self_generated,
 )  # fmt: skip
-from golf.store.quant import (
-    Qat,
-    crown_q,
-    fake_quantize,
-    percentile,
-    prune_smallest,
-    quantize_rows,
-    search,
-    sigmas,
-    soft_round,
-)  # fmt: skip
+from golf.store.qat import Qat, crown_q, fake_quantize, soft_round  # fmt: skip
+from golf.store.quant import percentile, prune_smallest, quantize_rows, search, sigmas
 
 NAN, INF = math.nan, math.inf
 WRONG: dict[str, list] = {  # by the kind of an option: what it cannot be

@@ -21,7 +21,8 @@ from golf.predict.stream import Stream, evaluate
 from golf.published import pr473, pr484, pr953
 from golf.published.recipes import recipes
 from golf.store.artifact import SMALL
-from golf.store.quant import prune_smallest, qat_transform, quantize_rows
+from golf.store.qat import qat_transform
+from golf.store.quant import prune_smallest, quantize_rows
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
 from golf.train.loop import Trainer

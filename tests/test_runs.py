@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from golf.base.cache import cached
 from golf.base.files import GolfError, project_root
 from golf.base.task import Budget, budget_table
+from golf.lab.charts import plot_arms
 from golf.lab.plots import (
     Picture,
-    plot_arms,
     plot_cumulative,
     plot_difference,
     plot_drift,
@@ -29,19 +29,17 @@ from golf.lab.plots import (
     save_figure,
 )
 from golf.lab.publish import publish, published, published_list
-from golf.lab.runs import (
-    Run,
+from golf.lab.records import (
     arms_table,
     drift,
     drift_table,
     find_record,
-    git_state,
     newest_record,
     phase_profile,
-    portable,
     read_record,
     records,
 )
+from golf.lab.runs import Run, git_state, portable
 
 
 def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from golf.auditor import conditions, whole
 from golf.auditor.conditions import ScriptReport, audit_script, judge_once, judge_sums, order_of
 from golf.auditor.forks import Driver, Wanted
-from golf.auditor.found import ATTEMPTS, marked, parsed, read_code, settings_of, sizes, unpacked
+from golf.auditor.found import ATTEMPTS, parsed, settings_of, sizes, unpacked
+from golf.auditor.marks import marked, read_code
 from golf.auditor.sandbox import (
     ConfinedRun,
     Limits,

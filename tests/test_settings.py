@@ -18,7 +18,8 @@ from golf.lab.runs import Run
 from golf.net.average import KINDS, AverageConfig
 from golf.net.model import GPTConfig, preset
 from golf.net.optim import OptimConfig
-from golf.store.quant import Qat, percentile, row_maximum, search, sigmas
+from golf.store.qat import Qat
+from golf.store.quant import percentile, row_maximum, search, sigmas
 from golf.text.corpus import Corpus
 from golf.text.tokenizers import ByteTable
 from golf.train.fit import fit

@@ -19,7 +19,8 @@ from golf.auditor.findings import Finding, LintReport
 from golf.auditor.report import FAIL, NOT_RUN, AuditReport, Result
 from golf.base.tables import code, code_block, escape, markdown_table, one_line
 from golf.lab.plots import style
-from golf.lab.runs import Run, read_record
+from golf.lab.records import read_record
+from golf.lab.runs import Run
 from golf.predict.compare import Comparison
 from golf.published.recipes import Differences, Table
 from golf.store.sizes import SizeReport

@@ -21,7 +21,7 @@ def work(folder: Path, begun) -> None:
     """Train a small model into `folder`; `begun` is set when the first step is near."""
     from golf.net.average import AverageConfig
     from golf.net.model import GPTConfig
-    from golf.store.quant import Qat
+    from golf.store.qat import Qat
     from golf.text.corpus import Corpus
     from golf.text.tokenizers import ByteTable
     from golf.train.fit import fit
@@ -338,7 +338,8 @@ def test_every_setting_is_written_and_read_back():
     from golf.net.average import AverageConfig
     from golf.net.model import preset
     from golf.net.optim import OptimConfig
-    from golf.store.quant import Qat, percentile, row_maximum
+    from golf.store.qat import Qat
+    from golf.store.quant import percentile, row_maximum
     from golf.train.job import Job, job_from, to_json
     from golf.train.settings import Burst, Crown, TrainConfig
 
@@ -367,7 +368,8 @@ def test_every_setting_is_written_and_read_back():
 
 def test_a_run_that_clips_by_a_function_is_written(tmp_path):
     """It trained to the end, and then its log could not be written."""
-    from golf.store.quant import Qat, percentile
+    from golf.store.qat import Qat
+    from golf.store.quant import percentile
     from golf.train.fit import fit
 
     shape, config, corpus = small(tmp_path)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from golf.lab.publish import published
-from golf.lab.runs import newest_record
+from golf.lab.records import newest_record
 
 WIDE, SLOWER = 1.5, 0.9  # fastest over slowest round that is too much; share of the old ratio
 

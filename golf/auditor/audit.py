@@ -116,7 +116,7 @@ def audit_arms(arms: Mapping[str, Predictor | Callable[[], Predictor]], stream: 
 def with_audits(
     table: pd.DataFrame, audits: dict[str, Any], *, stream: str | None = None
 ) -> pd.DataFrame:
-    """A table of arms, as `golf.lab.runs.arms_table` makes it, with a column `violations`.
+    """A table of arms, as `golf.lab.records.arms_table` makes it, with a column `violations`.
 
     `audits`: for each arm its report, or what one said in `short`, as a record keeps it. What was not
     audited stays blank: other arms, and with `stream` the rows of every other one.

@@ -21,7 +21,8 @@ import torch
 
 from .findings import Finding
 from .forks import Wanted
-from .found import ATTEMPTS, LOSS, Attempt, read_code, unpacked
+from .found import ATTEMPTS, Attempt, unpacked
+from .marks import LOSS, read_code
 from .report import FAIL, NOT_RUN, PASS, UNSURE
 from .sandbox import Limits, shown
 from golf.auditor.whole import (

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from .forks import Driver, Wanted
-from .found import Attempt, Setting, marked, parsed, settings_of, sizes, unpacked
+from .found import Attempt, Setting, parsed, settings_of, sizes, unpacked
+from .marks import marked
 from .sandbox import ConfinedRun, Limits, confine, shown
 from .scripts import one_cpu
 from .tracks import Text, Tracker, Tracks

@@ -25,9 +25,8 @@ from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
 from .helpers import with_helpers
 from .plots import save_figure
-from golf.lab.runs import (
+from golf.lab.records import (
     Record,
-    Run,
     _cell,
     _chunks,
     _interval,
@@ -37,6 +36,7 @@ from golf.lab.runs import (
     drift,
     paired_chunks,
 )
+from .runs import Run
 from ..mix.recorded import Recorded, record_pass
 from ..predict.compare import Comparison, compare
 from ..predict.dist import Dense

@@ -23,7 +23,7 @@ from .arms import Words, difference, told, word
 from .engine import notebook_parameters
 from .evidence import CHECKS
 from .publish import published_list, published_records, quoted
-from .runs import Record, baseline_of, drift
+from .records import Record, baseline_of, drift
 from .seeds import over_seeds, seeds_of
 from ..predict.stats import Interval
 

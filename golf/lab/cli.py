@@ -474,7 +474,7 @@ def audit_predictor(
     """The report on a run, an arm or an artifact; raises `GolfError` for a level that is none."""
     from golf.auditor.audit import audit
     from golf.auditor.report import LEVELS
-    from golf.lab.runs import read_record
+    from golf.lab.records import read_record
 
     if level not in LEVELS:
         raise GolfError(f"level {level!r}: expected one of {[*LEVELS]}{closest(level, LEVELS)}")
@@ -548,7 +548,7 @@ def compare_command(
 # %% ../../nbs/lab/09_cli.ipynb #e3000002
 def own_newest(page: str, root: Path) -> Path | None:
     """The folder of the newest run of a notebook that lies here; None if there is none."""
-    from golf.lab.runs import newest_record
+    from golf.lab.records import newest_record
 
     try:
         return newest_record(page, root=root).folder
@@ -572,7 +572,7 @@ def judge_command(
     from golf.base.files import project_root
     from golf.lab.judge import as_dict, judge, judge_seeds, losses_of
     from golf.lab.publish import published_list, quoted
-    from golf.lab.runs import read_record
+    from golf.lab.records import read_record
 
     about: dict[str, Any] = {}
     if target.endswith(".csv") or (target.startswith("pr") and target[2:].isdigit()):
@@ -754,8 +754,9 @@ def figures_command(
     as_json: AsJson = False,
 ) -> None:
     """Draw all figures of a run again, from its record alone, at the size of a paper's column."""
-    from golf.lab.plots import figures_of, save_figure
-    from golf.lab.runs import read_record
+    from golf.lab.charts import figures_of
+    from golf.lab.plots import save_figure
+    from golf.lab.records import read_record
 
     record = read_record(run_or_published(run))
     asked = {"width": width, "height": height, "font_size": font_size}

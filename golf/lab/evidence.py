@@ -35,7 +35,8 @@ from ..published import pr473, pr484, pr953, pr1043, pr1185
 from ..published.numbers import numbers, seeds
 from ..published.recipes import recipe
 from ..store.artifact import load_artifact
-from ..store.quant import crown_q, dequantize_rows, quantize_rows
+from ..store.qat import crown_q
+from ..store.quant import dequantize_rows, quantize_rows
 from ..store.saved import load_model, model_path
 
 # %% ../../nbs/lab/06_evidence.ipynb #a78c6d13

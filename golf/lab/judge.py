@@ -18,7 +18,7 @@ from scipy import special
 
 from ..base.files import GolfError, closest
 from .arms import told
-from .runs import Record, baseline_of, paired_chunks
+from .records import Record, baseline_of, paired_chunks
 from .seeds import over_seeds, seeds_of
 from ..predict.stats import Interval, paired_bootstrap, welch
 

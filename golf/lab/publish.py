@@ -16,7 +16,7 @@ from typing import Any
 from ..base.cache import locked
 from ..base.files import GolfError, atomic_write, closest, project_root
 from ..base.task import PARAMETER_GOLF
-from .runs import Record, read_record
+from .records import Record, read_record
 
 # %% ../../nbs/lab/03_publish.ipynb #3e3b2614
 LIST = "runs/published.toml"

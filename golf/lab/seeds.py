@@ -18,7 +18,7 @@ from scipy import special
 from ..base.files import GolfError
 from ..base.tables import Markup, escape, markdown_table
 from .arms import Words, told, word
-from .runs import SEED, Record, baseline_of, paired_chunks
+from .records import SEED, Record, baseline_of, paired_chunks
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/03d_seeds.ipynb #f4f9984e

@@ -15,7 +15,7 @@ import pandas as pd
 from ..base.files import GolfError, closest
 from ..base.tables import Markup, escape, markdown_table
 from .arms import Words, told
-from .runs import Record, _interval, arms_table, baseline_of, paired_chunks
+from .records import Record, _interval, arms_table, baseline_of, paired_chunks
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/03e_strength.ipynb #e5204632

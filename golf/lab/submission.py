@@ -32,7 +32,7 @@ from ..base.task import PARAMETER_GOLF
 from .expressions import changed_recipe
 from .packed import packed
 from .publish import run_folder
-from .runs import read_record
+from .records import read_record
 from .script import Script, script
 from .verdict import _module, blaming
 from ..published.recipes import HOMES, Recipe, recipe

@@ -27,7 +27,7 @@ from ..base.tables import markdown_table
 from .arms import Words, told
 from .engine import SESSION, _project, resolve, run_key
 from .plots import Picture, save_figure, style
-from .runs import Record, arms_table, baseline_of, read_record
+from .records import Record, arms_table, baseline_of, read_record
 from ..predict.stats import Interval
 
 # %% ../../nbs/lab/08_sweep.ipynb #d27acaaf

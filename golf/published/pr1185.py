@@ -24,7 +24,7 @@ from ..predict.dist import Counts
 from ..predict.stream import Chunk, Predictor
 from . import pr473
 from .recipes import Adaptation, Recipe, Wart
-from ..store.quant import crown_q
+from ..store.qat import crown_q
 from ..train.loop import Trainer
 
 # %% ../../nbs/published/05_pr1185.ipynb #d96bec83

@@ -43,7 +43,8 @@ from golf.published.pr473 import (
 )
 from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import Plan, Treatment
-from ..store.quant import Qat, Quantized, prune_smallest, row_maximum
+from ..store.qat import Qat
+from ..store.quant import Quantized, prune_smallest, row_maximum
 from ..text.corpus import Corpus
 from ..train.loop import Trainer
 from ..train.settings import Burst

@@ -45,7 +45,8 @@ from .pr473 import MATRIX_SHARES, SmallProjections, quantize_table
 from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import SMALL, Plan
 from ..store.gptq import gptq_plan, hessians, round_columns
-from ..store.quant import Qat, Quantized, crown_q, largest_code, prune_smallest, search
+from ..store.qat import Qat, crown_q
+from ..store.quant import Quantized, largest_code, prune_smallest, search
 from ..text.corpus import Corpus
 from ..train.loop import Trainer
 

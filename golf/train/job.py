@@ -22,7 +22,7 @@ from ..net.average import AverageConfig
 from ..net.config import GPTConfig, config_from, preset
 from ..net.optim import OptimConfig
 from ..net.ranks import guarded, join, run_ranks
-from ..store.quant import Qat
+from ..store.qat import Qat
 from ..text.corpus import load_corpus
 
 # %% ../../nbs/train/04_job.ipynb #c000001e

@@ -32,7 +32,7 @@ from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.stream import Scores, Stream, evaluate
 from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
-from ..store.quant import crown_q, qat_transform
+from ..store.qat import crown_q, qat_transform
 from ..text.batches import TokenStream
 from ..text.corpus import Corpus
 from .pace import Pace, choose, settled

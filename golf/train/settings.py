@@ -16,7 +16,7 @@ from ..base.files import GolfError
 from ..net.average import AverageConfig
 from ..net.config import GPTConfig
 from ..net.optim import OptimConfig
-from ..store.quant import Qat
+from ..store.qat import Qat
 
 # %% ../../nbs/train/00_settings.ipynb #1ee6d9fd
 @dataclass(frozen=True)
