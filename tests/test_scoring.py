@@ -640,3 +640,19 @@ def test_a_class_that_needs_no_arguments_is_an_arm():
 
     found = compare({"a": Forty, "b": Uniform(40)}, STREAM, baseline="a")
     assert found["a"].nll.tolist() == found["b"].nll.tolist() and found["a"].vocab_size == 40
+
+
+def test_who_scores_without_learning_does_not_wait_for_a_compiler():
+    "Every process that only reads would begin two seconds later."
+    code = """
+import sys
+import numpy as np
+import golf
+
+model = golf.load_model(golf.load_artifact(golf.model_path("tiny")))
+stream = golf.Stream(np.arange(513) % 1000, 256)
+golf.evaluate(golf.SlidingWindow(model), stream), golf.Run, golf.run_arms
+print([m for m in ("torch._dynamo", "scipy.stats", "seaborn", "papermill") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

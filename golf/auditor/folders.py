@@ -29,6 +29,7 @@ class Submission:
     logs: list[RunLog] = field(default_factory=list)
     shipped: int | None = None
     code: str = field(default="", repr=False)  # of its script
+    page: str = field(default="", repr=False)  # its README
     read: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
@@ -77,6 +78,9 @@ def open_folder(folder: str | Path) -> Submission:
     found.shipped = script.stat().st_size if script.is_file() else None
     if found.shipped is not None and found.shipped <= 1 << 22:
         found.code = script.read_text("utf-8", "replace")
+    page = folder / "README.md"
+    if page.is_file() and page.stat().st_size <= 1 << 22:
+        found.page = page.read_text("utf-8", "replace")
     found.missing = [name for name in EXPECTED if not (folder / name).is_file()]
     found.missing += [] if found.logs else ["logs (*.log, *.txt, *.out)"]
     if not found.claim and not found.logs:

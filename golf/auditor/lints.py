@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import budgets, claims, curves, held
+from . import budgets, claims, curves, held, pages
 from .denominators import check_bytes, check_ratio, printed, vocabulary_of, whole_text
 from .findings import VERDICTS, Finding, LintReport, one_cause
 from .folders import Submission, open_folder, submissions_in
@@ -225,8 +225,8 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
                     vocabulary: str | None = None, cap: int = budgets.CAP, against: Any = None) -> LintReport:  # fmt: skip
     """The report on a submission: a folder, a `submission.json` or its content, or a log alone.
 
-    Of a folder are read: `submission*.json`, every `.log`, `.txt` and `.out` in it and below, and the
-    size of `train_gpt.py`. `log`: path, text, `RunLog`, or several. `vocabulary`: a name of
+    Of a folder are read: `submission*.json`, every `.log`, `.txt` and `.out` in it and below, the
+    `README.md`, and the size of `train_gpt.py`. `log`: path, text, `RunLog`, or several. `vocabulary`: a name of
     `VOCABULARIES`, where the numbers do not tell. `against`: another submission or a row of `ROWS`, for
     Welch's test. Raises `GolfError` for a source that is none of these.
     """
@@ -252,6 +252,8 @@ def lint_submission(source: str | Path | Mapping[str, Any], log: Any = None, *,
         if claim
         else []
     )
+    if given.page:
+        rows += [pages.check_headline(given.page, claim), pages.check_settings(given.page, logs)]
     rows += [*held.check_evidence(claim, logs, track), *given.refused]
     rows += [budgets.check_code(given.code, [log.source for log in logs])] if given.code else []
     rows += [] if against is None else [compare_with(against, claim, logs)]

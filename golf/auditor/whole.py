@@ -28,6 +28,7 @@ import torch
 from .forks import Driver, Wanted
 from .found import Attempt, Setting, parsed, settings_of, sizes, unpacked
 from .marks import marked
+from .pages import GIVEN
 from .sandbox import ConfinedRun, Limits, confine, shown
 from .scripts import one_cpu
 from .tracks import Text, Tracker, Tracks
@@ -293,7 +294,6 @@ _SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSW|CREDENTIAL|COOKIE")
 _OURS = {"PATH", "HOME", "DATA_PATH", "TOKENIZER_PATH", "DATA_DIR"} | {
     "RANK", "WORLD_SIZE", "LOCAL_RANK",
 }  # fmt: skip
-_GIVEN = r"(?<![\w$])([A-Z][A-Z0-9_]+)=[\"']?([\w.,+/-]+)"
 
 
 def given_settings(settings: list[Setting], texts: str = "") -> dict[str, str]:
@@ -303,7 +303,7 @@ def given_settings(settings: list[Setting], texts: str = "") -> dict[str, str]:
     """
     names = {s.name for s in settings if s.kind == "environment"} - _OURS
     names = {n for n in names if not _SECRET.search(n)}
-    found = {name: value for name, value in re.findall(_GIVEN, texts) if name in names}
+    found = {name: value for name, value in re.findall(GIVEN, texts) if name in names}
     return found | {n: os.environ[n] for n in names if n in os.environ}
 
 # %% ../../nbs/auditor/19_whole.ipynb #c59aa620

@@ -14,7 +14,6 @@ from typing import Any, Unpack
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -31,6 +30,7 @@ from golf.lab.plots import (
     _picture,
     _resets,
     _styled,
+    palette,
     plot_drift,
     plot_shuffled,
 )
@@ -55,7 +55,7 @@ def plot_loss(
     mean = log.loss.rolling(window or len(log) // 40 | 1, center=True, min_periods=1).mean()
     loss, lowest = grid[0, 0], grid[-1, 0]
     loss.plot(log.step, log.loss, color="#b9d3e6", linewidth=0.8, label="each step")
-    loss.plot(log.step, mean, color=sns.color_palette("colorblind")[0], label="running mean")
+    loss.plot(log.step, mean, color=palette()[0], label="running mean")
     loss.set_ylabel("nats per token")
     _better_below(loss)
     _legend(figure, loss)
@@ -78,7 +78,7 @@ def plot_sizes(
     parts = frame[frame.part != "total"]
     total = int(parts.bytes.sum())
     figure, axes = _picture(tall=0.9 + 0.32 * len(parts), size=size)
-    bars = axes.barh(parts.part, parts.bytes, color=sns.color_palette("colorblind")[0], height=0.65)
+    bars = axes.barh(parts.part, parts.bytes, color=palette()[0], height=0.65)
     axes.bar_label(bars, [f" {b:,}" for b in parts.bytes], fontsize="small", color=GREY)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -113,7 +113,7 @@ def plot_tradeoff(table: pd.DataFrame, **size: Unpack[FigureSize]) -> Figure:
         if name not in table:
             raise GolfError(f"tradeoff: the frame lacks the column {name!r}")
     table = table.sort_values("bytes", ascending=False)
-    blue = sns.color_palette("colorblind")[0]
+    blue = palette()[0]
     colors = [blue if on else "#b0b0b0" for on in front(table)]
     figure, (damage, weight) = _picture(1, 2, 0.9 + 0.24 * len(table), size=size, sharey=True)
     rows = range(len(table))
@@ -131,7 +131,7 @@ def plot_tradeoff(table: pd.DataFrame, **size: Unpack[FigureSize]) -> Figure:
 # %% ../../nbs/lab/02b_charts.ipynb #fc266abd
 def _draw_arms(panel: Axes, table: pd.DataFrame) -> None:
     "One row an arm: its difference and interval."
-    blue, red = (sns.color_palette("colorblind")[i] for i in (0, 3))
+    blue, red = (palette()[i] for i in (0, 3))
     colors = [
         blue if high < 0 else red if low > 0 else GREY for low, high in zip(table.low, table.high)
     ]
@@ -249,7 +249,7 @@ def plot_cost(
             raise GolfError(f"cost: the frame lacks the column {name!r}")
     figure, axes = _picture(size=size)
     named = []
-    for (name, arms), color in zip(ways.items(), sns.color_palette("colorblind")):
+    for (name, arms), color in zip(ways.items(), palette()):
         if missing := [arm for arm in arms if arm not in table.index]:
             raise GolfError(
                 f"cost: no arm is called {missing[0]!r}{closest(missing[0], table.index)}"
@@ -293,7 +293,7 @@ def plot_strength(
     marks, drawn = "osD^vP*X", list(arms or there)
     apart = 0.008 * float(table.base.max() - table.base.min())  # so that no bar hides another
     for i, arm in enumerate(drawn):
-        color = sns.color_palette("colorblind")[i % 10]
+        color = palette()[i % 10]
         rows = table.xs(arm, level=1)
         rows = rows.assign(base=rows.base + apart * (i - (len(drawn) - 1) / 2))
         bars = (rows.difference - rows.low).abs(), (rows.high - rows.difference).abs()

@@ -27,6 +27,7 @@ from golf.net.parts import (
     rope_table,
     smear,
     softcap,
+    table_of,
 )
 from golf.net.switches import (
     ACTIVATIONS,
@@ -67,10 +68,10 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, *, gain: bool = True):
         super().__init__()
-        ones = torch.ones(config.width)
-        self.attn_scale = nn.Parameter(ones.clone())
-        self.mlp_scale = nn.Parameter(ones.clone())
-        self.residual_mix = nn.Parameter(torch.stack([ones, torch.zeros(config.width)]))
+        self.attn_scale = nn.Parameter(torch.ones(config.width))
+        self.mlp_scale = nn.Parameter(torch.ones(config.width))
+        self.residual_mix = nn.Parameter(torch.ones(2, config.width))
+        self.residual_mix.data[1].zero_()
         if gain:
             self.q_gain = nn.Parameter(torch.full((config.heads,), float(config.qk_gain)))
         if config.activation == "star_relu":
@@ -96,7 +97,7 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.config, self.compute_dtype, c, n = config, compute_dtype, config, config.matrices
-        self.embedding = nn.Embedding(c.vocab_size, c.width)
+        self.embedding = table_of(c.vocab_size, c.width)
         self.qo_bank = nn.Parameter(torch.empty(2 * n, c.width, c.width))
         self.kv_bank = nn.Parameter(torch.empty(2 * n, c.kv_width, c.width))
         self.mlp_up_bank = nn.Parameter(torch.empty(n, c.mlp_width, c.width))
@@ -144,6 +145,8 @@ class GPT(nn.Module):
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw all weights from one seeded generator, whatever was drawn before."""
+        if self.embedding.weight.is_meta:
+            return
         generator = torch.Generator().manual_seed(seed)
         n = self.config.matrices
         self.embedding.weight.normal_(0, 0.005, generator=generator)

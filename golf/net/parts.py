@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPSILON', 'rms_norm', 'rope_table', 'rotate', 'exclude_self', 'relu2', 'leaky_relu2', 'smear', 'Smear', 'bigram_rows',
-           'NarrowEmbedding', 'softcap', 'attend', 'attention_dtype', 'attention']
+           'table_of', 'NarrowEmbedding', 'softcap', 'attend', 'attention_dtype', 'attention']
 
 # %% ../../nbs/net/00b_parts.ipynb #434f1e15
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from warnings import warn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 # %% ../../nbs/net/00b_parts.ipynb #d3b0201d
 EPSILON = 1.1920929e-07  # one unit in the last place of float32 at 1
@@ -28,6 +27,8 @@ def rms_norm(x: Tensor) -> Tensor:
 # %% ../../nbs/net/00b_parts.ipynb #a22bdccf
 def rope_table(length: int, dims: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each float32 [length, dims / 2], of position times frequency."""
+    if torch.empty(0).is_meta:  # shapes alone; to reckon there would load torch's compiler
+        return torch.empty(length, dims // 2), torch.empty(length, dims // 2)
     frequency = base ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
     angle = torch.outer(torch.arange(length, dtype=torch.float32), frequency)
     return angle.cos(), angle.sin()
@@ -80,12 +81,19 @@ def bigram_rows(ids: Tensor, rows: int) -> Tensor:
     return F.pad(pair % (rows - 1), (1, 0), value=rows - 1)
 
 # %% ../../nbs/net/00b_parts.ipynb #c9e49c86
+def table_of(rows: int, width: int) -> nn.Embedding:
+    """A table [rows, width]; on the device meta without torch's own start, which would load its compiler."""
+    if (empty := torch.empty(0)).is_meta:
+        return nn.Embedding.from_pretrained(empty.new_empty(rows, width), freeze=False)
+    return nn.Embedding(rows, width)
+
+
 class NarrowEmbedding(nn.Module):
     """A table [rows, width] widened to `out` dimensions and multiplied by one learned scale."""
 
     def __init__(self, rows: int, width: int, out: int, scale: float):
         super().__init__()
-        self.table = nn.Embedding(rows, width)
+        self.table = table_of(rows, width)
         self.proj = nn.Linear(width, out, bias=False) if width != out else None
         self.scale = nn.Parameter(torch.tensor(scale))
 
@@ -134,8 +142,18 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, wide: bool = False) -> Tensor:
         shared = {"enable_gqa": True}
     elif group > 1:  # on a GPU only the kernels of half precision share heads
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    late = () if q.size(2) == k.size(2) else (causal_lower_right(q.size(2), k.size(2)),)
+    late = () if q.size(2) == k.size(2) else (_lower_right(q, k.size(2)),)
     return attention(q, k, v, *late, is_causal=not late, **shared).transpose(1, 2).to(kept)
+
+
+def _lower_right(q: Tensor, keys: int) -> Any:
+    "The mask of queries [B, H, S, D] that are the last S of so many `keys`."
+    if q.is_cpu:  # what torch makes of it there, without its compiler, which the class would load
+        mask = torch.ones(q.size(2), keys, dtype=torch.bool)
+        return mask.tril(keys - q.size(2))
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(q.size(2), keys)
 
 # %% ../../nbs/net/00b_parts.ipynb #2188206e
 @cache
@@ -150,7 +168,6 @@ def _attention_error(dtype: torch.dtype, device: str) -> str:
     return ""
 
 
-@torch.compiler.assume_constant_result
 def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     """`dtype`, or float32 with a warning where this CPU's torch has no attention in `dtype`."""
     if dtype in (torch.float32, torch.float64) or device != "cpu":
@@ -173,3 +190,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Any, **options: Any) -> Te
     with torch.autocast("cpu", enabled=False):
         q, k, v = (x.to(wide) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, *mask, **options).to(low)
+
+
+# what `torch.compiler.assume_constant_result` does, which would load the compiler: 1.3 s of every import
+attention_dtype._dynamo_marked_constant = True
