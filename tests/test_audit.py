@@ -169,8 +169,11 @@ def found(report: AuditReport) -> dict:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_every_predictor_is_audited(name):
-    report = audit(MAKE[name](), LONG, "quick", chunk_tokens=2 * CHUNK)
+def test_every_predictor_is_audited(name, request):
+    "With `--flags slow` at level quick, a hundred seconds more."
+    slow = "slow" in request.config.getoption("--flags").split()
+    level, size = ("quick", 2 * CHUNK) if slow else ("brief", CHUNK)
+    report = audit(MAKE[name](), LONG, level, chunk_tokens=size)
     assert report.error is None and not report.failed, found(report)
     unsure = {t for t, v in report.verdicts.items() if v == UNSURE}
     assert unsure == ({"c1", "c2", "c3", "c4"} if name in IDLE else set()), found(report)
