@@ -60,9 +60,10 @@ run.save()
 ]
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
     """A project with one small notebook, and a cache of its own."""
+    tmp_path = tmp_path_factory.mktemp("project")
     cell = {"cell_type": "code", "outputs": [], "execution_count": None}
     cells = [
         cell | {"id": f"c{i}", "metadata": {"tags": tags}, "source": source}
@@ -74,6 +75,12 @@ def project(tmp_path, monkeypatch):
     text = json.dumps({"cells": cells, "metadata": about, "nbformat": 4, "nbformat_minor": 5})
     (tmp_path / "nbs" / "small.ipynb").write_text(text)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def one(project):
+    """What one process gives."""
+    return run(project, "one")
 
 
 def run(project: Path, name: str, *options: str) -> tuple[pd.DataFrame, list[str], str]:
@@ -92,8 +99,8 @@ def run(project: Path, name: str, *options: str) -> tuple[pd.DataFrame, list[str
     return read_record(folder).chunks, (project / f"{name}.txt").read_text().splitlines(), said
 
 
-def test_two_ranks_give_what_one_gives_and_share_the_work(project):
-    alone, seen_alone, _ = run(project, "one")
+def test_two_ranks_give_what_one_gives_and_share_the_work(project, one):
+    alone, seen_alone, _ = one
     both, seen_both, _ = run(project, "two", "-p", "ranks", "2")
     pd.testing.assert_frame_equal(alone, both, check_exact=True)
     orders = lambda seen: sorted(line.split()[1] for line in seen)
@@ -104,9 +111,9 @@ def test_two_ranks_give_what_one_gives_and_share_the_work(project):
     assert len({line.split()[0] for line in seen_both}) == 2
 
 
-def test_a_helper_that_dies_costs_no_result(project):
-    alone, _, _ = run(project, "one")
-    both, seen, said = run(project, "two", "-p", "ranks", "2", "-p", "spoilt", "1")
+def test_a_helper_that_dies_costs_no_result(project, one):
+    alone, _, _ = one
+    both, seen, said = run(project, "spoilt", "-p", "ranks", "2", "-p", "spoilt", "1")
     pd.testing.assert_frame_equal(alone, both, check_exact=True)
     assert len({line.split()[0] for line in seen}) == 1
     assert "rank 1 ended early, and its arms were scored here" in said and "spoilt" in said

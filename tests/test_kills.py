@@ -133,7 +133,7 @@ class Experiment:
         home = self.folder / ("fresh" if fresh else "kept")
         papermill = str(Path(sys.executable).with_name("papermill"))
         cache = self.folder / "other" if fresh else self.cache
-        command = [papermill, "nbs/ttt_reset.ipynb", *self.SMALL.split(), ""]
+        command = [papermill, "nbs/ttt_reset.ipynb", "-p", "artifact", "", *self.SMALL.split(), ""]
         run(command, home, cache, after=after)
         found = sorted(home.glob("runs/ttt_reset/*/record.json"))
         if after is not None or not found:

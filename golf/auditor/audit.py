@@ -112,7 +112,7 @@ def audit_arms(arms: Mapping[str, Predictor | Callable[[], Predictor]], stream: 
         found[name].name = name
     return found
 
-
+# %% ../../nbs/auditor/10_audit.ipynb #b5c8221b
 def with_audits(
     table: pd.DataFrame, audits: dict[str, Any], *, stream: str | None = None
 ) -> pd.DataFrame:

@@ -95,6 +95,7 @@ class Driver:
         except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile):
             return Found([], f"a copy gave no answer within {_SECONDS:.0f} s")
 
+    # %% ../../nbs/auditor/18_forks.ipynb #4c7ef5e8
     def finish(self, ledger: Tracker, error: str = "") -> None:
         "End the copy, with what it has seen."
         facts = {"first_learnt": ledger.first_learnt, "window": ledger.window, "steps": ledger.steps,
@@ -284,6 +285,7 @@ class Driver:
                 return
         self.sums(ledger, turn, key)
 
+    # %% ../../nbs/auditor/18_forks.ipynb #a392427b
     def sums(self, ledger: Tracker, turn: int, key: tuple[int, int]) -> None:
         "Replace tokens by every id and add up what the ids would have got."
         rest = self.base.entries[len(ledger.entries) - self.start :]  # type: ignore[union-attr]
@@ -317,6 +319,7 @@ class Driver:
             return None
         return {at: float(np.exp(-_loss_at(found, self.sites, at, self.round))) for at in places}
 
+    # %% ../../nbs/auditor/18_forks.ipynb #61fe28d4
     def every(self, ledger: Tracker, row: dict, goal: int, ids: np.ndarray) -> None:
         "Sums over all ids; where one is above one, again with that token alone."
         places, totals, same = row["places"], dict.fromkeys(row["places"], 0.0), None
@@ -380,7 +383,7 @@ def sent(found: Found) -> bytes:
     np.savez(file := io.BytesIO(), **arrays)
     return file.getvalue()
 
-
+# %% ../../nbs/auditor/18_forks.ipynb #c5f10a09
 def received(data: bytes) -> Found:
     """What `sent` wrote. Raises one of a few errors of NumPy and JSON for other bytes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
@@ -401,7 +404,7 @@ def received(data: bytes) -> Found:
     facts |= {k[5:]: v for k, v in arrays.items() if k.startswith("fact ")}
     return Found(entries, about["error"], facts)
 
-# %% ../../nbs/auditor/18_forks.ipynb #8c3c84ff
+# %% ../../nbs/auditor/18_forks.ipynb #8c3d8506
 def _told(found: Found, sites: set[int]) -> list[SiteCall]:
     "The entries of the reported sites, and of any other with places."
     return [e for e in found.entries if e.parts is not None]
@@ -411,7 +414,7 @@ def _losses(entry: SiteCall) -> np.ndarray:
     "The losses of an entry."
     return entry.parts.losses if entry.parts is not None else np.zeros(0)
 
-
+# %% ../../nbs/auditor/18_forks.ipynb #53056a09
 def _known(entry: SiteCall) -> np.ndarray:
     "The places of an entry, unknown ones far away."
     places = entry.parts.places if entry.parts is not None else np.zeros(0, dtype=np.int64)

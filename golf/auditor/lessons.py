@@ -97,7 +97,7 @@ def untouched(job: Audit) -> dict:
         return found | dict(verdict=UNSURE, note=note)
     return found | dict(note=f"a trace in chunks {traced}" if traced else "")
 
-
+# %% ../../nbs/auditor/05_lessons.ipynb #b3a02def
 def by_content(job: Audit) -> bool:
     "Whether it matters which tokens a chunk had that was scored twice."
     worst = 0.0

@@ -456,7 +456,7 @@ def _idle(body: list[ast.stmt]) -> bool:
     speaks = lambda n: isinstance(n, ast.Expr) and _SAID.match(ast.unparse(n))
     return all(isinstance(n, plain) or speaks(n) for n in body)
 
-
+# %% ../../nbs/auditor/16b_marks.ipynb #ec7dbbfa
 def _plain(body: list[ast.stmt], name: bool = False) -> bool:
     "Whether all that a branch gives back is a plain value, or (not with `name`) a name."
     kinds = (ast.Constant,) if name else (ast.Constant, ast.Name)

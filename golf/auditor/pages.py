@@ -60,7 +60,7 @@ def _value(text: str) -> Any:
     except GolfError:
         return low
 
-
+# %% ../../nbs/auditor/12ga_pages.ipynb #7d3d0012
 def check_settings(page: str, logs: Sequence[RunLog]) -> Finding:
     """Whether the variables that a README's commands set are what its logs print. Never FAIL."""
     check, said = "settings of the README", {}

@@ -218,7 +218,7 @@ def _enter(job: dict[str, Any]) -> list[str]:
     held += ["processes by a namespace"] * (job["kind"] == "namespace")
     return held + ["an empty file system by bubblewrap"] * job["bubblewrap"]
 
-
+# %% ../../nbs/auditor/15_sandbox.ipynb #16a59381
 def launch(text: str) -> None:
     """The launcher's main function: `text` is the job as JSON."""
     job = json.loads(text)
@@ -408,7 +408,7 @@ def _inside_bubblewrap(command: list[str], read: Sequence[str], scratch: str) ->
             words += ["--ro-bind", path, path]
     return [*words, "--chdir", scratch, "--", *command]
 
-
+# %% ../../nbs/auditor/15_sandbox.ipynb #22b491d2
 def confine(function: str, argument: Any, scratch: str | Path, *, read: Iterable[str | Path] = (),
             limits: Limits = Limits(), environment: dict[str, str] | None = None,
             unconfined: bool = False, tick: Any = None, python: str = sys.executable) -> ConfinedRun:  # fmt: skip

@@ -90,7 +90,7 @@ def cached(
                     raise GolfError(f"cached: nothing was written to the {kind} file it asked for")
     return path
 
-
+# %% ../../nbs/base/02_cache.ipynb #a2bb0017
 def _sound(path: Path, check: Callable[[Path], Any] | None) -> bool:
     "Whether the file is there and can be used; one that cannot is removed."
     try:

@@ -187,7 +187,7 @@ def _tuples(value: Any) -> Any:
     "Lists as tuples, which JSON does not know."
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
-
+# %% ../../nbs/base/00b_checks.ipynb #c6c6ae5d
 def function_from(found: str | dict[str, Any], where: str) -> Any:
     """The function that "module:name" says, or that `written` wrote; raises `GolfError`, `where` first."""
     found = {"function": found} if isinstance(found, str) else found

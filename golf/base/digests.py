@@ -326,7 +326,7 @@ def _filled(cell: Any) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/base/01_digests.ipynb #a1bb0047
 def _attempt(value: Any) -> str:
     "The digest of a value, or the name of its type where it has none."
     try:

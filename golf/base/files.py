@@ -196,7 +196,7 @@ def writes(path: str | Path, *, only: tuple[int, ...] = ()) -> Iterator[None]:
             raise
         raise GolfError(f"{path}: cannot be written ({error.strerror or error})") from error
 
-
+# %% ../../nbs/base/00_files.ipynb #3112236b
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
@@ -294,7 +294,7 @@ def _checked_array(file: Any, size: int) -> None:
     if kind.hasobject or math.prod(shape) * kind.itemsize != size - file.tell():
         raise ValueError(f"an array of {shape} {kind} in {size} bytes")
 
-
+# %% ../../nbs/base/00_files.ipynb #ab120029
 def read_arrays(
     path: str | Path, what: str, names: Iterable[str] | None = None
 ) -> "dict[str, np.ndarray]":

@@ -296,7 +296,7 @@ def _begin(at, tally):
         own[:], head[:] = 0, 0
         upto[0], entries[0, 0] = 0, 0
 
-
+# %% ../../nbs/count/01_tables.ipynb #d4313bf6
 @_jit
 def _enter(tokens, known, found, left, previous, k, event, tally):
     "Enter an event of the chunk in the list of its context of order `k`."
@@ -325,7 +325,7 @@ def _advance(tokens, known, found, left, previous, at, tally):
             _enter(tokens, known, found, left, previous, k, event, tally)
     tally[0][0] = at
 
-
+# %% ../../nbs/count/01_tables.ipynb #d4323bfd
 @_jit
 def _list(previous, k, at, tally):
     "The first entry of what followed the context of order `k` at place `at`, 0 if nothing did."

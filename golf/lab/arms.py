@@ -193,7 +193,7 @@ def show_drift(source: Record | pd.DataFrame, baseline: str | None = None) -> Wo
     head = ["text", "arm", "last third minus first", f"the same, minus {base}", "slope", "paired"]
     return Words(markdown_table(head, rows))
 
-
+# %% ../../nbs/lab/03b_arms.ipynb #0d0c8570
 def unpaired(source: Record | pd.DataFrame, arm: str, stream: str) -> float:
     """Bits per byte of the last third of an arm's chunks minus the first: what no pairing takes the text out of."""
     rows = _chunks(source)

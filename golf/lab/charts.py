@@ -391,7 +391,7 @@ def _best(chunks: pd.DataFrame, most: int = 6) -> pd.DataFrame:
     best = (sums.nats / sums.bytes).drop(base, errors="ignore").nsmallest(most).index
     return chunks[chunks.arm.isin([base, *best])]
 
-
+# %% ../../nbs/lab/02b_charts.ipynb #d7e11b5a
 def figures_of(record: Record, **size: Unpack[FigureSize]) -> dict[str, Figure]:
     """All figures that a record holds the numbers for, by name, drawn from it alone.
 

@@ -392,7 +392,7 @@ def _differences(chunks: Any) -> Iterator[tuple[str, str, Interval]]:
         for arm in dict.fromkeys(a for a in part.arm if a != base):
             yield stream, arm, difference(chunks, arm, base, stream=stream)
 
-
+# %% ../../nbs/lab/07_claims.ipynb #d4acd45c
 def _negative(record: Record, stream: str, arm: str, found: Interval) -> dict[str, str]:
     "One line of the log."
     name = f"{record['notebook']}/{record['key']}"

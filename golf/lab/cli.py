@@ -555,7 +555,7 @@ def own_newest(page: str, root: Path) -> Path | None:
     except GolfError:
         return None
 
-
+# %% ../../nbs/lab/09_cli.ipynb #e3010009
 @app.command("judge")
 def judge_command(
     target: Annotated[

@@ -57,7 +57,7 @@ def filled(node: Any) -> None:
     if isinstance(node, _BLOCKS) and not node.body:
         node.body = [ast.Pass()]
 
-
+# %% ../../nbs/lab/05c_dropped.ipynb #2a50fcbf
 class Dropped(ast.NodeTransformer):
     """A unit's syntax without the lines whose only effect is an error; `changed` says if any went.
 

@@ -183,8 +183,9 @@ def _check_there(parameters: list[Parameter], values: dict[str, Any], folder: st
             raise GolfError(f"{where}{p.name} {value!r}: nothing is there")
         elif p.name == "artifact" and (value or p.default):
             shipped = sorted(m.stem for m in (Path(__file__).parents[1] / "models").glob("*.golf"))
-            if value not in shipped and not (value and there(value)):
-                names = f"{', '.join(shipped)}, or a file that is here"
+            auto = ("auto", "") if p.default == "auto" else ()
+            if value not in (*shipped, *auto) and not (value and there(value)):
+                names = f"{', '.join((*shipped, *auto[:1]))}, or a file that is here"
                 raise GolfError(
                     f"{where}artifact {value!r}: expected {names}{closest(value, shipped)}"
                 )

@@ -374,7 +374,7 @@ _LAZY = set(
 )
 _MADE = {"dict", "list", "tuple", "set", "frozenset", "deque"}  # of what stands there, if anything
 
-
+# %% ../../nbs/lab/05d_folded.ipynb #29437b18
 def pure(node: ast.AST | None, whole: ast.AST) -> bool:
     """Whether to work out an expression in `whole` changes nothing, an error aside."""
     if isinstance(node, (ast.Constant, ast.Name, ast.Lambda)) or node is None:

@@ -83,7 +83,7 @@ GPUS = {"H100": Gpu(989e12, 80e9), "H200": Gpu(989e12, 141e9)}  # NVIDIA's data 
 SHARE = 0.275  # of the peak, as #549's steps of 83.5 ms reach it
 STATE = 5 * 4  # bytes a weight: itself, its gradient, two moments, its average
 
-
+# %% ../../nbs/lab/08b_forecast.ipynb #b5cfbfab
 @dataclass(frozen=True)
 class Forecast:
     """What a training takes: `values` of the model, `operations` a token, bytes of `activations` and in all on each GPU, milliseconds and `steps`.
@@ -134,7 +134,7 @@ def walk(model: GPTConfig, *, build: Callable[..., GPT] = GPT) -> tuple[int, flo
     work = other.get_total_flops() + attention()
     return count, work / model.context, kept() / model.context
 
-
+# %% ../../nbs/lab/08b_forecast.ipynb #f9df2d11
 def forecast(
     model: GPTConfig, train: TrainConfig, *, ranks: int = 8, gpu: str = "H100",
     build: Callable[..., GPT] = GPT, share: float = SHARE, seconds: float = 600.0,

@@ -180,7 +180,7 @@ def _finite(chunks: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
         warnings.warn(f"not drawn, as their loss is infinite: {', '.join(lost)}", stacklevel=4)
     return chunks[~chunks.arm.isin(lost)]
 
-
+# %% ../../nbs/lab/02_plots.ipynb #8c7af582
 def _label_chunks(axes: Axes, chunks: pd.DataFrame) -> None:
     "The name of the horizontal axis, with the length of a chunk; ticks at whole chunks."
     axes.set_xlabel(f"chunk ({int(chunks.tokens.max()):,} tokens each)")

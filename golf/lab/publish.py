@@ -125,6 +125,8 @@ def excerpt(record: Record | None) -> str:
     if "chunks" in record["tables"]:
         tokens = int(record.chunks.groupby(["stream", "arm"]).tokens.sum().max())
     model = settings.get("artifact")
+    if model == "auto":
+        model = "tiny" if settings.get("corpus") == "stdlib" else ""
     model = f", with the shipped `{model}`" if model else ""
     size = f": up to {tokens:,} tokens an arm" if tokens else ""
     share = f", {tokens / PARAMETER_GOLF.scored_tokens:.1%} of the official validation set"

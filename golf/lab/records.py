@@ -57,7 +57,7 @@ def _misshapen(found: Any, shape: Any = _SHAPE, where: str = "it") -> str:
     parts = (_misshapen(found[k], inner, k) if k in found else k for k, inner in wanted.items())
     return next(filter(None, parts), "")
 
-
+# %% ../../nbs/lab/01a_records.ipynb #72731119
 class Record(dict):
     """A saved record: a dictionary whose entries are also attributes, and its two tables.
 
@@ -203,7 +203,7 @@ def _records(notebook: str | Path, root: str | Path | None) -> list[Record]:
             warnings.warn(f"left out: {path}: {what}", stacklevel=3)
     return [record for *_, record in sorted(found, key=lambda one: one[:2])]
 
-
+# %% ../../nbs/lab/01a_records.ipynb #b8ec7878
 def newest_record(notebook: str | Path, *, root: str | Path | None = None) -> Record:
     """The record of the newest complete run of `notebook` made here; raises `GolfError` if there is none."""
     found = _records(notebook, root)

@@ -130,7 +130,7 @@ def _git(root: Path, *arguments: str, settings: dict[str, str] | None = None) ->
         return None
     return done.stdout.strip()
 
-
+# %% ../../nbs/lab/01_runs.ipynb #149f5ea9
 def _filters_off(root: Path) -> dict[str, str]:
     "Settings that switch off the programs which a repository's own settings put between files and git."
     listed = _git(root, "config", "--local", "--includes", "--name-only", "--null", "--list") or ""
@@ -251,7 +251,7 @@ class Run:
         now = datetime.datetime.now(datetime.UTC)
         return plain(found | {"format": 1, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
 
-    # %% ../../nbs/lab/01_runs.ipynb #f60c4d1a
+    # %% ../../nbs/lab/01_runs.ipynb #f60d4d21
     @classmethod
     def here(cls, notebook: str | Path | None = None, **options: Any) -> "Run":
         """The run of the notebook that this is called in, with the values that its parameters have there.
@@ -279,6 +279,7 @@ class Run:
         run.knobs, run.path = parameters, path
         return run
 
+    # %% ../../nbs/lab/01_runs.ipynb #f60e4d28
     @contextmanager
     def refusing(self) -> Iterator[None]:
         """A `GolfError` within it is about the parameters: a notebook tells it in one line, without frames."""
@@ -290,10 +291,15 @@ class Run:
     # %% ../../nbs/lab/01_runs.ipynb #a7440754
     @property
     def model_file(self) -> str | Path:
-        """Where the artifact of the parameter of that name lies; "" for one that is still to be trained."""
+        """Where the artifact of the parameter of that name lies; "" for one that is still to be trained.
+
+        "auto" is the shipped `tiny` for the built-in text, whose tokens it reads, and none for another.
+        """
         from golf.store.saved import model_path, shipped_models
 
         name = self.parameters.get("artifact", "")
+        if name == "auto":
+            name = "tiny" if self.parameters.get("corpus", "stdlib") == "stdlib" else ""
         return model_path(name if name in shipped_models() else find_place(name)) if name else ""
 
     def load_corpus(self) -> "Corpus":

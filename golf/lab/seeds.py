@@ -95,7 +95,7 @@ def seeds_sentence(source: Record | pd.DataFrame, arm: str, against: str | None 
     seeds = f"{found.blocks} seeds" if found.blocks > 1 else "one seed, so no interval"
     return f"*{arm}* **{word(found)}** against *{than}*: {told(found)} bits per byte over {seeds}."
 
-
+# %% ../../nbs/lab/03d_seeds.ipynb #149ac254
 def show_seeds(source: Record | pd.DataFrame, against: str | None = None,
                more: dict[str, dict[str, str]] | None = None) -> Words:  # fmt: skip
     """`seeds_table` as a Markdown table, best first; `more`: further columns, for each a text an arm."""

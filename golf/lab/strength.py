@@ -87,7 +87,7 @@ def show_strength(source: Record | pd.DataFrame, baseline: str | None = None) ->
     head = [Markup(f"{escape(model)}, {base:.4f}") for model, base in bases.items()]
     return Words(markdown_table(["arm", *head, "strongest minus weakest"], rows))
 
-
+# %% ../../nbs/lab/03e_strength.ipynb #4ab8d15f
 def strength_sentence(source: Record | pd.DataFrame, arm: str, against: str | None = None) -> str:
     """One Markdown sentence: what an arm changes on the weakest and on the strongest model, and whether that is less."""
     chunks = source.chunks if isinstance(source, Record) else source

@@ -493,7 +493,7 @@ class Memory:
         short = {i: (k[:, skip:], v[:, skip:]) for i, (k, v) in self.kept.items()}
         return Memory(self.ids, self.length - skip, short)
 
-
+# %% ../../nbs/net/01_model.ipynb #720f597e
 @dataclass
 class Forward:
     """What one forward hands to its layers: both seams, and what was computed on the way."""

@@ -180,7 +180,7 @@ def attention_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
         return torch.float32
     return dtype
 
-
+# %% ../../nbs/net/00b_parts.ipynb #21892075
 def attention(q: Tensor, k: Tensor, v: Tensor, *mask: Any, **options: Any) -> Tensor:
     """`F.scaled_dot_product_attention`, in float32 where this CPU's torch has none in q's precision."""
     cast = q.is_cpu and torch.is_autocast_enabled("cpu")

@@ -186,7 +186,7 @@ def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     told = ", ".join(f"{k}={v:.20}" for k, v in given.items())
     raise GolfError(f"ranks: {told} is no place among ranks; start them with torchrun")
 
-
+# %% ../../nbs/net/00_ranks.ipynb #2d39bf32
 def join(device: str = "cpu") -> Ranks:
     """This process's place, from the environment that `torchrun` sets; alone if there is none.
 

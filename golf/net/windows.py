@@ -175,6 +175,7 @@ class Banded(Predictor):
         "Keep the keys and values of the chunk that was just predicted."
         self.memory = self._read[1]
 
+    # %% ../../nbs/net/03_windows.ipynb #5e1b77c9
     def get_state(self) -> dict[str, Any]:
         "What is kept of the text so far."
         return vars(self.memory) | {"kept": dict(self.memory.kept)}

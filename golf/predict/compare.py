@@ -482,7 +482,7 @@ def _made(arm: Callable[[], Predictor]) -> Predictor:
     check_predictor(predictor)
     return predictor
 
-
+# %% ../../nbs/predict/03_compare.ipynb #ed602389
 def _arm(arm, name: str, origin: dict | None, *, stream, byte_table, progress, allowed) -> Scores:
     "Scores of one arm, from the cache if they are there."
     place = _scores_path(origin)

@@ -327,7 +327,7 @@ def _parts_of(predictor: Any) -> Iterator[Any]:
             yield value
             waiting += own.values() if isinstance(value, Predictor) else ()
 
-
+# %% ../../nbs/predict/02_stream.ipynb #dd6c5aa7
 def check_tokenizer(predictor: Any, tokenizer: str) -> None:
     """Raise `GolfError` if a part of `predictor` was made with ids of another tokenizer than this one.
 
@@ -399,7 +399,7 @@ def _check_bytes(stream: Stream, table: Bytes | None) -> None:
         rule = f"the byte table is that of tokenizer {found}"
         raise GolfError(f"the stream holds ids of tokenizer {stream.tokenizer}, but {rule}")
 
-
+# %% ../../nbs/predict/02_stream.ipynb #9ea199d4
 def _check_normalised(distribution: Distribution, predictor: Any, allowed: bool) -> None:
     "Raise if the distribution is not normalised and that is not `allowed`."
     if not (distribution.normalised or allowed):
@@ -565,7 +565,7 @@ def load_arrays(path: str | Path, what: str) -> dict[str, np.ndarray]:
 # %% ../../nbs/predict/02_stream.ipynb #ca67faef
 _naming: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("golf_naming", default=())
 
-
+# %% ../../nbs/predict/02_stream.ipynb #ca68faf6
 def _told(owner: Predictor, name: str) -> Any:
     "An attribute, or what names it; None for itself, and for a part of torch's or ours without a digest."
     value, inside = getattr(owner, name), id(owner) in _naming.get()

@@ -137,7 +137,7 @@ def _entries(found: dict[str, Any], name: str) -> dict[str, tuple[Any, Any]]:
         raise GolfError(f"{name}: it holds {more[0]!r:.60}, of which m says nothing")
     return rows
 
-
+# %% ../../nbs/store/06_import.ipynb #86e3cee8
 def _told_by_names(weights: dict[str, Any]) -> dict[str, Any]:
     "What m would say of a state dictionary: a name with .q and .scale has codes, others values."
     coded = {

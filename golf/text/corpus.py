@@ -209,6 +209,7 @@ class Corpus:
         """UTF-8 bytes per target of the validation stream."""
         return self.byte_table.total(self.val) / (len(self.val) - 1)
 
+    # %% ../../nbs/text/03_corpus.ipynb #92c62705
     @property
     def lost(self) -> float:
         """The share of the validation text's bytes that its tokenizer loses, where this package read the text; else 0."""
@@ -329,7 +330,7 @@ def is_prepared(corpus: str | Path) -> bool:
     folder = Path(corpus).expanduser()
     return all((folder / name).is_file() for name in ("manifest.json", "tokenizer.model"))
 
-
+# %% ../../nbs/text/03_corpus.ipynb #7888b39a
 def load_corpus(
     corpus: str | Path = "stdlib", *, data_path: str | Path | None = None,
     tokenizer_path: str | Path | None = None, vocab_size: int | None = None, limit: int | None = None,

@@ -173,7 +173,7 @@ def _download(partial: Path, file: HubFile, repo: str, revision: str, endpoint, 
             partial.unlink()
         raise
 
-
+# %% ../../nbs/text/05_fineweb.ipynb #02d72d1c
 def _fetch(
     place: Path, file: HubFile, *, what: str, repo: str, revision: str, endpoint: str | None,
     vocab_size: int, progress: bool,

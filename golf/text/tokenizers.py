@@ -182,7 +182,7 @@ def _with_signs(tokenizer: SentencePieceProcessor, text: str) -> list[int]:
         ids += sign + _inner(tokenizer, part, prefix)
     return ids
 
-
+# %% ../../nbs/text/01_tokenizers.ipynb #5ebbf731
 def encode(
     tokenizer: SentencePieceProcessor, texts: list[str], *, threads: int = -1
 ) -> list[list[int]]:

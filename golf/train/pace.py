@@ -147,7 +147,7 @@ def _remembered(what: str, key: Any, measure: Callable[[], Any]) -> Any:
     key = what, _processor(), key
     return _read(cached("pace", key, write, suffix=".json", check=_read))
 
-
+# %% ../../nbs/train/01_pace.ipynb #1d0ebdd5
 def _read(path: Path) -> Any:
     "A measurement as it was written; raises `GolfError` for a file that holds none."
     try:
