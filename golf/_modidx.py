@@ -1526,6 +1526,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'golf.count.tables._rehash': ('count/tables.html#_rehash', 'golf/count/tables.py'),
                                    'golf.count.tables._space': ('count/tables.html#_space', 'golf/count/tables.py'),
                                    'golf.count.tables._step': ('count/tables.html#_step', 'golf/count/tables.py'),
+                                   'golf.count.tables._touch': ('count/tables.html#_touch', 'golf/count/tables.py'),
                                    'golf.count.tables._visit': ('count/tables.html#_visit', 'golf/count/tables.py'),
                                    'golf.count.tables._weight': ('count/tables.html#_weight', 'golf/count/tables.py'),
                                    'golf.count.tables._within': ('count/tables.html#_within', 'golf/count/tables.py')},

@@ -124,6 +124,19 @@ def _contexts(slots, nodes, tokens, t, vocab_size, context):
 
 # %% ../../nbs/count/01_tables.ipynb #bc11418f
 @_jit
+def _touch(slots, nodes, context, tokens, t, vocab_size, children, i):
+    "Read what token `t` will need of every order, all at once: memory answers nine as fast as one."
+    mask, sum_ = slots.size - 1, 0
+    for k in range(context.size):
+        child = children[k, i] if children.size else 0
+        if child > 0:
+            sum_ += nodes[child].count
+        elif context[k] >= 0:
+            sum_ += slots[_mix(context[k] * vocab_size + tokens[t]) & mask]
+    return sum_
+
+
+@_jit
 def _learn(
     slots, nodes, links, used, tokens, start, stop, vocab_size, bos, keep, context, children
 ):
@@ -132,6 +145,7 @@ def _learn(
     _contexts(slots, nodes, tokens, start, vocab_size, context)
     for t in range(start, stop):
         room, fresh = _space(tokens, t, order, bos, keep), True
+        used[1] = _touch(slots, nodes, context, tokens, t, vocab_size, children, t - start)
         for k in range(order - 1, -1, -1):
             node, child = context[k] if k <= room else -1, -1
             if node >= 0:
@@ -168,7 +182,9 @@ class _Tables:
         if need > len(self.nodes):
             for name in ("nodes", "links"):
                 old = getattr(self, name)
-                grown = np.zeros(max(need, len(old) * 3 // 2), old.dtype)
+                grown = np.zeros(
+                    max(need, 2 * len(old)), old.dtype
+                )  # of which only what is used is there
                 grown[: self.used[0]] = old[: self.used[0]]
                 setattr(self, name, grown)
         if 3 * need > 2 * len(self.slots):
