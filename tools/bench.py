@@ -14,11 +14,11 @@ import pandas as pd
 from golf.lab.publish import published
 from golf.lab.records import newest_record
 
-WIDE, SLOWER = 1.5, 0.9  # fastest over slowest round that is too much; share of the old ratio
+WIDE, SLOWER = 1.5, 0.9  # upper over lower quartile that is too much; share of the old ratio
 
 
 def noisy(stages: Mapping[str, dict]) -> list[str]:
-    """The rows whose fastest round is more than `WIDE` times as fast as the slowest, with that number."""
+    """The rows whose upper quartile of the rounds is more than `WIDE` times the lower, with that number."""
     spread = {name: s["high"] / s["low"] for name, s in stages.items() if "speed" in s}
     return [f"{name} (x {wide:.1f})" for name, wide in spread.items() if wide > WIDE]
 
