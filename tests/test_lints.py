@@ -162,3 +162,20 @@ def test_claims_of_any_shape_have_a_report():
         claim["metrics"] = {rng.choice(NAMES): rng.choice(VALUES) for _ in range(3)}
         report = lint_submission(claim, log if rng.random() < 0.5 else None)
         assert len(report._repr_markdown_()) < 100_000 and json.dumps(report.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("score", "rate", "verdicts"),
+    [("1.1184", "1e-3", ["PASS", "PASS"]), ("1.1194", "0.002", ["UNSURE", "UNSURE"])],
+)
+def test_a_readme_of_another_run_is_named(tmp_path, score, rate, verdicts):
+    "Who copies its command would train something else."
+    (tmp_path / "submission.json").write_text('{"val_bpb": 1.1184, "seeds": [1]}')
+    log = "ttt_lr: 0.001\nseed:1\nfinal val_loss:1.8898 val_bpb:1.1184\n"
+    (tmp_path / "train_seed1.log").write_text(log)
+    page = f"# Mine\n\nval_bpb {score}\n\n    SEED=1 TTT_LR={rate} torchrun train_gpt.py\n"
+    bare = {f.check for f in lint_submission(tmp_path).findings}
+    (tmp_path / "README.md").write_text(page)
+    rows = {f.check: f for f in lint_submission(tmp_path).findings}
+    assert rows.keys() - bare == {"score of the README", "settings of the README"}
+    assert [rows[f"{what} of the README"].verdict for what in ("score", "settings")] == verdicts
