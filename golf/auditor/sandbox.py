@@ -264,8 +264,19 @@ class Limits:
     output: int = 1 << 20
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes below `pid`, itself included, nearest first."""
+def _children(pid: int) -> list[int]:
+    "What the kernel lists as the children of a process, or nothing."
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def descendants(pid: int, below: int = 1 << 30) -> list[int]:
+    """Processes below `pid`, itself included, nearest first; down to so many levels."""
+    if below == 1:
+        return [pid, *_children(pid)]
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -298,7 +309,14 @@ def memory_of(pids: Sequence[int]) -> int:
 
 
 def end_all(pid: int) -> None:
-    """End the processes below `pid`, then `pid`; those that fork meanwhile, too."""
+    """End the processes below `pid`, a group's first, then `pid`; those that fork meanwhile, too.
+
+    The group is stopped in one step, which no fork outruns. Then the first below `pid` is ended, and
+    with it all of a namespace. What has left the group is looked for one by one.
+    """
+    _kill_group(pid, signal.SIGSTOP)
+    for child in descendants(pid, below=1)[1:]:
+        _kill(child, signal.SIGKILL)
     for _ in range(200):
         below = descendants(pid)[1:]
         if not below:
@@ -307,7 +325,17 @@ def end_all(pid: int) -> None:
             for child in below:
                 _kill(child, sign)
         time.sleep(0.01)
+    _kill_group(pid, signal.SIGKILL)
     _kill(pid, signal.SIGKILL)
+
+
+def _kill_group(pid: int, sign: int) -> None:
+    "Send a signal to all of a group at once; nothing where `pid` leads none."
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, sign)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _kill(pid: int, sign: int) -> None:
@@ -368,24 +396,36 @@ def _collect(pipe: Any, kept: list[bytes], most: int) -> None:
             del kept[len(kept) // 2]
 
 # %% ../../nbs/auditor/15_sandbox.ipynb #008a2608
+def _tasks() -> int:
+    "How many threads there are on this machine: one number, however many."
+    try:
+        with open("/proc/loadavg", "rb") as file:
+            return int(file.read().split()[3].partition(b"/")[2])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _watched(process: subprocess.Popen, limits: Limits, scratch: str, tick: Any) -> ConfinedRun:
     "Wait for a launcher, and end all of it when a limit is passed or the caller is interrupted."
     begun, rounds = time.monotonic(), 0
     seen: dict[str, float] = {"files": 0.0, "memory": 0.0}
-    most, why = 0.0, ""
+    most, why, before = 0.0, "", _tasks()
     try:
         while process.poll() is None and not why:
+            if (more := _tasks() - before) > 20 * limits.processes:  # no time to count them
+                why = f"processes: {more:,} tasks more than before, of {limits.processes} processes"
+                break
             below = descendants(process.pid)
             seen["seconds"], seen["processes"] = time.monotonic() - begun, len(below)
             if len(below) <= limits.processes:
                 seen["memory"] = memory_of(below)
-            if rounds % 20 == 0:
+            if rounds % 50 == 0:
                 seen["files"] = _bytes_below(scratch)
             most, rounds = max(most, seen["memory"]), rounds + 1
             why = _too_much(seen, limits)
             if tick:
                 tick(seen["seconds"])
-            time.sleep(0.05)
+            time.sleep(0.02)
     finally:
         if process.poll() is None:
             end_all(process.pid)

@@ -329,7 +329,7 @@ def audit_script_at(path: Path, level: str, seed: int, *, run: bool, unconfined:
     """The report on a script, with the settings that a README beside it names."""
     from tqdm import tqdm
 
-    from golf.auditor.conditions import audit_script
+    from golf.auditor.running import audit_script
 
     if not run and sys.stdin.isatty() and sys.stdout.isatty():
         run = typer.confirm(f"Run {path}, a program of somebody else, confined?", default=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import kinds
 
-from golf.auditor.conditions import audit_script
+from golf.auditor.running import audit_script
 
 level, names = (sys.argv[1:] or ["quick"])[0], sys.argv[2:] or [*kinds.KINDS]
 print("| kind | script | broken | undecided or not tested | minutes |\n|---|---|---|---|---|")
