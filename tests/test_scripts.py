@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from golf.auditor import conditions, running, whole
+from golf.auditor import conditions, whole
+from golf.auditor import running as auditing
 from golf.auditor.conditions import ScriptReport, judge_once, judge_sums, order_of
 from golf.auditor.forks import Driver, Wanted
 from golf.auditor.found import ATTEMPTS, parsed, settings_of, sizes, unpacked
@@ -375,7 +376,7 @@ def test_a_score_in_every_digit_goes_before_one_that_is_near():
 def test_a_script_without_a_score_is_told_which_lines_were_looked_at():
     sites = [{"kind": "add", "function": "main", "line": 9, "text": "steps += 1"},
              {"kind": "add", "function": "eval_val", "line": 31, "text": "total += batch"}]  # fmt: skip
-    told = running._not_seen(run_of([]), sites, "train_gpt.py")
+    told = auditing._not_seen(run_of([]), sites, "train_gpt.py")
     assert told.index("train_gpt.py:31 'total += batch'") < told.index("train_gpt.py:9")
     assert "expected a line such as `loss_sum += nll.sum()`" in told and "val_loss:" in told
 
@@ -401,7 +402,7 @@ def test_weights_beside_a_script_are_taken_with_it(tmp_path):
     first = {"r": "which lay beside the script", "w": "is not read", "rb": "which lay"}
     for mode, words in first.items():
         told = {"opened": [[1, f"final_model.int8.ptz {mode}"], [2, "final_model.int8.ptz r"]]}
-        assert words.replace("is not", "was not") in running._weights(ready, told)
+        assert words.replace("is not", "was not") in auditing._weights(ready, told)
 
 
 def test_an_even_distribution_is_one_and_unread_tokens_are_not():
@@ -546,7 +547,7 @@ TINY = (1024, 2048, 0.0)
 def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatch, request, name):
     if name != "tail repeated" and "slow" not in request.config.getoption("--flags"):
         pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
-    monkeypatch.setitem(running.SCRIPT_LEVELS, "brief", TINY)
+    monkeypatch.setitem(auditing.SCRIPT_LEVELS, "brief", TINY)
     for cheat in (True, False):
         path = kinds.write(tmp_path / "train_gpt.py", name, cheat)
         report = audit_script(path, "brief", run=True)
@@ -559,7 +560,7 @@ def test_the_broken_condition_is_named_and_none_of_the_twin(tmp_path, monkeypatc
 def test_a_wait_is_made_short_so_that_the_mixture_acts(tmp_path, monkeypatch, request, way):
     if way != "early return" and "slow" not in request.config.getoption("--flags"):
         pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
-    monkeypatch.setitem(running.SCRIPT_LEVELS, "brief", TINY)
+    monkeypatch.setitem(auditing.SCRIPT_LEVELS, "brief", TINY)
     for mix in (kinds.LOWER, kinds.HALF):
         text = BASE
         for old, new in kinds.waiting(way, mix, "MIX_WARMUP").items():
@@ -576,7 +577,7 @@ def test_a_wait_is_made_short_so_that_the_mixture_acts(tmp_path, monkeypatch, re
 def test_a_score_under_any_name_is_judged(tmp_path, monkeypatch, request, kind):
     if kind != "the module" and "slow" not in request.config.getoption("--flags"):
         pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
-    monkeypatch.setitem(running.SCRIPT_LEVELS, "brief", TINY)
+    monkeypatch.setitem(auditing.SCRIPT_LEVELS, "brief", TINY)
     text = kinds.without_functions("total") if kind == "the module" else kinds.summed(kind)
     (path := tmp_path / "train_gpt.py").write_text(text)
     report = audit_script(path, "brief", run=True)
