@@ -504,6 +504,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'golf.auditor.found._option': ('auditor/found.html#_option', 'golf/auditor/found.py'),
                                     'golf.auditor.found._path': ('auditor/found.html#_path', 'golf/auditor/found.py'),
                                     'golf.auditor.found._reckoned': ('auditor/found.html#_reckoned', 'golf/auditor/found.py'),
+                                    'golf.auditor.found._set_by': ('auditor/found.html#_set_by', 'golf/auditor/found.py'),
                                     'golf.auditor.found._smaller': ('auditor/found.html#_smaller', 'golf/auditor/found.py'),
                                     'golf.auditor.found._stretched': ('auditor/found.html#_stretched', 'golf/auditor/found.py'),
                                     'golf.auditor.found.parsed': ('auditor/found.html#parsed', 'golf/auditor/found.py'),

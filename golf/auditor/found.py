@@ -207,15 +207,19 @@ def _environment(node: ast.AST) -> Setting | None:
     return None
 
 # %% ../../nbs/auditor/16_found.ipynb #1e259b87
+def _set_by(node: ast.stmt) -> list[tuple[Any, Any]]:
+    "What an assignment sets, each with its value: two pairs of `a, b = 1, 2`."
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    value = getattr(node, "value", None)
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        return list(zip(target.elts, value.elts))
+    return [(target, value)]
+
+
 def _assigned(body: list[ast.stmt], kind: str) -> Iterator[Setting]:
     "Names with plain values in a class or a module."
     for node in body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
-        pairs: Any = [(target, value)]
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            pairs = zip(target.elts, value.elts)
-        for one, single in pairs:
+        for one, single in _set_by(node):
             number = _literal(single)
             if isinstance(one, ast.Name) and isinstance(number, (int, float)):
                 yield Setting(one.id, number, node.lineno, kind)

@@ -20,6 +20,7 @@ from golf.auditor.found import (
     _is_table,
     _literal,
     _option,
+    _set_by,
     parsed,
     unpacked,
 )
@@ -375,12 +376,7 @@ def _default_places(args: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
 # %% ../../nbs/auditor/16b_marks.ipynb #ce160383
 def _renewed(self: Marker, node: ast.stmt, inner: bool = False) -> None:
     "Make the plain values of an assignment small; `inner`: within a function, only what is a size."
-    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-    value = getattr(node, "value", None)
-    pairs: Any = [(target, value)]
-    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-        pairs = zip(target.elts, value.elts)
-    for one, single in pairs:
+    for one, single in _set_by(node):
         if isinstance(one, ast.Name) and isinstance(number := _literal(single), (int, float)):
             setting = Setting(one.id, number, node.lineno, "module")
             if not inner or _is_table(setting) or _is_size(setting):
