@@ -129,6 +129,17 @@ def test_a_script_that_takes_too_much_is_ended(tmp_path, kind):
 
 
 @confines
+def test_a_crowd_of_others_does_not_end_a_script(tmp_path, monkeypatch):
+    "A server on which another job begins would have ended an honest run."
+    crowds = iter(range(0, 10**9, 10**5))
+    monkeypatch.setattr("golf.auditor.sandbox._tasks", lambda: next(crowds))
+    found, scratch = held(
+        tmp_path, "deeds", outside=str(tmp_path / "x"), victim=str(tmp_path / "y")
+    )
+    assert found.code == 0 and not found.ended and (scratch / "here").read_text() == "fine"
+
+
+@confines
 def test_time_orphans_and_output_are_bounded(tmp_path):
     assert held(tmp_path, "time", Limits(seconds=1))[0].ended.startswith("seconds")
     assert held(tmp_path, "orphan", Limits(seconds=20))[0].code == 0
