@@ -273,10 +273,8 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def descendants(pid: int, below: int = 1 << 30) -> list[int]:
-    """Processes below `pid`, itself included, nearest first; down to so many levels."""
-    if below == 1:
-        return [pid, *_children(pid)]
+def descendants(pid: int) -> list[int]:
+    """Processes below `pid`, itself included, nearest first."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -315,7 +313,7 @@ def end_all(pid: int) -> None:
     with it all of a namespace. What has left the group is looked for one by one.
     """
     _kill_group(pid, signal.SIGSTOP)
-    for child in descendants(pid, below=1)[1:]:
+    for child in _children(pid):
         _kill(child, signal.SIGKILL)
     for _ in range(200):
         below = descendants(pid)[1:]
