@@ -222,6 +222,49 @@ def test_tables_are_cast_as_the_scripts_cast_them(tmp_path):
     assert torch.equal(fine.state_dict()["qo_bank"], cast.state_dict()["qo_bank"])
 
 
+@pytest.mark.parametrize("form", ["even", "faint"])
+def test_gates_and_value_residuals_of_484_and_1185_are_read(tmp_path, form):
+    "The models of two of the five pull requests could not have been taken into the laboratory."
+    shape = replace(SHAPE, value_residual=form, gated_attention=form == "even")
+    model = model_of(shape)
+    path = tmp_path / "final_model.int6.ptz"
+    path.write_bytes(lzma.compress(saved(as_414(model)[0])))
+    back = import_model(path, shape)
+    mixed = [k for k in apart(model) if "vr_lambda" in k]
+    assert mixed == [f"blocks.{i}.attn.vr_lambda" for i in range(form == "faint", 4)]
+    assert torch.equal(back.state_dict()["value_mix"], model.state_dict()["value_mix"].half())
+    assert not torch.equal(back.state_dict()["value_mix"], GPT(shape).state_dict()["value_mix"])
+    gates = [k for k in model.state_dict() if "attn_gate" in k]
+    assert len(gates) == (8 if form == "even" else 0)
+    for key in gates:
+        assert torch.equal(back.state_dict()[key], model.state_dict()[key].half().float())
+    other = replace(shape, value_residual="")
+    with pytest.raises(GolfError, match=r"has no place for .*vr_lambda"):
+        import_model(path, other)
+
+
+@pytest.mark.parametrize("names", [("gate", "fc", "proj"), ("w_gate", "w_up", "w_down")])
+def test_a_gated_mlp_is_read_by_any_of_its_names(tmp_path, names):
+    found = room.recipe("pr484_swiglu")
+    keep = dict(value_layers=(), xsa_layers=(), rope_dims=16, activation="swiglu")
+    shape = replace(SHAPE, **keep)
+    model = found.build(shape, seed=3)
+    renamed = {}
+    for key, tensor in apart(model).items():
+        for old, new in zip(("gate", "fc", "proj"), names):
+            key = key.replace(f".mlp.{old}.", f".mlp.{new}.")
+        renamed[key] = tensor
+    path = tmp_path / "final_model.pt"
+    path.write_bytes(saved(renamed))
+    back = import_model(path, shape, build=found.build)
+    assert all(torch.equal(t, model.state_dict()[k]) for k, t in back.state_dict().items())
+
+
+def test_shared_blocks_are_refused_before_the_file_is_read(tmp_path):
+    with pytest.raises(GolfError, match="how scripts name the blocks that layers share"):
+        import_model(tmp_path / "absent.ptz", room.recipe("pr484_ebls").model)
+
+
 def test_one_layer_has_banks_of_one_slice(tmp_path):
     shape = replace(SHAPE, layers=1, value_layers=(0,), xsa_layers=())
     model = GPT(shape)

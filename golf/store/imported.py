@@ -216,16 +216,20 @@ _MATRIX = {
     "o": "attn.proj",
     "k": "attn.c_k",
     "v": "attn.c_v",
+    "gate": "mlp.gate",
     "up": "mlp.fc",
     "down": "mlp.proj",
 }
 _BANKS = {"qo_bank": "qo", "kv_bank": "kv", "mlp_up_bank": ("up",), "mlp_down_bank": ("down",)}
+_BANKS |= {"mlp_gate_bank": ("gate",)}
 
 # %% ../../nbs/store/06_import.ipynb #e0292fbc
 def published_names(config: GPTConfig) -> dict[str, list[str]]:
     """For each tensor of `GPT(config)`, its name in a published file, or those of its slices in order."""
     n, found = config.layers, {"embedding.weight": ["tok_emb.weight"]}
     for bank, roles in _BANKS.items():
+        if bank == "mlp_gate_bank" and config.activation != "swiglu":
+            continue
         found[bank] = [f"blocks.{i}.{_MATRIX[r]}.weight" for r in roles for i in range(n)]
     for i in range(n):
         found |= {f"blocks.{i}.{own}": [f"blocks.{i}.{theirs}"] for own, theirs in _BLOCK.items()}
@@ -237,6 +241,12 @@ def published_names(config: GPTConfig) -> dict[str, list[str]]:
         found |= {"value_embedding.proj.weight": ["ve_shared.proj.weight"]}
         found |= {"value_embedding.scale": ["ve_shared.scale"]}
         found["value_scales"] = [f"ve_layer_scales.{k}" for k in range(len(config.value_layers))]
+    if config.gated_attention:
+        gate = [f"attn_gate.{k}" for i in range(n) for k in ("weight", "bias")]
+        found |= {f"blocks.{j // 2}.{k}": [f"blocks.{j // 2}.attn.{k}"] for j, k in enumerate(gate)}
+    if config.value_residual:
+        mixed = range(0 if config.value_residual == "even" else 1, n)
+        found["value_mix"] = [f"blocks.{i}.attn.vr_lambda" for i in mixed]
     found |= {"smear.gate": ["smear.gate"]} if config.smear else {}
     found |= {"skip_weights": ["skip_weights"]} if config.skips else {}
     return found
@@ -246,6 +256,10 @@ _OTHERWISE = [
     (re.compile(r"^(bigram|ve_shared)\.table(\.weight)?$"), r"\1.embed.weight"),
     (re.compile(r"^((_orig_mod|module|model)\.)+"), ""),
     (re.compile(r"\._orig_mod\."), "."),
+    (re.compile(r"\.mlp\.(w_)?gate(_proj)?\."), ".mlp.gate."),
+    (re.compile(r"\.mlp\.(w_)?up(_proj)?\."), ".mlp.fc."),
+    (re.compile(r"\.mlp\.(w_)?down(_proj)?\."), ".mlp.proj."),
+    (re.compile(r"^(blocks\.\d+)\.(vr_lambda|attn_gate)\b"), r"\1.attn.\2"),
 ]
 
 
@@ -329,6 +343,8 @@ def import_model(
     int6 and int8 codes with one step a row, controls in fp16.
     """
     config = config.exported()
+    if config.sources:
+        raise GolfError(f"{path}: how scripts name the blocks that layers share is not known")
     found = read_published(path)
     with torch.device("meta"):
         shapes = {k: tuple(t.shape) for k, t in build(config).state_dict().items()}
