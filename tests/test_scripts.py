@@ -33,7 +33,9 @@ from golf.auditor.sandbox import (
 )
 from golf.auditor.whole import Group, ScriptRun, given_settings, linked, printed_scores
 from golf.base.files import GolfError
+from golf.base.small import rhyme
 from golf.lab.cli import app
+from golf.text.tokenizers import ByteTable, load_tokenizer, train_tokenizer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "scripts"))
@@ -380,8 +382,56 @@ def test_a_score_in_every_digit_goes_before_one_that_is_near():
     a, b = group(range(1, 50), np.full(49, 2.0)), group(range(1, 50), np.full(49, 2.001))
     b.clocks[:] = 7  # later, and of another evaluation
     run = run_of([a, b], [(9, "final val_loss:2.00000000 val_bpb:1.5")])
-    assert linked(run)[0] is a and whole.in_digits(a, linked(run)[1])
-    assert not whole.in_digits(b, linked(run)[1])
+    assert linked(run)[0] is a and whole.in_digits(run, a, linked(run)[1])
+    assert not whole.in_digits(run, b, linked(run)[1])
+
+
+@pytest.mark.parametrize("line", [
+    "val_bpb: 1.0820", "final bits per byte: 1.0820", "{'bpb': 1.0820}", "Bits/byte 1.0820", "BPB=1.0820",
+])  # fmt: skip
+def test_bits_per_byte_alone_are_a_score(line):
+    "Who prints no loss in nats would have been told that no number agrees with the losses."
+    a, b = group(range(1, 50), np.full(49, 2.0)), group(range(1, 50), np.full(49, 1.5))
+    run = run_of([a, b], [(9, line)])
+    run.sizes = np.full(100, 2.0)
+    assert round(whole.bits(run, b), 4) == 1.0820
+    assert linked(run)[0] is b and linked(run)[2] and whole.in_digits(run, b, linked(run)[1])
+    run.told["lines"] = [(9, "gain in bpb: 0.3")]
+    assert not linked(run)[2]
+
+
+def test_a_loss_and_its_bits_on_two_lines_are_one_score():
+    a, b = group(range(1, 50), np.full(49, 2.0)), group(range(1, 50), np.full(49, 1.5))
+    a.clocks[:] = 12  # later than what follows
+    run = run_of([b, a], [(9, "val_loss: 1.5000"), (10, "val_bpb: 1.9")])
+    run.sizes = np.full(100, 2.0)
+    assert linked(run)[0] is b and linked(run)[2]
+    run.told["lines"][1] = (15, "val_bpb: 1.9")  # of the losses that came between
+    assert not linked(run)[2]
+
+
+def test_a_miscount_is_named_where_only_bits_are_printed(tmp_path):
+    "Spaces counted twice would have been a number that agrees with nothing."
+    words = [" ".join(rhyme())] * 9
+    train_tokenizer(words, tmp_path / "few.model", vocab_size=320)
+    tokenizer = load_tokenizer(tmp_path / "few.model")
+    table = ByteTable.from_sentencepiece(tokenizer, 320)
+    some = group(range(1, 99), np.full(98, 2.0))
+    run = run_of([some], tokens=100)
+    run.tokens = np.array(tokenizer.encode(" ".join(rhyme()))[:100])
+    before, after = run.tokens[:-1], run.tokens[1:]
+    run.sizes = np.concatenate([[0], table.count(before, after).numpy()])
+    ways = conditions.miscounts(table, before[:98], after[:98], tokenizer.id_to_piece)
+    twice = ways["the space before a word is counted twice"]
+    evidence = conditions.ScriptEvidence(run, some, False, table=table)
+    for bytes_, agrees, verdict in ((twice, True, "FAIL"), (1.3 * ways[""], False, "UNSURE")):
+        run.told["lines"] = [(9, f"val_bpb: {98 * 2 / np.log(2) / bytes_:.8f}")]
+        evidence.agrees = False
+        found = conditions.judge_bytes(evidence, tokenizer.id_to_piece)
+        assert (found.verdict, evidence.agrees) == (verdict, agrees), found
+        assert ("is counted twice" in found.evidence) is agrees, found
+    run.told["lines"] = [(9, f"val_bpb: {whole.bits(run, some):.8f}")]
+    assert conditions.judge_bytes(evidence, tokenizer.id_to_piece).verdict == "PASS"
 
 
 def test_a_script_without_a_score_is_told_which_lines_were_looked_at():
@@ -514,7 +564,7 @@ def test_a_report_without_a_run_says_so_and_keeps_its_names():
         and not report.ran_code
     )
     told = report.as_dict()
-    names = "format subject kind verdict headline ran_code error broken findings explained seconds"
+    names = "format subject kind verdict sha256 headline ran_code error broken findings explained seconds"
     assert [*told] == names.split()
     nasty = ScriptReport("x\x1b[31m.py", error="\x07|", ran_code=True)
     assert "\x1b" not in nasty.markdown() and "\x07" not in json.dumps(nasty.as_dict())
@@ -597,6 +647,23 @@ def test_a_score_under_any_name_is_judged(tmp_path, monkeypatch, request, kind):
     assert any(line.startswith(f"the score: {where}") for line in report.explained), (
         report.explained
     )
+
+
+@confines
+@pytest.mark.parametrize("cheat", [False, True])
+def test_a_script_that_prints_no_loss_is_judged(tmp_path, monkeypatch, request, cheat):
+    if "slow" not in request.config.getoption("--flags"):
+        pytest.skip("slow: pytest tests/test_scripts.py --flags slow")
+    monkeypatch.setitem(auditing.SCRIPT_LEVELS, "brief", TINY)
+    path = kinds.write(tmp_path / "train_gpt.py", "bytes counted twice", cheat)
+    text = path.read_text()
+    for wordy, short in (("val_loss:{val_loss:.4f} ", ""), ("val_loss:{val_loss:.8f} ", "")):
+        assert text.count(wordy) == 1
+        text = text.replace(wordy, short)
+    path.write_text(text)
+    report = audit_script(path, "brief", run=True)
+    assert report.failed == ["metric"] * cheat, report.markdown(True)
+    assert cheat or report.verdict == "PASS", report.markdown(True)
 
 
 @confines

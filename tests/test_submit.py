@@ -301,7 +301,10 @@ def tampered(out: Path, claim: dict) -> None:
 def test_other_recipes_give_the_same_bits(tmp_path, text, name, slow):
     "What #549 does not use would have been lost: ratios, calibration, a cache beside the network."
     more = {"TTT_WARM_UP": "100"} if name == "pr953" else {}
-    proof(tmp_path, text, recipe(name), of(name), **more)
+    first = proof(tmp_path, text, recipe(name), of(name), **more)
+    small = packed(of(name).text)
+    (tmp_path / "train_gpt.py").write_text(small)
+    assert ran(tmp_path, text, "script", "train_gpt.py", **more) == first
 
 
 def test_two_ranks_give_the_bits_of_golf_on_two_ranks(tmp_path, text, slow):

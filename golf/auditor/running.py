@@ -6,6 +6,7 @@
 __all__ = ['SCRIPT_LEVELS', 'FEW_IDS', 'Way', 'audit_script', 'in_loop']
 
 # %% ../../nbs/auditor/21_audit_script.ipynb #48470dda
+import hashlib
 import re
 import tempfile
 import time
@@ -102,6 +103,7 @@ def audit_script(
     except (OSError, UnicodeDecodeError) as error:
         raise GolfError(f"{path}: no script to read ({type(error).__name__})") from None
     report = ScriptReport(path.name, code=read_code(text, path.name), ran_code=run)
+    report.sha256 = hashlib.sha256(text.encode()).hexdigest()
     if run:
         options: dict[str, Any] = dict(prefix="golf-script-", ignore_cleanup_errors=True)
         with tempfile.TemporaryDirectory(**options) as scratch:
@@ -112,7 +114,7 @@ def audit_script(
 
 # %% ../../nbs/auditor/21_audit_script.ipynb #25503de2
 def _audit_run(report: ScriptReport, path: Path, scratch: Path, way: Way) -> None:
-    "ScriptRun a script and fill the report."
+    "Run a script and fill the report."
     script = copied(path, scratch)
     source = unpacked(script.read_text("utf-8"), path.name)[0]
     found, errors = None, []
@@ -156,7 +158,7 @@ def _any_sum(
     wide = ran(ready, text, way.limits, name=name, wide=True, **way.confined)
     told.append(wide.told.get("sites", []))
     group, score, agrees = linked(wide)
-    if group is None or not agrees or not in_digits(group, score):
+    if group is None or not agrees or not in_digits(wide, group, score):
         return None
     group = in_loop(wide, group) or group
     keys = {wide.told["sites"][site]["key"] for site in group.sites}
@@ -179,7 +181,11 @@ def _not_seen(run: ScriptRun, sites: list[dict[str, Any]], name: str) -> str:
     looked = f"looked at {'; '.join(lines)}" if lines else f"no line of {name} adds anything up"
     more = f" and {len(adds) - 4} more" if len(adds) > 4 else ""
     wanted = "a line such as `loss_sum += nll.sum()`, of losses that PyTorch made from these tokens"
-    printed = "" if printed_scores(run) else "; nor was a line printed such as `val_loss:2.3456`"
+    printed = (
+        ""
+        if printed_scores(run)
+        else "; nor was a line printed such as `val_loss:2.3456` or `val_bpb:1.2345`"
+    )
     return f"no losses of the validation text were seen: {looked}{more}; expected {wanted}{printed}"
 
 # %% ../../nbs/auditor/21_audit_script.ipynb #82ed60ca
@@ -196,14 +202,14 @@ def _first(
     group, score, agrees = linked(run)
     if run.error and not agrees:
         return run.error
-    if group and agrees and in_digits(group, score) and (same := in_loop(run, group)):
+    if group and agrees and in_digits(run, group, score) and (same := in_loop(run, group)):
         return ready, ScriptEvidence(run, same, True)
     told = [run.told.get("sites", [])]
-    if group is None or agrees or any(loss for _, loss, *_ in printed_scores(run)):
+    if group is None or agrees or printed_scores(run):
         way.say("first run again, in which any sum may be the score")
         found = _any_sum(ready, text, f"{name}-any", way, told)
         better = found and in_loop(found[1].first, found[1].group)
-        if found and (better or not agrees or not (group and in_digits(group, score))):
+        if found and (better or not agrees or not (group and in_digits(run, group, score))):
             return found
     if group is not None:
         return ready, ScriptEvidence(run, in_loop(run, group) or group, agrees)

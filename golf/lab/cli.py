@@ -664,13 +664,14 @@ def submit_command(
     pack: Annotated[bool, typer.Option("--packed", help="train_gpt.py is the packed form.")] = False,
     unclean: Annotated[bool, typer.Option(help="Even a run from a tree with changes.")] = False,
     unnormalised: Annotated[bool, typer.Option("--unnormalised", help="Even if it has no score.")] = False,
+    watched: Annotated[Path | None, typer.Option(help="What golf audit SCRIPT --run --out FILE wrote.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write an entry's folder: one script that needs nothing of golf, README, claim, requirements, logs."""
     from golf.lab.submission import gaps_in, submit
 
     words: dict[str, Any] = dict(name=name, author=author, github_id=github_id, against=against)
-    words |= dict(pack=pack, unclean=unclean, unnormalised=unnormalised)
+    words |= dict(pack=pack, unclean=unclean, unnormalised=unnormalised, watched=watched)
     with redirect_stdout(sys.stderr):
         folder = submit(target, out, changes=settings_from(change), logs=log, **words)
     sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir())}

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['OF_A_RUN', 'LIMITS', 'SLACK', 'NOT_SHOWN', 'RULES', 'MADE_BY', 'IMPORTED', 'EXTRA', 'Source', 'source_from',
            'gaps_in', 'notebook_module', 'is_normalised', 'Seed', 'settings_in', 'seed_of', 'check_logs', 'on_h100',
-           'missing_evidence', 'missing_names', 'claim_of', 'budget_lines', 'seed_table', 'readme', 'requirements',
-           'write_folder', 'submit', 'imported']
+           'missing_evidence', 'missing_names', 'claim_of', 'budget_lines', 'seed_table', 'Watched', 'watched_in',
+           'readme', 'requirements', 'write_folder', 'submit', 'imported']
 
 # %% ../../nbs/lab/05g_submission.ipynb #3a9330c8
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,9 +27,11 @@ import torch
 from ..auditor.held import ROWS, SHIFT_NATS, better
 from ..auditor.lints import lint_submission
 from ..auditor.logs import parse_log
+from ..auditor.report import FAIL, NOT_RUN, PASS
 from ..base.files import GolfError, atomic_write, check_room, closest, read_limited
 from ..base.tables import code, markdown_table
 from ..base.task import PARAMETER_GOLF
+from .entry import Place
 from .expressions import changed_recipe
 from .packed import packed
 from .publish import run_folder
@@ -226,7 +229,10 @@ def check_logs(seeds: Sequence[Seed], values: dict[str, Any]) -> None:
             written = json.loads(json.dumps(values.get(name, said)))
             if name not in OF_A_RUN and said != written:
                 both = f"{said!r} in {s.name}, {written!r} in the script to be written"
-                raise GolfError(f"{name}: {both} (--set {name.upper()}=… writes another)")
+                hint = f"--set {name.upper()}=… writes another"
+                if name in {f.name for f in fields(Place)}:
+                    hint = f"a run for the record leaves {name.upper()} as it is"
+                raise GolfError(f"{name}: {both} ({hint})")
 
 # %% ../../nbs/lab/05g_submission.ipynb #5eed0006
 LIMITS = [("train_time_s", "training"), ("eval_time_s", "evaluation")]  # 600 seconds each
@@ -357,12 +363,35 @@ def _gain(seeds: Sequence[Seed], against: str) -> str:
     )
 
 # %% ../../nbs/lab/05g_submission.ipynb #3e449367
-NOT_SHOWN = "\nNo log shows the last two: `golf audit train_gpt.py --run` watches the script as it scores. Until somebody has, `score_first` in submission.json is null."
+NOT_SHOWN = "No log shows the last two: `golf audit train_gpt.py --run --out seen.json` watches the script as it scores, and `golf submit … --watched seen.json` writes down what was seen. Until then `score_first` in submission.json is null."
 RULES = """\
 - A token's probability hangs on earlier tokens only: windows end where their scored positions end.
 - Every row is a softmax, or a mixture of such rows by weights that sum to one; `evaluate` refuses others.
 - Score before update: `evaluate` writes a chunk's losses down before `observe` may learn from it.
 - One pass: `predict` and `observe` accept chunks in order, each once."""
+
+# %% ../../nbs/lab/05g_submission.ipynb #0fb9b5c0
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a script as it scored: whether score came first (None: not known), and in words."""
+
+    score_first: bool | None = None
+    told: str = NOT_SHOWN
+
+
+def watched_in(path: str | Path, text: str) -> Watched:
+    """What `golf audit SCRIPT --run --out PATH` found; raises `GolfError` unless it ran `text`."""
+    try:
+        found = json.loads(read_limited(path))
+        rows = {row["check"]: row["verdict"] for row in found["findings"]}
+        digest, headline = found["sha256"], found["headline"]
+    except (ValueError, LookupError, TypeError):
+        raise GolfError(f"{path}: no report of golf audit SCRIPT --run --out PATH") from None
+    if digest != hashlib.sha256(text.encode()).hexdigest():
+        raise GolfError(f"{path}: the report is of another script than the one to be written")
+    order = [rows.get(name, NOT_RUN) for name in ("C3", "C4")]
+    answer = False if FAIL in order else True if order == [PASS, PASS] else None
+    return Watched(answer, f"The script as it scored, watched by `golf audit --run`: {headline}.")
 
 # %% ../../nbs/lab/05g_submission.ipynb #75fd5f48
 def _settings_table(written: Script) -> str:
@@ -385,6 +414,7 @@ def readme(
     source: Source, written: Script, seeds: Sequence[Seed], against: str, budget: list[str],
     text: str,
     *, title: str, author: str, packed: bool, normalised: bool, github_id: str = "",
+    watched: Watched = Watched(),  # noqa: B008
 ) -> str:  # fmt: skip
     """The README of a submission, without the auditor's report."""
     changes = [[k, v] for k, v in source.changes.items()]
@@ -400,7 +430,7 @@ def readme(
     parts += [markdown_table(["changed", "to"], changes)] if changes else []
     parts += [
         "## How it keeps the rules",
-        "\n".join([*rules, NOT_SHOWN]),
+        "\n".join([*rules, "", watched.told]),
         "## Run it",
         _commands(written, packed),
     ]
@@ -480,13 +510,16 @@ def submit(
     target: str, out: str | Path, *, changes: dict[str, str] | None = None,
     logs: Sequence[str | Path] = (), name: str = "", author: str = "", github_id: str = "",
     against: str = "#549", pack: bool = False, unclean: bool = False, unnormalised: bool = False,
+    watched: str | Path | None = None,
 ) -> Path:  # fmt: skip
     """Write a submission's folder and return its path.
 
     `logs`: of the script's runs, one a seed; `pack`: `train_gpt.py` is the packed form, which the
-    readable one lies beside. Raises `GolfError`, before anything is written, for a recipe that
-    cannot be written out, that is over the cap, that its logs contradict, whose mixture is not normalised (unless
-    `unnormalised`), and for a run whose tree was not clean (unless `unclean`).
+    readable one lies beside; `watched`: what `golf audit train_gpt.py --run --out FILE` wrote about
+    the script, from which `score_first` is taken. Raises `GolfError`, before anything is written,
+    for a recipe that cannot be written out, that is over the cap, that its logs contradict, whose
+    mixture is not normalised (unless `unnormalised`), for an audit of another script, and for a run
+    whose tree was not clean (unless `unclean`).
     """
     out, source = Path(out), source_from(target, changes, unclean=unclean)
     normal = _checked_rows(target, source, unnormalised)
@@ -496,14 +529,17 @@ def submit(
     small = packed(written.text)
     text, seeds = small if pack else written.text, [seed_of(path) for path in logs]
     check_logs(seeds, written.values)
+    seen = Watched() if watched is None else watched_in(watched, text)
     sizes = [len(form.encode()) for form in (written.text, small, text)]
     budget = budget_lines(sizes[0], sizes[1], seeds, sizes[2])
     page = readme(
         source, written, seeds, against, budget, text,
         title=title, author=author, packed=pack, normalised=normal, github_id=github_id,
+        watched=seen,
     )  # fmt: skip
     about = dict(author=author or None, github_id=github_id or None, name=title)
     claim = claim_of(seeds, sizes[2], **about, blurb=_blurb(source)) | {"settings": written.values}
+    claim["compliance"]["score_first"] = seen.score_first
     return write_folder(out, _files(text, written, page, claim, pack, seeds), logs)
 
 # %% ../../nbs/lab/05g_submission.ipynb #d7abec0d
