@@ -75,6 +75,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path, len(order)))  # a file's tests stay together
 
 
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # modules and tests stay: looking at them again took a third of a chapter's time
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
     """What follows must not compute on more threads than there are cores: it would take twice as long."""
@@ -152,6 +157,7 @@ class Notebook(pytest.File):
         self.shell = None
         sys.modules["__main__"] = self.main
         gc.collect()
+        gc.freeze()  # see pytest_collection_finish
 
     def run(self, cell):
         """Run a cell; results are formatted as on a page and figures are drawn."""
