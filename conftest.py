@@ -111,6 +111,32 @@ def assignments(source: str) -> dict:
     return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
 
 
+TOY = "toy.golf"  # what quick settings may name as their artifact
+
+
+def write_toy(path: Path) -> None:
+    """A model of the shipped one's kind and tokenizer, small and hardly trained, where it only has to run."""
+    from dataclasses import replace
+
+    import torch
+
+    from golf import GPT, Plan, corpus_for, load_artifact, load_model, model_path
+    from golf.store.saved import export_model
+
+    shipped = load_model(load_artifact(model_path("tiny")))
+    narrow = dict(width=32, heads=2, kv_heads=1, mlp_width=64, rope_dims=8, context=64)
+    tables = dict(bigram_rows=64, bigram_width=8, value_rows_width=8)
+    toy, text = GPT(replace(shipped.config, **narrow, **tables)), corpus_for(model_path("tiny"))
+    for begin in range(0, 20 * 1024, 1024):
+        ids = torch.as_tensor(text.train[begin : begin + 1025].astype("int64"))
+        toy.loss(ids[:-1].view(16, 64), ids[1:].view(16, 64)).backward()
+        for p in toy.parameters():
+            p.data -= 0.003 * p.grad.sign()  # by hand: torch.optim takes seconds to import
+            p.grad = None
+    toy.tokenizer = shipped.tokenizer
+    path.write_bytes(export_model(toy, plan=Plan.lossless("zstd")))
+
+
 class Notebook(pytest.File):
     """A notebook: its cells share one shell, which lives while they are tested."""
 
@@ -145,6 +171,8 @@ class Notebook(pytest.File):
             self.home = self.scratch / "nbs"
             self.home.mkdir()
             shutil.copy(self.path, self.home)  # `Run.here` reads its parameters
+            if self.quick().get("artifact") == TOY:
+                write_toy(self.home / TOY)
 
     def teardown(self):
         if self.scratch:
