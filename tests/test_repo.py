@@ -491,7 +491,11 @@ def test_an_experiment_is_tested_with_its_own_quick_settings(tmp_path):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_quick_settings_stand_below_the_parameters_and_papermill_passes_them_by(path):
+def test_quick_settings_stand_below_the_parameters_and_papermill_passes_them_by(
+    path, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.golf").write_bytes((ROOT / "golf/models/tiny.golf").read_bytes())
     cells = nbformat.read(path, as_version=4).cells
     tags = [c.metadata.get("tags", []) for c in cells]
     if ["quick"] in tags:

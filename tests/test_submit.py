@@ -218,7 +218,9 @@ def check_folder(out: Path, bpb: float, code: str) -> None:
     assert abs(claim["seed_results"]["1"]["val_bpb"] - bpb) < 1e-8
     assert claim["bytes_total"] == claim["bytes_model"] + len(code.encode())
     page = (out / "README.md").read_text()
-    assert "Welch's p" in page and "1 more seeds" in page and "8×H100" in page
+    assert "Welch's p" in page and "1 more seed:" in page and "8×H100" in page
+    assert "training.png" in page and (out / "training.png").read_bytes()[:4] == b"\x89PNG"
+    assert "3 layers of width 32" in page and "3 passes of SGD" in page
     assert (out / "train_gpt.py").read_text() == code
     assert source_from(str(out)).name == "pr549"  # read back from its README
     assert not lint_submission(out).failed
