@@ -7,6 +7,8 @@ TABLE := from golf.lab.arms import show_arms; from golf.lab.records import newes
 	record = newest_record("ttt_reset"); \
 	print(show_arms(record), record.folder, sep="\n\n")
 
+export OMP_WAIT_POLICY ?= passive  # of torch's threads; see nbs/lab/10_surface.ipynb
+
 .PHONY: run bench export test docs lab readme venv clean
 
 run: venv  ## the main experiment with its defaults, then its table

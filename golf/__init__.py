@@ -8,7 +8,11 @@ __all__ = ['NAMES']
 
 # %% ../nbs/lab/10_surface.ipynb #fb000003
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# %% ../nbs/lab/10_surface.ipynb #a6735769
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is loaded
 
 # %% ../nbs/lab/10_surface.ipynb #fb000006
 _ROOMS = """

@@ -156,5 +156,5 @@ def picture_of(paths: Sequence[str | Path]) -> bytes:
     for path in paths:
         log = parse_log(read_limited(path).decode("utf-8", "replace"), Path(path).name)
         seed = log.facts.get("seed")
-        logs[Path(path).stem if seed is None else f"seed {seed}"] = log
+        logs[Path(path).stem if seed is None else f"seed {int(seed)}"] = log
     return _bytes(plot_runs(logs, width=6.5), "png", dpi=110) if len(curves_of(logs)[0]) else b""
