@@ -2668,6 +2668,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'golf.predict.compare._with_parts': ('predict/compare.html#_with_parts', 'golf/predict/compare.py'),
                                       'golf.predict.compare.arm_key': ('predict/compare.html#arm_key', 'golf/predict/compare.py'),
                                       'golf.predict.compare.arm_origin': ('predict/compare.html#arm_origin', 'golf/predict/compare.py'),
+                                      'golf.predict.compare.check_arms': ('predict/compare.html#check_arms', 'golf/predict/compare.py'),
                                       'golf.predict.compare.compare': ('predict/compare.html#compare', 'golf/predict/compare.py'),
                                       'golf.predict.compare.stale_arms': ('predict/compare.html#stale_arms', 'golf/predict/compare.py')},
             'golf.predict.dist': { 'golf.predict.dist.Counts': ('predict/dist.html#counts', 'golf/predict/dist.py'),

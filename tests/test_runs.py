@@ -558,6 +558,32 @@ def test_what_a_cell_finds_wrong_with_a_knob_is_one_line_too(tmp_path):
     assert said == ["GolfError: any: change qk_gain=fast: not a number"]
 
 
+def test_an_arm_that_cannot_read_the_text_is_one_line_before_any_is_scored(tmp_path):
+    "The baseline would have been scored for minutes before the mistake in the next arm was told."
+    from golf.adapt.ttt import TTT
+    from golf.base.small import OneByte, rhyme_tokens
+    from golf.lab.arms import run_arms
+    from golf.net.model import GPT, GPTConfig
+    from golf.net.windows import SlidingWindow
+    from golf.predict.stream import Predictor, Stream
+
+    class Never(Predictor):
+        vocab_size = 256
+
+        def distribution(self, chunk):
+            raise AssertionError("scored")
+
+    shape = dict(vocab_size=256, width=16, layers=1, heads=2, kv_heads=1, mlp_width=16, context=64)
+    model = GPT(GPTConfig(**shape, value_layers=(), xsa_layers=(), bigram_rows=0, rope_dims=4))
+    stream = Stream(rhyme_tokens(), 32, byte_table=OneByte())
+    run = Run("any.ipynb", {}, root=tmp_path)
+    learner = TTT(SlidingWindow(model), stream.chunks)
+    with pytest.raises(GolfError) as caught:
+        run_arms(run, {"none": Never(), "next": learner}, stream)
+    [said] = caught.value._render_traceback_()
+    assert said.startswith("GolfError: any: arm 'next': chunk_tokens must be at least"), said
+
+
 @pytest.mark.parametrize("limit", [None, 10**30, 600])
 def test_a_budget_whose_limit_is_no_plain_number_is_a_table_all_the_same(limit):
     "Found by hostile records: a column of objects, in which none was compared with a number."

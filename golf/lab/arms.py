@@ -38,7 +38,7 @@ from golf.lab.records import (
 )
 from .runs import Run
 from ..mix.recorded import Recorded, record_pass
-from ..predict.compare import Comparison, compare
+from ..predict.compare import Comparison, check_arms, compare
 from ..predict.dist import Dense
 from ..predict.stats import Interval
 from ..predict.stream import Chunk, Predictor, Scores, Stream
@@ -301,6 +301,8 @@ def run_arms(run: Run, arms: Sequence[Arm] | dict[str, Any], stream: Stream, *, 
     """
     arms = _without(as_arms(arms), leave_out)
     makes, base = {arm.label: arm.make for arm in arms}, arms[0].label
+    with run.refusing():
+        check_arms(makes, stream)
     options = {"baseline": base, "progress": True} | options
     with_helpers(run)
     if not run.is_helper:
