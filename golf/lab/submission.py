@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..auditor.conditions import NAMES
 from ..auditor.held import ROWS, SHIFT_NATS, better
 from ..auditor.lints import lint_submission
 from ..auditor.logs import parse_log
@@ -385,15 +386,20 @@ def watched_in(path: str | Path, text: str) -> Watched:
     """What `golf audit SCRIPT --run --out PATH` found; raises `GolfError` unless it ran `text`."""
     try:
         found = json.loads(read_limited(path))
-        rows = {row["check"]: row["verdict"] for row in found["findings"]}
-        digest, headline = found["sha256"], found["headline"]
+        told = {row["check"]: (row["verdict"], row["evidence"]) for row in found["findings"]}
+        rows, digest = {name: verdict for name, (verdict, _) in told.items()}, found["sha256"]
     except (ValueError, LookupError, TypeError):
         raise GolfError(f"{path}: no report of golf audit SCRIPT --run --out PATH") from None
     if digest != hashlib.sha256(text.encode()).hexdigest():
         raise GolfError(f"{path}: the report is of another script than the one to be written")
     order = [rows.get(name, NOT_RUN) for name in ("C3", "C4")]
     answer = False if FAIL in order else True if order == [PASS, PASS] else None
-    return Watched(answer, f"The script as it scored, watched by `golf audit --run`: {headline}.")
+    names = [name for name in NAMES if name in rows]
+    short = [
+        f"{name} {rows[name]}" + (f" ({told[name][1]})" if name in ("C3", "C4") else "")
+        for name in names
+    ]
+    return Watched(answer, f"Watched by `golf audit --run` as it scored: {', '.join(short)}.")
 
 # %% ../../nbs/lab/05g_submission.ipynb #75fd5f48
 def _settings_table(written: Script) -> str:
