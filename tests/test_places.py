@@ -22,8 +22,9 @@ from golf.base.cache import cache_dir, cached
 from golf.base.files import GolfError, atomic_path, atomic_write, check_room
 from golf.base.small import SMALL
 from golf.count.ngram import NGram
-from golf.lab.cli import app, measure
+from golf.lab.cli import app
 from golf.lab.runs import Run, git_state
+from golf.lab.terminal import measure
 from golf.mix.recorded import record_pass
 from golf.net.model import GPTConfig
 from golf.net.ranks import Ranks, join

@@ -18,7 +18,7 @@ from golf.net.optim import Muon
 from golf.net.parts import bigram_rows
 from golf.net.switches import trigram_rows
 from golf.predict.stream import Stream, evaluate
-from golf.published import pr473, pr484, pr953
+from golf.published import pr473, pr473_squeezing, pr484, pr953
 from golf.published.recipes import recipes
 from golf.store.artifact import SMALL
 from golf.store.qat import qat_transform
@@ -163,9 +163,9 @@ def table_plans() -> dict:
         model = GPT(pr473.MODEL)
     state, name = model.exported(), "embedding.weight"
     return {
-        "#399, #414, #473, #549": pr473.published_plan(state).of(name).quantizer,
-        "#1019, #1043, #1185": pr473.published_plan(state, small=0).of(name).quantizer,
-        "baseline": pr473.baseline_plan(state).of(name).quantizer,
+        "#399, #414, #473, #549": pr473_squeezing.published_plan(state).of(name).quantizer,
+        "#1019, #1043, #1185": pr473_squeezing.published_plan(state, small=0).of(name).quantizer,
+        "baseline": pr473_squeezing.baseline_plan(state).of(name).quantizer,
         "#484, #589": pr484.squeeze_steps(model, None).of(name).quantizer,
         "#720, #953": pr953.pruned_table,
     }
@@ -190,7 +190,7 @@ def test_a_table_is_cut_before_it_is_rounded():
     "The largest value of a row on the floor would have been rounded up where the script cut it."
     row = torch.zeros(1, 512)
     row[0, 0] = 63.5001 / 127
-    assert pr473.quantize_table(row).q[0, 0] == script_eight(row)[0][0, 0] == 63
+    assert pr473_squeezing.quantize_table(row).q[0, 0] == script_eight(row)[0][0, 0] == 63
 
 
 def test_ebls_rounds_all_that_is_large_by_the_fp32_step():

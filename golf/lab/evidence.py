@@ -31,7 +31,7 @@ from ..net.windows import SlidingWindow
 from ..predict.dist import Dense, Mixture
 from ..predict.stats import welch
 from ..predict.stream import Stream
-from ..published import pr473, pr484, pr953, pr1043, pr1185
+from ..published import pr473, pr473_scoring, pr473_squeezing, pr484, pr953, pr1043, pr1185
 from ..published.numbers import numbers, seeds
 from ..published.recipes import recipe
 from ..store.artifact import load_artifact
@@ -90,7 +90,7 @@ def _moving(model: GPT, masks: dict[str, torch.Tensor]) -> tuple[int, int]:
 def frozen_by_name() -> Evidence:
     """Whether #473's freeze of two blocks of eleven holds two elevenths of the matrices still."""
     model = _whole(pr473.MODEL)
-    moving, total = _moving(model, pr473.freeze_by_name(2)(model))
+    moving, total = _moving(model, pr473_scoring.freeze_by_name(2)(model))
     held = total - moving
     return Evidence(f"{held:,} of {total:,} values are held still", held > total / 11)
 
@@ -98,7 +98,7 @@ def frozen_by_name() -> Evidence:
 @evidence
 def scored_once() -> Evidence:
     """Whether #473's sliding windows score each token of the validation text once."""
-    plan, total = pr473.published_windows(62_021_632, 2048, 64), 62_021_632
+    plan, total = pr473_scoring.published_windows(62_021_632, 2048, 64), 62_021_632
     more = int((plan[:, 3] - plan[:, 2]).sum()) - total
     return Evidence(f"{more:,} too many: the last 64 count {1 + more // 64} times", more == 0)
 
@@ -108,9 +108,9 @@ def clips_differ() -> Evidence:
     """Whether #473's search for a clip has a choice on rows like those of the trained models."""
     w = 0.155 * torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
     made = []
-    shares: tuple[Any, ...] = pr473.MATRIX_SHARES
+    shares: tuple[Any, ...] = pr473_squeezing.MATRIX_SHARES
     for share in shares:
-        made.append(quantize_rows(w, 6, clip=share, floor=pr473.MATRIX_FLOOR))
+        made.append(quantize_rows(w, 6, clip=share, floor=pr473_squeezing.MATRIX_FLOOR))
     files = {q.q.numpy().tobytes() + q.scale.numpy().tobytes() for q in made}
     return Evidence(f"{len(made)} percentiles make {len(files)} file", len(files) > 1)
 

@@ -31,12 +31,9 @@ from ..net.model import GPT, Transform, once
 from ..net.optim import role
 from ..net.parts import rms_norm, smear
 from ..net.sharing import gamma_penalty
-from golf.published.pr473 import (
+from .pr473 import MODELS, OPTIMS, TRAINS, SmallProjections
+from golf.published.pr473_squeezing import (
     MATRIX_FLOOR,
-    MODELS,
-    OPTIMS,
-    TRAINS,
-    SmallProjections,
     exact_steps,
     matrix_percentile,
     quantize_table,

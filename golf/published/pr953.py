@@ -41,7 +41,8 @@ from golf.predict.dist import (
 )
 from ..predict.stream import Bytes, Chunk, Predictor, Scores, Stream, evaluate
 from . import pr473
-from .pr473 import MATRIX_SHARES, SmallProjections, quantize_table
+from .pr473 import SmallProjections
+from .pr473_squeezing import MATRIX_SHARES, quantize_table
 from .recipes import Adaptation, Recipe, Wart
 from ..store.artifact import SMALL, Plan
 from ..store.gptq import gptq_plan, hessians, round_columns
