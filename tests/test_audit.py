@@ -84,22 +84,22 @@ def mixes() -> dict:
 
 def published() -> dict:
     "What other people's scripts did, as far as it is legal."
-    from golf.published import pr953, pr1043, pr1185
+    from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
 
     prior = distil(TOKENS[::-1].copy(), V, order=2, top=8)
     return {
         "pr1043.Pairs": lambda: pr1043.Pairs(prior),
         "pr1043.PacketPower": lambda: pr1043.PacketPower(NGram(V, 2), pr1043.Pairs(prior)),
         "pr1185.Backoff": lambda: pr1185.Backoff(V, 4),
-        "pr953.Grams": lambda: pr953.Grams(V, 2),
-        "pr953.Calibrated": lambda: pr953.Calibrated(adapted()),
-        "pr953.Honest": lambda: pr953.Honest(five()),
-        "pr953.TemperatureBayes": lambda: pr953.TemperatureBayes(NGram(V, 2)),
+        "pr953_mixer.Grams": lambda: pr953_mixer.Grams(V, 2),
+        "pr953_adapt.Calibrated": lambda: pr953_adapt.Calibrated(adapted()),
+        "pr953_mixer.Honest": lambda: pr953_mixer.Honest(five()),
+        "pr953_mixer.TemperatureBayes": lambda: pr953_mixer.TemperatureBayes(NGram(V, 2)),
     }
 
 
 def five():
-    from golf.published.pr953 import FiveExperts
+    from golf.published.pr953_mixer import FiveExperts
 
     return FiveExperts(NGram(V, 2), warm_up=0)
 
@@ -433,7 +433,9 @@ def test_the_published_five_expert_mixer_fails_by_its_sum():
     report = small(five())
     assert "b1" in report.failed
     assert float(report["b1"].note.split()[-1]) > 1.01, report["b1"].note
-    assert not small(__import__("golf.published.pr953", fromlist=["Honest"]).Honest(five())).failed
+    assert not small(
+        __import__("golf.published.pr953_mixer", fromlist=["Honest"]).Honest(five())
+    ).failed
 
 
 def test_a_cache_with_the_target_in_its_key_fails_and_one_without_passes():

@@ -28,7 +28,7 @@ from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import Banded, SlidingWindow
 from golf.predict.dist import FEATURES, Dense, Distribution, Mixture
 from golf.predict.stream import Predictor, Stream, evaluate
-from golf.published import pr953, pr1043, pr1185
+from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
 
 V, CHUNK, CHUNKS = 64, 64, 4
 SHAPE = preset(
@@ -81,10 +81,14 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "Hinted": lambda: Hinted(network(), trigrams()),
     "Temperatures": lambda: Temperatures(network()),
     "Recorded": lambda: record_pass(trigrams(), STREAM),
-    "pr953.Grams": lambda: pr953.Grams(V, 2),
-    "pr953.TemperatureBayes": lambda: pr953.TemperatureBayes(network()),
-    "pr953.Calibrated": lambda: pr953.Calibrated(TTT(network(), CHUNKS, lr=0.3, epochs=1)),
-    "pr953.Honest": lambda: pr953.Honest(pr953.FiveExperts(network(), warm_up=CHUNK)),
+    "pr953_mixer.Grams": lambda: pr953_mixer.Grams(V, 2),
+    "pr953_mixer.TemperatureBayes": lambda: pr953_mixer.TemperatureBayes(network()),
+    "pr953_adapt.Calibrated": lambda: pr953_adapt.Calibrated(
+        TTT(network(), CHUNKS, lr=0.3, epochs=1)
+    ),
+    "pr953_mixer.Honest": lambda: pr953_mixer.Honest(
+        pr953_mixer.FiveExperts(network(), warm_up=CHUNK)
+    ),
     "pr1043.Pairs": lambda: pr1043.Pairs(PRIOR),
     "pr1043.PacketPower": lambda: pr1043.PacketPower(network(), pr1043.Pairs(PRIOR), floor=0.0),
     "pr1185.Backoff": lambda: pr1185.Backoff(V, 3),
@@ -92,7 +96,7 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "NGram, dirichlet": lambda: NGram(V, 2, smoothing="dirichlet", documents="inside"),
 }
 NOT_DISTRIBUTIONS = {
-    "pr953.FiveExperts"
+    "pr953_mixer.FiveExperts"
 }  # published as they were; `Mix` and `evaluate` refuse them
 PAIRS: dict[str, Callable[[Predictor, Predictor], Predictor]] = {
     "Mix": lambda a, b: Mix([a, b], online(GridBayes(steps=4, cells=FLAT))),
@@ -280,7 +284,7 @@ def test_a_record_replays_its_source_and_nothing_else():
 
 @pytest.mark.parametrize("name", sorted(NOT_DISTRIBUTIONS))
 def test_what_is_no_distribution_is_refused(name):
-    claims = lambda: pr953.FiveExperts(network(), warm_up=0)
+    claims = lambda: pr953_mixer.FiveExperts(network(), warm_up=0)
     for refused in (
         claims(),
         Mix([claims(), trigrams()], online(EM())),

@@ -18,7 +18,7 @@ from golf.net.optim import Muon
 from golf.net.parts import bigram_rows
 from golf.net.switches import trigram_rows
 from golf.predict.stream import Stream, evaluate
-from golf.published import pr473, pr473_squeezing, pr484, pr953
+from golf.published import pr473, pr473_squeezing, pr484, pr484_stacks, pr953, pr953_adapt
 from golf.published.recipes import recipes
 from golf.store.artifact import SMALL
 from golf.store.qat import qat_transform
@@ -123,7 +123,8 @@ def test_720_adapts_at_one_temperature_without_groups(tmp_path):
     small = dict(chunk_tokens=256, mixer=False, lr=0.005, polyak=0.9)
     ran = {
         name: evaluate(
-            replace(pr953.ADAPT[name], **small).start(opinionated(), 768, byte_table=BYTES), stream
+            replace(pr953_adapt.ADAPT[name], **small).start(opinionated(), 768, byte_table=BYTES),
+            stream,
         ).nll
         for name in ("pr720", "pr953")
     }
@@ -131,7 +132,9 @@ def test_720_adapts_at_one_temperature_without_groups(tmp_path):
     by_hand = script_720(opinionated(), text, 256, 32, 0.005, 0.9)
     assert abs(ran["pr720"].mean() - by_hand.mean().item()) < 1e-5
     np.testing.assert_allclose(ran["pr720"], by_hand.numpy(), atol=1e-4)
-    as_953 = replace(pr953.ADAPT["pr953"], epochs=3, stride=32, trainable=pr953.last_blocks(2))
+    as_953 = replace(
+        pr953_adapt.ADAPT["pr953"], epochs=3, stride=32, trainable=pr953_adapt.last_blocks(2)
+    )
     before = evaluate(replace(as_953, **small).start(opinionated(), 768, byte_table=BYTES), stream)
     assert abs(before.nll.mean() - by_hand.mean().item()) > 1e-3
     assert abs(ran["pr953"].mean() - ran["pr720"].mean()) > 1e-3
@@ -139,9 +142,9 @@ def test_720_adapts_at_one_temperature_without_groups(tmp_path):
 
 def test_720_has_no_wart_of_calibration():
     "The chapter would have said that #720 picks its temperature from text just trained on."
-    calibrated = [w for w in pr953.WARTS if w.name == "A temperature from seen text"]
+    calibrated = [w for w in pr953_adapt.WARTS if w.name == "A temperature from seen text"]
     assert [w.of for w in calibrated] == [("pr953", "pr967", "pr995")]
-    for name, adapt in pr953.ADAPT.items():
+    for name, adapt in pr953_adapt.ADAPT.items():
         assert adapt.calibrate == (adapt.scale is not None) == (name != "pr720")
         assert adapt.temperature == 0.98
 
@@ -166,7 +169,7 @@ def table_plans() -> dict:
         "#399, #414, #473, #549": pr473_squeezing.published_plan(state).of(name).quantizer,
         "#1019, #1043, #1185": pr473_squeezing.published_plan(state, small=0).of(name).quantizer,
         "baseline": pr473_squeezing.baseline_plan(state).of(name).quantizer,
-        "#484, #589": pr484.squeeze_steps(model, None).of(name).quantizer,
+        "#484, #589": pr484_stacks.squeeze_steps(model, None).of(name).quantizer,
         "#720, #953": pr953.pruned_table,
     }
 
@@ -330,7 +333,7 @@ def test_a_late_average_is_not_held_again_when_the_rate_rises():
     seen = []
     for scale in (0.5, 0.39, 0.5):
         trainer.scale, trainer.lowest_scale = scale, min(scale, trainer.lowest_scale)
-        pr484.late_average(trainer, None, None)
+        pr484_stacks.late_average(trainer, None, None)
         seen.append(average.decay)
     assert seen == [0.0, 0.9985, 0.9985]
 

@@ -28,7 +28,7 @@ from golf.net.optim import role
 from golf.net.ranks import Ranks, run_ranks
 from golf.net.windows import SlidingWindow
 from golf.predict.stream import Predictor, Stream, evaluate
-from golf.published.pr953 import Calibrated, ramped_cosine
+from golf.published.pr953_adapt import Calibrated, ramped_cosine
 from golf.published.recipes import Adaptation
 
 SHAPE = preset(

@@ -31,7 +31,18 @@ from ..net.windows import SlidingWindow
 from ..predict.dist import Dense, Mixture
 from ..predict.stats import welch
 from ..predict.stream import Stream
-from ..published import pr473, pr473_scoring, pr473_squeezing, pr484, pr953, pr1043, pr1185
+from golf.published import (
+    pr473,
+    pr473_scoring,
+    pr473_squeezing,
+    pr484,
+    pr484_adapt,
+    pr484_stacks,
+    pr953_adapt,
+    pr953_mixer,
+    pr1043,
+    pr1185,
+)
 from ..published.numbers import numbers, seeds
 from ..published.recipes import recipe
 from ..store.artifact import load_artifact
@@ -67,7 +78,7 @@ def evidence(function: Callable[[], Evidence]) -> Callable[[], Evidence]:
 def sum_of_five() -> Evidence:
     """Whether #953's score is a probability: a row of four ids, half network and half entropy."""
     sure = Dense(torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log())
-    total = Mixture([sure, pr953.OwnEntropy(sure)], [0.5, 0.5]).log_total().exp().item()
+    total = Mixture([sure, pr953_mixer.OwnEntropy(sure)], [0.5, 0.5]).log_total().exp().item()
     return Evidence(f"a row of four sums to {total:.3f}", abs(total - 1) < 1e-6)
 
 # %% ../../nbs/lab/06_evidence.ipynb #3e32a232
@@ -180,14 +191,14 @@ def ratio_is_snr() -> Evidence:
     g = torch.Generator().manual_seed(0)
     signal = torch.randn(100_000, generator=g)  # the same in each of 16 batches
     noise = torch.stack([torch.randn(100_000, generator=g) for _ in range(16)]).mean(0)
-    found = pr484.ratio(noise), pr484.ratio(signal)
+    found = pr484_adapt.ratio(noise), pr484_adapt.ratio(signal)
     return Evidence("pure noise {:.2f}, pure signal {:.2f}".format(*found), found[1] > 2 * found[0])
 
 # %% ../../nbs/lab/06_evidence.ipynb #7c8114c4
 @evidence
 def scale_of_one_value() -> Evidence:
     """Whether #484's scale of 3.00 for a group of one value depends on its gradient."""
-    found = {pr484.ratio(torch.tensor([g])) for g in (0.7, 1e-9, 0.0)}
+    found = {pr484_adapt.ratio(torch.tensor([g])) for g in (0.7, 1e-9, 0.0)}
     return Evidence(f"{found.pop():.2f} for a gradient of 0.7, of 1e-9 and of 0", bool(found))
 
 # %% ../../nbs/lab/06_evidence.ipynb #5d264ebe
@@ -236,7 +247,7 @@ def gates_at_zero() -> Evidence:
 @evidence
 def held_out_diagnostic() -> Evidence:
     """Whether #484's test for memorising looks at tokens that were not trained on."""
-    share = pr484.overlap()
+    share = pr484_adapt.overlap()
     return Evidence(f"{share:.2%} of its tokens had been trained on", share < 0.5)
 
 # %% ../../nbs/lab/06_evidence.ipynb #520afa23
@@ -244,7 +255,7 @@ def held_out_diagnostic() -> Evidence:
 def soft_rounding() -> Evidence:
     """Whether the slope of #589's soft rounding (#484 too) differs from the plain one."""
     row = torch.tensor([[1.55, -0.74, 0.26, 0.02, -0.013]], requires_grad=True)
-    slope = torch.autograd.grad(pr484.shipped_rounding(row).sum(), row)[0]
+    slope = torch.autograd.grad(pr484_stacks.shipped_rounding(row).sum(), row)[0]
     shown = f"slopes from {slope.min():g} to {slope.max():g}"
     return Evidence(shown, bool((slope != 1).any()))
 
@@ -301,14 +312,14 @@ def gain_where_none_is() -> Evidence:
 def frozen_blocks_953() -> Evidence:
     """Whether #953 freezes one block and trains the other ten."""
     model = _whole(recipe("pr953").model)
-    moving, total = _moving(model, pr953.last_blocks(1)(model))
+    moving, total = _moving(model, pr953_adapt.last_blocks(1)(model))
     return Evidence(f"{moving:,} of {total:,} values are trained", moving > total / 2)
 
 # %% ../../nbs/lab/06_evidence.ipynb #66396a9b
 @evidence
 def falling_rate() -> Evidence:
     """Whether the rate of #953 falls along a cosine from its first chunk on."""
-    rates = np.array([pr953.ramped_cosine(c, 1893) for c in range(1893)])
+    rates = np.array([pr953_adapt.ramped_cosine(c, 1893) for c in range(1893)])
     shown = f"it rises to {rates.max():.2f} of itself, at chunk {rates.argmax()}"
     return Evidence(shown, rates.argmax() == 0)
 

@@ -172,8 +172,8 @@ HOMES = {
     **dict.fromkeys(
         ("baseline", "pr399", "pr414", "pr473", "pr549", "pr1019"), "golf.published.pr473"
     ),
-    **dict.fromkeys(("pr484_ebls", "pr484_swiglu", "pr484", "pr589"), "golf.published.pr484"),
-    **dict.fromkeys(("pr720", "pr953", "pr967", "pr995"), "golf.published.pr953"),
+    **dict.fromkeys(("pr484_ebls", "pr484_swiglu", "pr484", "pr589"), "golf.published.pr484_list"),
+    **dict.fromkeys(("pr720", "pr953", "pr967", "pr995"), "golf.published.pr953_adapt"),
     "pr1043": "golf.published.pr1043",
     "pr1185": "golf.published.pr1185",
 }
