@@ -73,17 +73,17 @@ def published_plan(
 
 # %% ../../nbs/published/00c_pr473_squeezing.ipynb #97660450
 def squeeze_473(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of PRs #473 and #549: `published_plan`; the corpus is not looked at."""
+    """Matrices in 6 bits, tables in 8, the small rest in fp16, under LZMA (#473, #549); see `published_plan`."""
     return published_plan(model.exported())
 
 
 def squeeze_414(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of PR #414: that of #473, compressed by zstd."""
+    """Matrices in 6 bits, tables in 8, the small rest in fp16, under zstd (#414)."""
     return published_plan(model.exported(), "zstd")
 
 
 def squeeze_399(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of PR #399: steps from the largest magnitude of each row, floor included."""
+    """As #473, but steps come from the largest magnitude of each row, floor included (#399)."""
     return published_plan(model.exported(), clip="max")
 
 # %% ../../nbs/published/00c_pr473_squeezing.ipynb #65d6afe7
@@ -100,7 +100,7 @@ def baseline_plan(state: dict[str, Tensor], *, small: int = SMALL) -> Plan:
 
 
 def squeeze_baseline(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of the baseline; the corpus is not looked at."""
+    """Matrices and tables in 8 bits, control tensors in fp32, under LZMA (the baseline)."""
     return baseline_plan(model.exported())
 
 # %% ../../nbs/published/00c_pr473_squeezing.ipynb #56a9d25c
@@ -131,6 +131,6 @@ def published_gptq(model: GPT, text: Tensor, *, small: int = SMALL) -> Plan:
 
 
 def squeeze_1019(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of PR #1019: GPTQ on 64 sequences that the model writes; the corpus is not looked at."""
+    """Matrices in 6 bits by GPTQ on 64 sequences that the model writes, tables in 8, under LZMA (#1019)."""
     text = self_generated(by_length(model), 64, model.config.context, seed=314, batch=8)
     return published_gptq(model, text)

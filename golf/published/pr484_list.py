@@ -131,7 +131,7 @@ WARTS += [
          said="a search for the best clip (GPTQ-lite), six bits",
          ran="the step 1 / 31 for every row below one",
          evidence="4.6 bits a value in the file, where six bits cost 5.4",
-         effect="1 result for five percentiles (`published/01_pr473`)"),
+         effect="1 result for five percentiles (`published/00c_pr473_squeezing`)"),
     Wart(name="defaults", of=("pr484",),
          said="new test-time scaling, frozen embeddings; value residual not mentioned",
          ran="by default: scaling off, nothing frozen, value residual on",

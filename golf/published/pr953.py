@@ -100,7 +100,7 @@ def plan_953(model: GPT, batches: Iterable[Tensor], *, small: int = SMALL) -> Pl
 
 
 def squeeze_953(model: GPT, corpus: Corpus) -> Plan:
-    """The plan of PRs #720 and #953, calibrated on the beginning of the training text."""
+    """Matrices pruned and in 5 bits by GPTQ on the beginning of the training text, under zstd (#720, #953)."""
     return plan_953(model, first_windows(corpus.train, model.config.context).split(1))
 
 # %% ../../nbs/published/03_pr953.ipynb #04bbdd5c
