@@ -122,6 +122,16 @@ def opened(data: bytes) -> tuple[dict, bytes]:
     return json.loads(data[PREAMBLE.size : end]), data[end:]
 
 
+def test_a_version_that_lacks_what_the_file_has_is_an_altered_byte():
+    "The one byte of a file that no digest covers would have been free to change."
+    bank = {"qo_bank": torch.arange(-64, 64).float().view(1, 8, 16)}
+    plan = Plan({"qo_bank": Treatment("int", bits=6)}, compressor="zstd")
+    data = encode(bank, plan)
+    assert any("layout" in r for r in opened(data)[0]["sections"]) and data[8] == 2
+    with pytest.raises(GolfError, match="was altered: format version 1 has no section such as"):
+        decode(data[:8] + b"\x01" + data[9:])
+
+
 @settings(max_examples=150, deadline=None)
 @given(FILES, st.data())
 def test_flipped_bytes_are_refused(file, data):

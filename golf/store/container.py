@@ -320,6 +320,9 @@ def _described(data: bytes, size: int, name: str) -> tuple[dict, list[dict], int
         raise GolfError(f"{name} {state}: {size} bytes, expected {expected}")
     if len({record["name"] for record in records}) != len(records):
         raise GolfError(f"{name} has two sections with the same name")
+    newer = [r["name"] for r in records if r.get("layout") or r["compressor"] == "coder"]
+    if newer and PREAMBLE.unpack_from(data)[1] < VERSION:
+        raise GolfError(f"{name} was altered: format version 1 has no section such as {newer[0]!r}")
     return header, records, offset
 
 
