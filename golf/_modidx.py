@@ -315,6 +315,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'golf.auditor.conditions.order_of': ( 'auditor/conditions.html#order_of',
                                                                                'golf/auditor/conditions.py'),
                                          'golf.auditor.conditions.unprinted': ( 'auditor/conditions.html#unprinted',
+                                                                                'golf/auditor/conditions.py'),
+                                         'golf.auditor.conditions.unreached': ( 'auditor/conditions.html#unreached',
                                                                                 'golf/auditor/conditions.py')},
             'golf.auditor.curves': { 'golf.auditor.curves._duration': ('auditor/curves.html#_duration', 'golf/auditor/curves.py'),
                                      'golf.auditor.curves._first_between': ('auditor/curves.html#_first_between', 'golf/auditor/curves.py'),

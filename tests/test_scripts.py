@@ -324,6 +324,21 @@ def test_a_mixture_that_never_began_is_named_however_it_is_written(way):
     assert idle.endswith("if seen >= 100000"), idle
 
 
+def test_a_wait_that_is_no_branch_is_named_until_the_text_reaches_it():
+    "A mixture that begins after ten thousand tokens passed an audit of four thousand, without a doubt."
+    text = "def eval_val(ws):\n    seen = (table[key] >= 2) & (ws > 10_000)\n    p[seen] = mix(p)"
+    found = run_of([group(range(1, 50))], tokens=4096)
+    assert conditions.unreached(found, found.groups[0], text) == ["line 2, ws > 10000"]
+    others = ("ws > 1000", "weight.numel() > 65_536", "time.time() - begun > 9_000", "ws > 2**40")
+    for other in others:
+        changed = text.replace("ws > 10_000", other)
+        assert conditions.unreached(found, found.groups[0], changed) == [], other
+    assert conditions.unreached(found, found.groups[0], text.replace("eval_val", "train")) == []
+    found.tokens = np.zeros(20_000)
+    assert conditions.unreached(found, found.groups[0], text) == []
+    assert conditions.unreached(found, found.groups[0], "type X = int; (") == []
+
+
 @pytest.mark.parametrize("text", [
     "    if args.sliding:\n        nll = a\n    else:\n        nll = b",  # one side of a setting
     "    if use_mix:\n        nll = a\n    else:\n        nll = b",

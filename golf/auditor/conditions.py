@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'ScriptReport', 'Order', 'order_of', 'before_evaluation', 'ScriptEvidence', 'judge_order', 'judge_once',
-           'unprinted', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches']
+           'unprinted', 'judge_sums', 'miscounts', 'judge_bytes', 'idle_branches', 'unreached']
 
 # %% ../../nbs/auditor/20_conditions.ipynb #4846fa83
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -437,3 +438,31 @@ def idle_branches(run: ScriptRun, group: Group, source: str) -> list[str]:
         if idle and _ACTS.search("\n".join(lines[first - 1 : last])):
             found.append(f"lines {first} to {last}, if {test}")
     return found
+
+# %% ../../nbs/auditor/20_conditions.ipynb #c59c719a
+def unreached(run: ScriptRun, group: Group, source: str) -> list[str]:
+    """Comparisons within the evaluation, with numbers beyond the tokens that were read."""
+    about = run.told.get("activations", [])
+    inside = {group.function}
+    inside |= set(about[group.activation]["seen"]) if 0 <= group.activation < len(about) else set()
+    lines, most = source.splitlines(), max(1000, len(run.tokens))
+    found: dict[int, str] = {}
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or function.name not in inside:
+            continue
+        for n in ast.walk(function):
+            if not isinstance(n, ast.Compare) or _SIZED.search(ast.unparse(n)):
+                continue
+            sides = [s.value for s in (n.left, *n.comparators) if isinstance(s, ast.Constant)]
+            beyond = [v for v in sides if isinstance(v, (int, float)) and most < v < 1e9]
+            statement = lines[n.lineno - 1 : n.end_lineno]
+            if beyond and _ACTS.search("\n".join(statement)):
+                found[n.lineno] = f"line {n.lineno}, {ast.unparse(n)}"
+    return [*found.values()]
+
+
+_SIZED = re.compile(r"numel|nbytes|ndim|shape|size\(|len\(|time|seconds|step|iter")

@@ -27,6 +27,7 @@ from golf.auditor.conditions import (
     judge_order,
     judge_sums,
     unprinted,
+    unreached,
 )
 from .findings import Finding
 from .forks import Wanted
@@ -314,6 +315,9 @@ def _conclude(report: ScriptReport, e: ScriptEvidence, ready: Prepared, source: 
     if idle:
         told = f"{len(idle)} branches of the evaluation never ran ({'; '.join(idle[:2])})"
         _doubted(found, told, "C1", "C2")
+    if e.late and (late := unreached(e.late, _same(e.late, e.group), source)):
+        told = f"{len(e.late.tokens) - 1:,} tokens do not reach what the evaluation compares with"
+        _doubted(found, f"{told} ({'; '.join(late[:2])})", "C1", "C2")
     if not e.agrees:
         mean = f"the losses found have the mean {e.group.nats:.4f}"
         _doubted(found, f"{mean}, which is not what the last line prints", *found)
