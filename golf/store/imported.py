@@ -339,8 +339,10 @@ def import_model(
 ) -> GPT:
     """The model of a published file, of the shape of `config`; ready to be scored.
 
-    `table_dtype` as in `imported_state`. Raises `GolfError` as `read_published` and `imported_state` do. Source: `specs` of #414 to #1019:
-    int6 and int8 codes with one step a row, controls in fp16.
+    `table_dtype` as in `imported_state`. Raises `GolfError` as `read_published` and `imported_state`
+    do, and for a `config` whose layers share blocks. Source: the files of #414 to #1019, int6 and
+    int8 codes with one step a row, controls in fp16; gates and value residuals (#484, #1185) by the
+    names that #473's exporter lists.
     """
     config = config.exported()
     if config.sources:
