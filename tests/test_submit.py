@@ -24,6 +24,7 @@ from golf.base.small import rhyme
 from golf.lab.cli import app
 from golf.lab.definitions import Reach
 from golf.lab.dropped import SMALLER
+from golf.lab.entry import coded
 from golf.lab.expressions import changed_recipe
 from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
@@ -309,6 +310,17 @@ def test_other_recipes_give_the_same_bits(tmp_path, text, name, slow):
     assert ran(tmp_path, text, "script", "train_gpt.py", **more) == first
 
 
+def test_the_coder_goes_along_and_gives_the_bits_of_golf(tmp_path, text, slow):
+    "What was saved on the model would have been an artifact that the script cannot read."
+    written = script(recipe("pr549"), place={"compressor": "coder"})
+    assert "zstandard" not in written.text and "COMPRESSOR" not in written.settings
+    plan = lambda model, corpus: coded(recipe("pr549").squeeze(model, corpus), "coder")
+    found = replace(recipe("pr549"), squeeze=plan)
+    first = proof(tmp_path, text, found, written, packed(written.text))
+    plain = in_golf(changed_recipe(recipe("pr549"), small_changes(written)), text)
+    assert first["nll"] == plain["nll"] and len(first["artifact"]) < len(plain["artifact"])
+
+
 def test_two_ranks_give_the_bits_of_golf_on_two_ranks(tmp_path, text, slow):
     "Messages between ranks would have gone in another order, or in another precision."
     (tmp_path / "train_gpt.py").write_text(of("pr549").text)
@@ -396,6 +408,8 @@ def test_what_cannot_be_written_out_is_refused_in_one_line(tmp_path):
         script(replace(here, objective=torch.nn.functional.gumbel_softmax))
     with pytest.raises(GolfError, match=r"^COMPILE='maybe': expected one of 1, true, yes"):
         source_from("pr549", {"COMPILE": "maybe"})
+    with pytest.raises(GolfError, match="COMPRESSOR=code: expected .* did you mean 'coder'"):
+        source_from("pr549", {"COMPRESSOR": "code"})
     with pytest.raises(GolfError, match="pr953: its mixture does not sum to one"):
         submit("pr953", tmp_path / "no")
     with pytest.raises(GolfError, match="LAYERS: no setting of this recipe; did you mean"):

@@ -10,8 +10,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..base.checks import check_fields, check_relations
 from ..base.files import GolfError, closest

@@ -15,8 +15,8 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..base.checks import Allowed, check_fields, check_relations
 from ..base.digests import digest

@@ -226,9 +226,12 @@ def _names_none(call: ast.Call) -> bool:
     return callee(call) == "lossless" or (callee(call) in _PLANS and not named)
 
 
-def compressors(reach: Reach) -> set[str] | None:
-    """The compressors that plans made in `reach` can name, or None where that is not to be seen."""
-    found: set[str] = set()
+def compressors(reach: Reach, own: str = "") -> set[str] | None:
+    """The compressors that plans made in `reach` can name, or None where that is not to be seen.
+
+    `own`: one more, under which codes are stored whatever a plan says.
+    """
+    found: set[str] = {own} - {""}
     for (module, _), units in reach.units.items():
         if module.startswith("golf.") and not module.startswith("golf.published."):
             continue
@@ -237,7 +240,7 @@ def compressors(reach: Reach) -> set[str] | None:
                 found.add(node.value)
             if isinstance(node, ast.Call) and _names_none(node):
                 return None
-    return None if found & {"best", "coder"} or not found else found
+    return None if "best" in found or not found else found
 
 # %% ../../nbs/lab/05c_dropped.ipynb #6c081d46
 def one_compressor(names: set[str]) -> dict[Key, str]:
@@ -245,21 +248,25 @@ def one_compressor(names: set[str]) -> dict[Key, str]:
     from golf.store.container import LAYOUTS
 
     used = sorted({*names, "raw"})
-    ways = {"raw": "bytes", "xz": "_xz"}
+    ways = {"raw": "bytes", "xz": "_xz", "coder": "encode_grid"}
     ways["zstd"] = "lambda data: zstandard.ZstdCompressor(level=22).compress(data)"
     ways["brotli"] = "lambda data: brotli.compress(data, quality=11, lgwin=24)"
     table = lambda rows: "{" + ", ".join(f"{n!r}: {rows[n]}" for n in used) + "}"
     plain = "lambda data, back=False: bytes(data)"
     layouts = f"{{'plain': {plain}, 'planes2': lambda data, back=False: _planes(data, 2, back)}}"
     assert {"plain", "planes2"} <= LAYOUTS.keys()
+    stored = "COMPRESSORS[compressor](data)"
+    if "coder" in used:
+        by_rows = 'compressor == "coder" and grid'
+        stored = f"encode_grid(data, rows=grid[0], columns=grid[1]) if {by_rows} else {stored}"
     return {
         ("golf.store.container", "COMPRESSORS"): f"COMPRESSORS = {table(ways)}",
         ("golf.store.container", "EXPANDERS"): f"EXPANDERS = {table(EXPANDED)}",
         ("golf.store.container", "LAYOUTS"): f"LAYOUTS = {layouts}",
-        ("golf.store.container", "compress"): '''
+        ("golf.store.container", "compress"): f'''
 def compress(data, compressor="best", *, grid=None):
     """The compressor used and the stored bytes; what would unfold more than 8,192-fold stays raw."""
-    stored = COMPRESSORS[compressor](data)
+    stored = {stored}
     return (compressor, stored) if len(data) <= 8192 * len(stored) else ("raw", bytes(data))
 ''',
     }

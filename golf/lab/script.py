@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TOP', 'SECTIONS', 'IMAGE', 'TAKEN', 'ENTRY', 'PLACES', 'MAIN', 'STANDARD', 'section_of', 'needed_at_once',
            'module_order', 'unique_names', 'Renamed', 'Told', 'annotations', 'lend_annotations', 'unit_text',
-           'definition_text', 'reach_of', 'is_read', 'Settings', 'Script', 'assemble', 'formatted', 'script']
+           'without_brackets', 'definition_text', 'merged', 'reach_of', 'is_read', 'Settings', 'Script', 'assemble',
+           'formatted', 'script']
 
 # %% ../../nbs/lab/05e_script.ipynb #1e09ca63
 import ast
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -314,7 +315,25 @@ def unit_text(reach: Reach, unit: Unit, names: dict[Key, str]) -> str:
         if isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
             if words := ast.get_docstring(inner):
                 inner.body[0] = ast.Expr(ast.Constant(words.splitlines()[0]))
-    return ast.unparse(ast.fix_missing_locations(node))
+    return without_brackets(ast.unparse(ast.fix_missing_locations(node)))
+
+# %% ../../nbs/lab/05e_script.ipynb #14269d8a
+def without_brackets(text: str) -> str:
+    """The text without the brackets that nobody writes: of values apart, of a sole generator."""
+    lines, spots = [line.encode() for line in text.split("\n")], []
+    for n in ast.walk(ast.parse(text)):
+        value = n.value if isinstance(n, (ast.Assign, ast.Return)) else None
+        if isinstance(value, ast.Tuple) and len(value.elts) > 1:
+            spots.append(value)
+        elif isinstance(n, ast.Call) and not n.keywords and len(n.args) == 1:
+            spots += [a for a in n.args if isinstance(a, ast.GeneratorExp)]
+    ends = [(s.lineno, s.col_offset) for s in spots]
+    ends += [(s.end_lineno or s.lineno, (s.end_col_offset or 1) - 1) for s in spots]
+    for row, column in sorted(ends, reverse=True):
+        line = lines[row - 1]
+        if line[column : column + 1] in (b"(", b")"):
+            lines[row - 1] = line[:column] + line[column + 1 :]
+    return b"\n".join(lines).decode()
 
 # %% ../../nbs/lab/05e_script.ipynb #d889fb80
 def _own_text(text: str, node: ast.stmt) -> str:
@@ -365,16 +384,32 @@ def _imports(reach: Reach, names: dict[Key, str]) -> list[str]:
             what = f"the script would import {library}, which the challenge's image lacks"
             raise GolfError(f"{module}: {what}")
         found.add(line)
-    return sorted(found, key=lambda line: (line.startswith("from"), line))
+    return [*found]
+
+
+def merged(imports: Iterable[str]) -> list[str]:
+    """Lines of imports in order, what comes from one module on one line."""
+    whole, parts = set(), {}
+    for line in imports:
+        source, _, name = line.partition(" import ")
+        if name:
+            parts.setdefault(source, set()).add(name)
+        else:
+            whole.add(line)
+    joined = [f"{source} import {', '.join(sorted(names))}" for source, names in parts.items()]
+    return sorted(whole) + sorted(joined)
 
 # %% ../../nbs/lab/05e_script.ipynb #a895a6eb
 ENTRY: tuple[Key, ...] = (("golf.lab.entry", "run_entry"), ("golf.lab.entry", "Place"))
 
 
-def reach_of(recipe: Recipe, roots: list[Key]) -> Reach:
-    """What an entry of a recipe needs, `roots` included, without checks and unused switches."""
+def reach_of(recipe: Recipe, roots: list[Key], compressor: str = "") -> Reach:
+    """What an entry of a recipe needs, `roots` included, without checks and unused switches.
+
+    `compressor`: the one under which codes are stored, if not as the plan says.
+    """
     every = Reach(SMALLER, edited, ASIDE).run(*ENTRY, *roots)
-    known, names = constants(recipe, every, readable), compressors(every)
+    known, names = constants(recipe, every, readable), compressors(every, compressor)
     smaller = SMALLER | (one_compressor(names) if names else {})
     learnt, found = Known(known), every
     for turn in range(8):
@@ -392,7 +427,9 @@ def is_read(reach: Reach, name: str) -> bool:
     return name.endswith(ends) or any(name == attribute for _, attribute in reach.mentions)
 
 # %% ../../nbs/lab/05e_script.ipynb #18bbbaa7
-PLACES = {f.name: None for f in fields(Place) if f.name not in ("code", "settings")}.keys()
+PLACES = {
+    f.name: None for f in fields(Place) if f.name not in ("code", "settings", "compressor")
+}.keys()
 
 
 class Settings:
@@ -458,20 +495,23 @@ STANDARD = (
 )  # fmt: skip
 
 
-def assemble(reach: Reach, recipe: str, held: dict[str, Any], name: str) -> Script:
+def assemble(
+    reach: Reach, recipe: str, held: dict[str, Any], name: str, compressor: str = ""
+) -> Script:
     """The `Script` of what `reach` kept, of a recipe's expression and of its readable settings."""
     lend_annotations(reach)
     order = module_order(reach)
     names = unique_names(reach, order)
-    imports = {*_imports(reach, names), *STANDARD}
+    imports = merged({*_imports(reach, names), *STANDARD})
     lines = [f"    {key}: {type(value).__name__} = {value!r}" for key, value in held.items()]
     parts = [f'"""{name}"""', "from __future__ import annotations"]
-    parts.append("\n".join(sorted(imports, key=lambda s: (s[:4] == "from", s))))
+    parts.append("\n".join(imports))
     parts.append(TOP.replace("{fields}", "\n".join(lines)))
     for section, modules in itertools.groupby(order, section_of):
         parts.append(f"# {'=' * 94}\n# {section}\n# {'=' * 94}")
         parts += [text for module in modules for text in _module_text(reach, module, names)]
     place = ", ".join(f"{name}=SETTINGS.{name}" for name in PLACES)
+    place += f", compressor={compressor!r}" if compressor else ""
     named = lambda match: names[match[1], match[2]]
     parts.append(re.sub(r"<([\w.]+):(\w+)>", named, MAIN.format(recipe=recipe, place=place)))
     renamed = {f"{m}.{n}": new for (m, n), new in names.items() if n != new}
@@ -515,8 +555,9 @@ def script(
     written.of(recipe, "")
     places = vars(replace(Place(), **place or {}))
     settings.held |= {path: value for path, value in places.items() if path in PLACES}
-    reach = reach_of(recipe, written.roots)
+    reach = reach_of(recipe, written.roots, places["compressor"])
     settings.drop_unread(reach)
-    found = assemble(reach, written.of(recipe, ""), settings.held, name)
+    own = settings.held, name, places["compressor"]
+    found = assemble(reach, written.of(recipe, ""), *own)
     taken = {c.upper(): path for c, path in settings.taken.items() if path not in settings.unread}
     return replace(found, settings=taken, values=settings.held)

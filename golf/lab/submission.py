@@ -42,6 +42,7 @@ from .script import Script, script
 from .verdict import _module, blaming
 from ..published.recipes import HOMES, Recipe, recipe
 from ..store.artifact import Plan
+from ..store.container import COMPRESSORS
 from ..store.imported import import_model
 from ..store.saved import export_model
 from ..text.corpus import load_corpus
@@ -57,6 +58,11 @@ class Source:
     recipe: Recipe
     changes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def compressor(self) -> str:
+        """What stores the artifact's codes; empty where the recipe's plan says it."""
+        return self.changes.get("COMPRESSOR", "")
+
     def line(self) -> str:
         """The line of a README by which the laboratory finds the recipe again."""
         return json.dumps({"golf": {"recipe": self.name, "changes": self.changes}}, sort_keys=True)
@@ -67,8 +73,9 @@ def source_from(
 ) -> Source:
     """The `Source` that a target names, with `changes`.
 
-    Raises `GolfError` for an unknown target, for a setting that the recipe has not, and for a run
-    whose tree was not clean unless `unclean`.
+    `changes` are settings of the script, and COMPRESSOR, which is no setting but part of it: the
+    same integers under another compressor. Raises `GolfError` for an unknown target, for a setting
+    that the recipe has not, and for a run whose tree was not clean unless `unclean`.
     """
     path = Path(target)
     if target in HOMES:
@@ -81,7 +88,12 @@ def source_from(
         name, given = _recipe_of_run(target, unclean)
     given = given | (changes or {})
     found = recipe(name) if name in HOMES else _from_file(name)
-    return Source(name, changed_recipe(found, given), given)
+    settings = {k: v for k, v in given.items() if k != "COMPRESSOR"}
+    source = Source(name, changed_recipe(found, settings), given)
+    if (stored := source.compressor) not in ("", "best", *COMPRESSORS):
+        expected = f"expected best, {', '.join(COMPRESSORS)}{closest(stored, COMPRESSORS)}"
+        raise GolfError(f"COMPRESSOR={stored}: {expected}")
+    return source
 
 # %% ../../nbs/lab/05g_submission.ipynb #c0cdc0ab
 def _written_in(path: Path) -> tuple[str, dict[str, str]]:
@@ -538,7 +550,7 @@ def submit(
     out, source = Path(out), source_from(target, changes, unclean=unclean)
     normal = _checked_rows(target, source, unnormalised)
     title = name or source.name
-    place = {"unnormalised": not normal}
+    place = {"unnormalised": not normal, "compressor": source.compressor}
     written = script(source.recipe, name=f"{title}: written by golf submit", place=place)
     small = packed(written.text)
     text, seeds = small if pack else written.text, [seed_of(path) for path in logs]

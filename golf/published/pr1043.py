@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..base.files import GolfError
 from ..count.packets import Prior, pack_prior, stored_prior

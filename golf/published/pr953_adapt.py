@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..adapt.masks import by_layer, role_scales
 from ..adapt.ttt import Masks, cosine, sequences

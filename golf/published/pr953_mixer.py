@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..base.files import GolfError
 from ..mix.gates import feature
