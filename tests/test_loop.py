@@ -10,7 +10,8 @@ import torch
 from golf.base.files import GolfError, Undigestable
 from golf.base.small import OneByte, rhyme, rhyme_tokens, test_near
 from golf.predict.compare import arm_key, compare
-from golf.predict.dist import Counts, Dense, Mixture, Unnormalised, heated
+from golf.predict.composed import Mixture, heated
+from golf.predict.dist import Counts, Dense, Unnormalised
 from golf.predict.stream import Predictor, Scores, Stream, evaluate
 
 near = test_near

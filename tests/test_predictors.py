@@ -26,7 +26,8 @@ from golf.mix.rules import EM, Bins, GridBayes, Hedge, online
 from golf.net.model import GPT, preset
 from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import Banded, SlidingWindow
-from golf.predict.dist import FEATURES, Dense, Distribution, Mixture
+from golf.predict.composed import Mixture
+from golf.predict.dist import FEATURES, Dense, Distribution
 from golf.predict.stream import Predictor, Stream, evaluate
 from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
 

@@ -28,7 +28,8 @@ from ..net.config import GPTConfig
 from ..net.model import GPT
 from ..net.optim import newton_schulz
 from ..net.windows import SlidingWindow
-from ..predict.dist import Dense, Mixture
+from ..predict.composed import Mixture
+from ..predict.dist import Dense
 from ..predict.stats import welch
 from ..predict.stream import Stream
 from golf.published import (

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..base.checks import check_arguments
 from ..base.files import GolfError
-from ..predict.dist import Counts, Distribution, Mixture, check_weights
+from ..predict.composed import Mixture, check_weights
+from ..predict.dist import Counts, Distribution
 from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/02_mixtures.ipynb #c0556f2e

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..base.checks import check_arguments
 from ..base.files import GolfError
-from ..predict.dist import Distribution, Geometric, Tilt, heated, position_slices
+from ..predict.composed import Geometric, Tilt, heated
+from ..predict.dist import Distribution, position_slices
 from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/mix/03_products.ipynb #c000000e

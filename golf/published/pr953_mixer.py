@@ -22,14 +22,8 @@ from ..base.files import GolfError
 from ..mix.gates import feature
 from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
-from golf.predict.dist import (
-    Counts,
-    Distribution,
-    Geometric,
-    Mixture,
-    Unnormalised,
-    position_slices,
-)
+from ..predict.composed import Geometric, Mixture
+from ..predict.dist import Counts, Distribution, Unnormalised, position_slices
 from ..predict.stream import Chunk, Predictor, Scores, Stream, evaluate
 
 # %% ../../nbs/published/03b_pr953_mixer.ipynb #0727bec9

@@ -42,6 +42,13 @@ from .settings import TrainConfig, slices
 Combine = Callable[[list[list[Tensor]], float], list[Tensor]]
 Objective = Callable[["Trainer", Tensor, Tensor], Tensor]
 
+
+def _check_vocabulary(corpus: Corpus, model: GPTConfig) -> None:
+    "Raise `GolfError` unless corpus and model speak of the same ids."
+    if corpus.vocab_size != model.vocab_size:
+        found = f"its tokenizer has {corpus.vocab_size} ids, the model {model.vocab_size}"
+        raise GolfError(f"corpus {corpus.name!r} does not fit: {found}; give vocab_size to both")
+
 # %% ../../nbs/train/02_loop.ipynb #cb92715f
 class Trainer:
     """One training run of a `GPT` on `corpus`; call `run()`. Raises `GolfError` on bad settings.
@@ -143,7 +150,6 @@ class Trainer:
             part()
         return total
 
-    # %% ../../nbs/train/02_loop.ipynb #84e38fd8
     def lr_scale(self) -> float:
         """Learning-rate multiplier for the step that comes next."""
         c = self.config
@@ -190,7 +196,6 @@ class Trainer:
         if self.config.burst and self.scale < self.config.burst.below:
             self.recent.add((torch.tensor(self.stream.consumed),))
 
-    # %% ../../nbs/train/02_loop.ipynb #6b29f52d
     def train_step(self) -> dict:
         """Make one optimiser step and return its row of the log."""
         self.scale = self.lr_scale()
@@ -360,6 +365,11 @@ class Trainer:
         found = {"tokens_per_second": rate}
         return found | ({"mfu": each * self.model.flops_per_token() / peak} if peak else {})
 
+    def finished(self) -> bool:
+        """Whether the steps are done or the time is up."""
+        c = self.config
+        return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
+
     # %% ../../nbs/train/02_loop.ipynb #6c99bd38
     def record(self, row: dict, bar: Any) -> None:
         """Keep a row of the log every `log_every` steps, with validation when it is due."""
@@ -388,12 +398,6 @@ class Trainer:
             if progress and self.pace.measured:
                 print(self.pace)
         self._make_passes()
-
-    # %% ../../nbs/train/02_loop.ipynb #ef3a5d0d
-    def finished(self) -> bool:
-        """Whether the steps are done or the time is up."""
-        c = self.config
-        return self.step >= c.steps or bool(c.max_seconds and self.elapsed >= c.max_seconds)
 
     # %% ../../nbs/train/02_loop.ipynb #4841efca
     def _steps(self, checkpoint: Path | None, progress: bool) -> None:
@@ -434,13 +438,6 @@ class Trainer:
             if self.config.burst:
                 self.replay()
         return self
-
-# %% ../../nbs/train/02_loop.ipynb #ee32e1c5
-def _check_vocabulary(corpus: Corpus, model: GPTConfig) -> None:
-    "Raise `GolfError` unless corpus and model speak of the same ids."
-    if corpus.vocab_size != model.vocab_size:
-        found = f"its tokenizer has {corpus.vocab_size} ids, the model {model.vocab_size}"
-        raise GolfError(f"corpus {corpus.name!r} does not fit: {found}; give vocab_size to both")
 
 # %% ../../nbs/train/02_loop.ipynb #f0903fcb
 LOWER_RATES = "lower optim.matrix_lr and optim.table_lr, or grad_clip"
