@@ -7,12 +7,12 @@ import time
 import pandas as pd
 import pytest
 
-from golf.auditor.adapters import printed_nats
 from golf.auditor.claims import read_claim
 from golf.auditor.curves import check_stops
 from golf.auditor.denominators import printed
 from golf.auditor.lints import TABLES, lint_submission, lint_tables
 from golf.auditor.logs import parse_log
+from golf.auditor.programs import printed_nats
 from golf.base.files import GolfError
 from golf.lab.engine import notebook_parameters, parse_command, parse_parameters
 from golf.lab.engine import overrides as given
