@@ -53,7 +53,8 @@ adapt.gradients: EmpiricalBayes james_stein
 adapt.lora: LoRA
 adapt.placebo: Placebo
 auditor.audit: audit audit_arms
-auditor.adapters: from_command from_logits from_losses from_scorer from_script
+auditor.adapters: from_logits from_losses from_scorer
+auditor.programs: from_command from_script
 auditor.lints: lint_submission
 published.recipes: recipe
 lab.runs: Run
@@ -179,14 +180,14 @@ if TYPE_CHECKING:
     from golf.adapt.lora import LoRA as LoRA
     from golf.adapt.placebo import Placebo as Placebo
     from golf.adapt.ttt import TTT as TTT
-    from golf.auditor.adapters import from_command as from_command
     from golf.auditor.adapters import from_logits as from_logits
     from golf.auditor.adapters import from_losses as from_losses
     from golf.auditor.adapters import from_scorer as from_scorer
-    from golf.auditor.adapters import from_script as from_script
     from golf.auditor.audit import audit as audit
     from golf.auditor.audit import audit_arms as audit_arms
     from golf.auditor.lints import lint_submission as lint_submission
+    from golf.auditor.programs import from_command as from_command
+    from golf.auditor.programs import from_script as from_script
     from golf.lab.arms import Arm as Arm
     from golf.lab.arms import difference as difference
     from golf.lab.arms import keep_audits as keep_audits

@@ -12,18 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from golf.auditor.adapters import (
+from golf.auditor.adapters import from_logits, from_losses, from_scorer
+from golf.auditor.audit import audit
+from golf.auditor.programs import (
     EXAMPLES,
     example_script,
     from_command,
-    from_logits,
-    from_losses,
-    from_scorer,
     from_script,
     printed_nats,
     run_command,
 )
-from golf.auditor.audit import audit
 from golf.auditor.report import FAIL, NOT_RUN, PASS, Level
 from golf.auditor.scripts import cpu_command, flash_attention, one_cpu, opened, stand_ins
 from golf.base.files import GolfError

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from golf.base.files import GolfError
-from golf.lab.engine import output_path, parse_command, run_key
+from golf.lab.engine import output_path, parse_command
+from golf.lab.knobs import run_key
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERMILL = Path(sys.executable).with_name("papermill")

@@ -51,7 +51,7 @@ from golf.auditor.report import AuditReport, Result
 from golf.base.digests import digest
 from golf.base.files import GolfError
 from golf.count.packets import Packets, distil, pack_prior, unpack_prior
-from golf.lab.engine import notebook_parameters
+from golf.lab.knobs import notebook_parameters
 from golf.lab.publish import published_list
 from golf.lab.records import read_record
 from golf.lab.runs import Run

@@ -7,15 +7,16 @@ import time
 import pandas as pd
 import pytest
 
-from golf.auditor.adapters import printed_nats
 from golf.auditor.claims import read_claim
 from golf.auditor.curves import check_stops
 from golf.auditor.denominators import printed
 from golf.auditor.lints import TABLES, lint_submission, lint_tables
 from golf.auditor.logs import parse_log
+from golf.auditor.programs import printed_nats
 from golf.base.files import GolfError
-from golf.lab.engine import notebook_parameters, parse_command, parse_parameters
 from golf.lab.engine import overrides as given
+from golf.lab.engine import parse_command
+from golf.lab.knobs import notebook_parameters, parse_parameters
 
 LINES = [
     "Mon Feb 31 25:61:61 2026", "step:1/9 train_loss:6.9 train_time:12ms step_avg:1.2ms",

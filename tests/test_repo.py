@@ -21,13 +21,8 @@ import nbformat
 import pytest
 
 import golf
-from golf.lab.engine import (
-    notebook_parameters,
-    overrides,
-    parse_command,
-    parse_parameters,
-    resolve,
-)
+from golf.lab.engine import overrides, parse_command
+from golf.lab.knobs import notebook_parameters, parse_parameters, resolve
 from golf.lab.publish import published
 from golf.published.recipes import HOMES
 

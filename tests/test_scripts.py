@@ -21,7 +21,8 @@ from golf.auditor import running as auditing
 from golf.auditor.conditions import ScriptReport, judge_once, judge_sums, order_of
 from golf.auditor.forks import Driver, Wanted
 from golf.auditor.found import ATTEMPTS, parsed, settings_of, sizes, unpacked
-from golf.auditor.marks import marked, read_code
+from golf.auditor.marks import marked
+from golf.auditor.questions import read_code
 from golf.auditor.running import audit_script
 from golf.auditor.sandbox import (
     ConfinedRun,

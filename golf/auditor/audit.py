@@ -53,7 +53,8 @@ def audit(subject: Subject | Predictor | Callable[[Any], Predictor] | None, toke
     """Try to catch a scorer using what it may not know, and report what was found.
 
     `subject`: a function `make(tokens)` that gives a new `Predictor`; a `Predictor` at its start, which
-    is only copied; a `Subject` (`golf.auditor.adapters` makes them); or None for the tests of files alone.
+    is only copied; a `Subject` (`golf.auditor.adapters` and
+    `golf.auditor.programs` make them); or None for the tests of files alone.
     `tokens`: integer ids [n + 1], or a `Stream`, which knows whose ids they are; of which `level.tokens` are scored, or more where `level.chunks`
     chunks need it. `chunk_tokens`: by default a multiple of the longest context within reach. `only`:
     ids or first letters of tests. The context is material for some of the tests:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .tracks import Activation, Parts, SiteCall, Tracker
+from .ledger import Activation, SiteCall, Tracker
+from .tracks import Parts
 
 # %% ../../nbs/auditor/18_forks.ipynb #741b9e14
 _SECONDS = 120.0  # a copy's time

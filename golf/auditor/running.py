@@ -32,7 +32,8 @@ from golf.auditor.conditions import (
 from .findings import Finding
 from .forks import Wanted
 from .found import ATTEMPTS, Attempt, unpacked
-from .marks import LOSS, read_code
+from .marks import LOSS
+from .questions import read_code
 from .report import FAIL, NOT_RUN, PASS, UNSURE
 from .sandbox import Limits
 from golf.auditor.whole import (

@@ -294,7 +294,9 @@ class Steps(Subject):
             given = f"a {type(predictor).__name__}"
             if isinstance(predictor, Predictor):
                 given = f"one at position {predictor.position}"
-            hint = "for logits, losses or a script see golf.auditor.adapters"
+            hint = (
+                "for logits or losses see golf.auditor.adapters, for a script golf.auditor.programs"
+            )
             raise GolfError(f"{self.name} must make a new Predictor each time, not {given}; {hint}")
         self.vocab_size = predictor.vocab_size
         return Walk(predictor)

@@ -27,11 +27,12 @@ import torch
 
 from .forks import Driver, Wanted
 from .found import Attempt, Setting, parsed, settings_of, sizes, unpacked
+from .ledger import Tracker
 from .marks import marked
 from .pages import GIVEN
 from .sandbox import ConfinedRun, Limits, confine, shown
 from .scripts import one_cpu
-from .tracks import Text, Tracker, Tracks
+from .tracks import Text, Tracks
 from ..base.cache import cached
 from ..base.files import atomic_write
 from ..text.shards import write_shard

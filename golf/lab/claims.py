@@ -20,8 +20,8 @@ from typing import Any
 from ..base.files import GolfError, closest, project_root
 from ..base.tables import Markup, code, escape, markdown_table
 from .arms import Words, difference, told, word
-from .engine import notebook_parameters
 from .evidence import CHECKS
+from .knobs import notebook_parameters
 from .publish import published_list, published_records, quoted
 from .records import Record, baseline_of, drift
 from .seeds import over_seeds, seeds_of

@@ -40,14 +40,8 @@ from golf.base.files import (
     project_root,
 )
 from ..base.task import Budget, peak_memory
-from golf.lab.engine import (
-    Parameter,
-    check_knobs,
-    find_place,
-    notebook_parameters,
-    run_key,
-    this_notebook,
-)
+from .engine import this_notebook
+from .knobs import Parameter, check_knobs, find_place, notebook_parameters, run_key
 from ..predict.stream import Stream
 
 if TYPE_CHECKING:  # what a reader of records does not need

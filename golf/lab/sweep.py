@@ -25,7 +25,8 @@ from ..base.digests import digest
 from ..base.files import GolfError, atomic_write
 from ..base.tables import markdown_table
 from .arms import Words, told
-from .engine import SESSION, _project, resolve, run_key
+from .engine import SESSION, _project
+from .knobs import resolve, run_key
 from .plots import Picture, save_figure, style
 from .records import Record, arms_table, baseline_of, read_record
 from ..predict.stats import Interval
