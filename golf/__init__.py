@@ -25,7 +25,8 @@ text.corpus: Corpus load_corpus
 text.fineweb: check_data fetch_fineweb
 predict.dist: Dense Distribution
 predict.stats: paired_bootstrap welch
-predict.stream: Chunk Predictor Scores Stream evaluate
+predict.stream: Chunk Predictor Stream
+predict.evaluate: Scores evaluate
 predict.compare: Comparison arm_key compare stale_arms
 predict.yardsticks: scoreboard
 count.kernels: ngram_counts
@@ -105,13 +106,13 @@ if TYPE_CHECKING:
     from golf.predict.compare import stale_arms as stale_arms
     from golf.predict.dist import Dense as Dense
     from golf.predict.dist import Distribution as Distribution
+    from golf.predict.evaluate import Scores as Scores
+    from golf.predict.evaluate import evaluate as evaluate
     from golf.predict.stats import paired_bootstrap as paired_bootstrap
     from golf.predict.stats import welch as welch
     from golf.predict.stream import Chunk as Chunk
     from golf.predict.stream import Predictor as Predictor
-    from golf.predict.stream import Scores as Scores
     from golf.predict.stream import Stream as Stream
-    from golf.predict.stream import evaluate as evaluate
     from golf.predict.yardsticks import scoreboard as scoreboard
     from golf.text.corpus import Corpus as Corpus
     from golf.text.corpus import load_corpus as load_corpus

@@ -35,8 +35,9 @@ from golf.net.average import EMA, LAWA, SWA
 from golf.net.model import GPT, GPTConfig
 from golf.net.windows import Banded, SlidingWindow
 from golf.predict.compare import compare
+from golf.predict.evaluate import evaluate
 from golf.predict.stats import paired_bootstrap
-from golf.predict.stream import Stream, evaluate
+from golf.predict.stream import Stream
 from golf.published.recipes import Adaptation
 from golf.store.artifact import Plan, Treatment, encode
 from golf.store.gptq import (

@@ -17,7 +17,8 @@ from golf.net.model import GPT
 from golf.net.optim import Muon
 from golf.net.parts import bigram_rows
 from golf.net.switches import trigram_rows
-from golf.predict.stream import Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Stream
 from golf.published import pr473, pr473_squeezing, pr484, pr484_stacks, pr953, pr953_adapt
 from golf.published.recipes import recipes
 from golf.store.artifact import SMALL

@@ -24,7 +24,8 @@ from .ttt import TTT, Gradients
 from ..base.checks import check_arguments, check_fields, check_relations
 from ..base.files import GolfError
 from ..net.model import GPT
-from ..predict.stream import Stream, evaluate
+from ..predict.evaluate import evaluate
+from ..predict.stream import Stream
 
 # %% ../../nbs/adapt/01_gradients.ipynb #e0d936a3
 def toward_mean(values: Tensor, variance: float) -> Tensor:

@@ -19,7 +19,8 @@ import torch
 
 from ..net.model import GPT
 from ..net.ranks import Ranks, join, leave
-from ..predict.stream import Scores, Stream, evaluate
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Stream
 from ..published.recipes import Recipe
 from ..store.artifact import decode
 from ..store.saved import export_model

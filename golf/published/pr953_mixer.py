@@ -30,7 +30,8 @@ from golf.predict.dist import (
     Unnormalised,
     position_slices,
 )
-from ..predict.stream import Chunk, Predictor, Scores, Stream, evaluate
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/published/03b_pr953_mixer.ipynb #0727bec9
 BUCKETS = 65_536

@@ -30,7 +30,8 @@ from ..net.model import GPT
 from ..net.optim import Optimisers, lr_scale, lr_scale_by_clock
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
-from ..predict.stream import Scores, Stream, evaluate
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Stream
 from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
 from ..store.qat import crown_q, qat_transform
 from ..text.batches import TokenStream
