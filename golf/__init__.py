@@ -41,7 +41,8 @@ net.config: GPTConfig preset
 net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
-store.artifact: Plan decode encode load_artifact save_artifact
+store.plans: Plan
+store.artifact: decode encode load_artifact save_artifact
 store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
 store.imported: import_model
@@ -153,12 +154,12 @@ if TYPE_CHECKING:
     from golf.net.optim import newton_schulz as newton_schulz
     from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
-    from golf.store.artifact import Plan as Plan
     from golf.store.artifact import decode as decode
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
     from golf.store.imported import import_model as import_model
+    from golf.store.plans import Plan as Plan
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model

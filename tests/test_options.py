@@ -39,7 +39,7 @@ from golf.predict.evaluate import evaluate
 from golf.predict.stats import paired_bootstrap
 from golf.predict.stream import Stream
 from golf.published.recipes import Adaptation
-from golf.store.artifact import Plan, Treatment, encode
+from golf.store.artifact import encode
 from golf.store.gptq import (
     calibration_tokens,
     fit_to_bytes,
@@ -48,6 +48,7 @@ from golf.store.gptq import (
     mixed_plan,
     self_generated,
 )  # fmt: skip
+from golf.store.plans import Plan, Treatment
 from golf.store.qat import Qat, crown_q, fake_quantize, soft_round  # fmt: skip
 from golf.store.quant import percentile, prune_smallest, quantize_rows, search, sigmas
 

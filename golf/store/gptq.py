@@ -20,7 +20,8 @@ from ..base.checks import check_arguments
 from ..base.files import GolfError, closest
 from ..base.task import PARAMETER_GOLF
 from ..net.model import GPT, Memory
-from .artifact import SMALL, TABLES, Plan, Treatment, default_plan, encode
+from .artifact import encode
+from .plans import SMALL, TABLES, Plan, Treatment, default_plan
 from golf.store.quant import (
     SHARES,
     Clip,

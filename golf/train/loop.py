@@ -32,7 +32,8 @@ from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.evaluate import Scores, evaluate
 from ..predict.stream import Stream
-from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
+from ..store.artifact import decode, encode, load_artifact, read_meta, save_artifact
+from ..store.plans import Plan
 from ..store.qat import crown_q, qat_transform
 from ..text.batches import TokenStream
 from ..text.corpus import Corpus
