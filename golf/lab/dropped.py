@@ -276,7 +276,7 @@ ASIDE = {
     *_aside("golf.net.average", "Average", "state load"),
     *_aside("golf.train.pace", "Pace", "__str__"),
     *_aside("golf.text.shards", "Shards", "__reduce__"),
-    *_aside("golf.net.average", "Recent", "state load"),
+    *_aside("golf.net.burst", "Recent", "state load"),
     *_aside("golf.net.optim", "Muon", "full_momentum set_momentum"),
     *_aside("golf.net.model", "GPT", "table unshared gammas deviation flops_per_token"),
     *_aside("golf.predict.stream", "Predictor", "state load get_state set_state"),

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 from ..base.checks import written
 from ..base.digests import code_changes, code_key, digest
 from ..base.files import GolfError, check_room
-from ..net.average import Recent, burst, make_average
+from ..net.average import make_average
+from ..net.burst import Recent, burst
 from ..net.config import GPTConfig
 from ..net.model import GPT
 from ..net.optim import Optimisers, lr_scale, lr_scale_by_clock
