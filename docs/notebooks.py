@@ -63,7 +63,7 @@ def page(path: Path) -> str:
     """The page a notebook becomes, as nbdev links to it: `net/01_model.ipynb` -> `net/model`."""
     path = path if path.is_absolute() else NOTEBOOKS / path
     inside = path.resolve().relative_to(NOTEBOOKS)
-    return inside.with_name(re.sub(r"^\d+[a-z]?_", "", inside.stem)).as_posix()
+    return inside.with_name(re.sub(r"^\d+[a-z]*_", "", inside.stem)).as_posix()
 
 
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:

@@ -25,7 +25,8 @@ text.corpus: Corpus load_corpus
 text.fineweb: check_data fetch_fineweb
 predict.dist: Dense Distribution
 predict.stats: paired_bootstrap welch
-predict.stream: Chunk Predictor Scores Stream evaluate
+predict.stream: Chunk Predictor Stream
+predict.evaluate: Scores evaluate
 predict.compare: Comparison arm_key compare stale_arms
 predict.yardsticks: scoreboard
 count.kernels: ngram_counts
@@ -40,7 +41,8 @@ net.config: GPTConfig preset
 net.model: GPT
 net.windows: Banded SlidingWindow
 net.optim: newton_schulz
-store.artifact: Plan decode encode load_artifact save_artifact
+store.plans: Plan
+store.artifact: decode encode load_artifact save_artifact
 store.sizes: size_report
 store.saved: corpus_for export_model load_model model_path starting_from
 store.imported: import_model
@@ -106,13 +108,13 @@ if TYPE_CHECKING:
     from golf.predict.compare import stale_arms as stale_arms
     from golf.predict.dist import Dense as Dense
     from golf.predict.dist import Distribution as Distribution
+    from golf.predict.evaluate import Scores as Scores
+    from golf.predict.evaluate import evaluate as evaluate
     from golf.predict.stats import paired_bootstrap as paired_bootstrap
     from golf.predict.stats import welch as welch
     from golf.predict.stream import Chunk as Chunk
     from golf.predict.stream import Predictor as Predictor
-    from golf.predict.stream import Scores as Scores
     from golf.predict.stream import Stream as Stream
-    from golf.predict.stream import evaluate as evaluate
     from golf.predict.yardsticks import scoreboard as scoreboard
     from golf.text.corpus import Corpus as Corpus
     from golf.text.corpus import load_corpus as load_corpus
@@ -153,12 +155,12 @@ if TYPE_CHECKING:
     from golf.net.optim import newton_schulz as newton_schulz
     from golf.net.windows import Banded as Banded
     from golf.net.windows import SlidingWindow as SlidingWindow
-    from golf.store.artifact import Plan as Plan
     from golf.store.artifact import decode as decode
     from golf.store.artifact import encode as encode
     from golf.store.artifact import load_artifact as load_artifact
     from golf.store.artifact import save_artifact as save_artifact
     from golf.store.imported import import_model as import_model
+    from golf.store.plans import Plan as Plan
     from golf.store.saved import corpus_for as corpus_for
     from golf.store.saved import export_model as export_model
     from golf.store.saved import load_model as load_model

@@ -22,9 +22,6 @@ from hypothesis import strategies as st
 from golf.base.files import GolfError
 from golf.store import coder
 from golf.store.artifact import (
-    DTYPES,
-    Plan,
-    Treatment,
     decode,
     encode,
     extras,
@@ -45,6 +42,7 @@ from golf.store.container import (
     pack,
     unpack,
 )
+from golf.store.plans import DTYPES, Plan, Treatment
 from golf.store.quant import Quantized, dequantize_rows, largest_code
 from golf.store.sizes import compare_compressors, size_report
 

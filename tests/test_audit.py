@@ -201,7 +201,8 @@ def test_no_predictor_of_the_package_is_left_out():
 
 def test_a_recorded_pass_is_audited_by_its_losses():
     from golf.mix.recorded import record_pass
-    from golf.predict.stream import Stream, evaluate
+    from golf.predict.evaluate import evaluate
+    from golf.predict.stream import Stream
 
     def replayed(tokens):
         stream = Stream(tokens, CHUNK)

@@ -11,7 +11,8 @@ from golf.net.model import GPT, preset
 from golf.net.ranks import join, run_ranks
 from golf.net.windows import SlidingWindow
 from golf.predict.compare import arm_key
-from golf.predict.stream import Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Stream
 
 SHAPE = preset(
     "tiny", vocab_size=64, layers=2, width=32, heads=2, kv_heads=1, mlp_width=64, context=32,

@@ -58,16 +58,9 @@ from golf.lab.runs import Run
 from golf.mix.recorded import Pass
 from golf.net.model import GPT, preset
 from golf.predict.stream import Stream
-from golf.store.artifact import (
-    Plan,
-    Treatment,
-    decode,
-    encode,
-    extras,
-    quantized_tensors,
-    read_meta,
-)
+from golf.store.artifact import decode, encode, extras, quantized_tensors, read_meta
 from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
+from golf.store.plans import Plan, Treatment
 from golf.store.saved import export_model, load_model
 from golf.store.sizes import size_report
 from golf.text.documents import text_documents, text_files

@@ -12,7 +12,8 @@ from golf.base.small import OneByte, rhyme, rhyme_tokens, test_near
 from golf.predict.compare import arm_key, compare
 from golf.predict.composed import Mixture, heated
 from golf.predict.dist import Counts, Dense, Unnormalised
-from golf.predict.stream import Predictor, Scores, Stream, evaluate
+from golf.predict.evaluate import Scores, evaluate
+from golf.predict.stream import Predictor, Stream
 
 near = test_near
 del test_near  # which pytest would collect

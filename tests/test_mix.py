@@ -17,7 +17,8 @@ from golf.mix.products import Hinted, Product, Temperatures
 from golf.mix.rules import EM, Bins, Gradient, GridBayes, Hedge, Logistic, online, simplex
 from golf.predict.compare import arm_key
 from golf.predict.dist import Distribution, Unnormalised
-from golf.predict.stream import Predictor, Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Predictor, Stream
 
 torch.set_num_threads(1)
 

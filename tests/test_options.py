@@ -35,18 +35,14 @@ from golf.net.average import EMA, LAWA, SWA
 from golf.net.model import GPT, GPTConfig
 from golf.net.windows import Banded, SlidingWindow
 from golf.predict.compare import compare
+from golf.predict.evaluate import evaluate
 from golf.predict.stats import paired_bootstrap
-from golf.predict.stream import Stream, evaluate
+from golf.predict.stream import Stream
 from golf.published.recipes import Adaptation
-from golf.store.artifact import Plan, Treatment, encode
-from golf.store.gptq import (
-    calibration_tokens,
-    fit_to_bytes,
-    gptq,
-    gptq_search,
-    mixed_plan,
-    self_generated,
-)  # fmt: skip
+from golf.store.artifact import encode
+from golf.store.calibration import calibration_tokens, fit_to_bytes, mixed_plan, self_generated
+from golf.store.gptq import gptq, gptq_search
+from golf.store.plans import Plan, Treatment
 from golf.store.qat import Qat, crown_q, fake_quantize, soft_round  # fmt: skip
 from golf.store.quant import percentile, prune_smallest, quantize_rows, search, sigmas
 

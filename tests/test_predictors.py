@@ -28,7 +28,8 @@ from golf.net.ranks import Ranks, join, run_ranks
 from golf.net.windows import Banded, SlidingWindow
 from golf.predict.composed import Mixture
 from golf.predict.dist import FEATURES, Dense, Distribution
-from golf.predict.stream import Predictor, Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Predictor, Stream
 from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
 
 V, CHUNK, CHUNKS = 64, 64, 4

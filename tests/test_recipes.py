@@ -17,10 +17,11 @@ from golf.net.model import GPT
 from golf.net.optim import Muon
 from golf.net.parts import bigram_rows
 from golf.net.switches import trigram_rows
-from golf.predict.stream import Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Stream
 from golf.published import pr473, pr473_squeezing, pr484, pr484_stacks, pr953, pr953_adapt
 from golf.published.recipes import recipes
-from golf.store.artifact import SMALL
+from golf.store.plans import SMALL
 from golf.store.qat import qat_transform
 from golf.store.quant import prune_smallest, quantize_rows
 from golf.text.corpus import Corpus

@@ -28,7 +28,8 @@ from golf.mix.mixtures import Mix
 from golf.mix.recorded import Pass, record_pass
 from golf.predict.compare import arm_key, compare, stale_arms
 from golf.predict.dist import Dense
-from golf.predict.stream import Predictor, Scores, Stream, evaluate
+from golf.predict.evaluate import Scores, evaluate
+from golf.predict.stream import Predictor, Stream
 from golf.predict.yardsticks import scoreboard
 from golf.text.corpus import load_corpus
 

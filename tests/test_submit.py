@@ -30,7 +30,8 @@ from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
 from golf.lab.script import script
 from golf.lab.submission import Seed, claim_of, missing_evidence, source_from, submit
-from golf.predict.stream import Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Stream
 from golf.published.recipes import recipe, recipes
 from golf.store.saved import export_model
 from golf.text.corpus import load_corpus

@@ -24,7 +24,8 @@ from golf.mix.recorded import Pass, Recorded, record_pass
 from golf.net.model import preset
 from golf.net.windows import SlidingWindow
 from golf.predict.compare import arm_key, compare
-from golf.predict.stream import Stream, evaluate, tokenizers_of
+from golf.predict.evaluate import evaluate, tokenizers_of
+from golf.predict.stream import Stream
 from golf.store.artifact import load_artifact
 from golf.store.saved import corpus_for, export_model, load_model, model_path
 from golf.text.corpus import (

@@ -113,7 +113,8 @@ def test_killed_training_ends_with_the_same_bytes(tmp_path):
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
     """A damaged checkpoint is an error that names the file, not a silent fresh start."""
     from golf.base.files import GolfError
-    from golf.store.artifact import Plan, encode, load_artifact, save_artifact
+    from golf.store.artifact import encode, load_artifact, save_artifact
+    from golf.store.plans import Plan
 
     path = tmp_path / "run.checkpoint"
     save_artifact(path, encode({}, Plan.lossless(), meta={"step": 1}))

@@ -27,7 +27,8 @@ from golf.net.model import GPT, preset
 from golf.net.optim import role
 from golf.net.ranks import Ranks, run_ranks
 from golf.net.windows import SlidingWindow
-from golf.predict.stream import Predictor, Stream, evaluate
+from golf.predict.evaluate import evaluate
+from golf.predict.stream import Predictor, Stream
 from golf.published.pr953_adapt import Calibrated, ramped_cosine
 from golf.published.recipes import Adaptation
 

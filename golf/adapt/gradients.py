@@ -31,7 +31,8 @@ from .ttt import TTT, Gradients
 from ..base.checks import check_arguments, check_fields, check_relations
 from ..base.files import GolfError
 from ..net.model import GPT
-from ..predict.stream import Stream, evaluate
+from ..predict.evaluate import evaluate
+from ..predict.stream import Stream
 
 # %% ../../nbs/adapt/01_gradients.ipynb #f25ae052
 @dataclass

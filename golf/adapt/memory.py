@@ -17,7 +17,8 @@ from torch import Tensor
 from .ttt import TTT
 from ..base.checks import check_arguments
 from ..base.files import GolfError
-from ..predict.stream import Stream, evaluate
+from ..predict.evaluate import evaluate
+from ..predict.stream import Stream
 
 # %% ../../nbs/adapt/01b_memory.ipynb #ebe1a96e
 @dataclass(frozen=True)

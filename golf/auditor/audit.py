@@ -26,7 +26,8 @@ from ..base.cache import cached
 from ..base.checks import check_arguments
 from ..base.files import GolfError, Undigestable, closest, fitted
 from ..predict.compare import arm_key
-from ..predict.stream import Bytes, Predictor, Stream, check_tokenizer
+from ..predict.evaluate import check_tokenizer
+from ..predict.stream import Bytes, Predictor, Stream
 from ..text.tokenizers import tokenizer_digest
 
 # %% ../../nbs/auditor/10_audit.ipynb #ad00009e

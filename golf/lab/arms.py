@@ -40,8 +40,9 @@ from .runs import Run
 from ..mix.recorded import Recorded, record_pass
 from ..predict.compare import Comparison, check_arms, compare
 from ..predict.dist import Dense
+from ..predict.evaluate import Scores
 from ..predict.stats import Interval
-from ..predict.stream import Chunk, Predictor, Scores, Stream
+from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/lab/03b_arms.ipynb #077e93bc
 def told(value: float | Interval) -> str:

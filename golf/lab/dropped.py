@@ -161,7 +161,7 @@ def shard_paths(folder, split):
 '''
 
 # %% ../../nbs/lab/05c_dropped.ipynb #c64328fd
-SMALLER[("golf.predict.stream", "evaluate")] = '''
+SMALLER[("golf.predict.evaluate", "evaluate")] = '''
 def evaluate(predictor, stream, byte_table=None, *, progress=False, allow_unnormalised=False):
     """One pass over `stream`: every token scored once, before anything learns from it."""
     nll = np.full(stream.positions, np.nan, np.float32)
@@ -283,11 +283,11 @@ ASIDE = {
     *_aside("golf.net.average", "Average", "state load"),
     *_aside("golf.train.pace", "Pace", "__str__"),
     *_aside("golf.text.shards", "Shards", "__reduce__"),
-    *_aside("golf.net.average", "Recent", "state load"),
+    *_aside("golf.net.burst", "Recent", "state load"),
     *_aside("golf.net.optim", "Muon", "full_momentum set_momentum"),
     *_aside("golf.net.model", "GPT", "table unshared gammas deviation flops_per_token"),
     *_aside("golf.predict.stream", "Predictor", "state load get_state set_state"),
-    *_aside("golf.predict.stream", "Scores", "save load by_chunk by_document"),
+    *_aside("golf.predict.evaluate", "Scores", "save load by_chunk by_document"),
 }
 
 # %% ../../nbs/lab/05c_dropped.ipynb #e7099b40

@@ -19,9 +19,11 @@ import torch
 
 from ..net.model import GPT
 from ..net.ranks import Ranks, join, leave
-from ..predict.stream import Scores, Stream, evaluate
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Stream
 from ..published.recipes import Recipe
-from ..store.artifact import Plan, decode
+from ..store.artifact import decode
+from ..store.plans import Plan
 from ..store.saved import export_model
 from ..text.corpus import Corpus
 from ..text.shards import Shards, read_tokens, shard_paths

@@ -63,7 +63,7 @@ def setting_from(name, text, usual):
 # %% ../../nbs/lab/05e_script.ipynb #d8087643
 SECTIONS = {
     "Text": "golf.text.", "Model": "golf.net.", "Optimiser": "golf.net.optim golf.net.ranks",
-    "Training": "golf.net.average golf.train.", "Quantisation": "golf.store.",
+    "Training": "golf.net.average golf.net.burst golf.train.", "Quantisation": "golf.store.",
     "Evaluation": "golf.predict. golf.net.windows golf.count. golf.mix. golf.adapt.",
     "This entry": "", "Main": "golf.lab.entry",
 }  # fmt: skip

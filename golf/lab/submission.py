@@ -41,9 +41,9 @@ from .records import read_record
 from .script import Script, script
 from .verdict import _module, blaming
 from ..published.recipes import HOMES, Recipe, recipe
-from ..store.artifact import Plan
 from ..store.container import COMPRESSORS
 from ..store.imported import import_model
+from ..store.plans import Plan
 from ..store.saved import export_model
 from ..text.corpus import load_corpus
 from ..text.tokenizers import ByteTable

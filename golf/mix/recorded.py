@@ -20,16 +20,14 @@ from tqdm.auto import tqdm
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable, check_room
 from ..predict.dist import FEATURES, Distribution
-from golf.predict.stream import (
-    Chunk,
-    Predictor,
-    Stream,
+from golf.predict.evaluate import (
     _check_normalised,
     _check_values,
     check_arm,
     load_arrays,
     save_arrays,
 )
+from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/mix/04_recorded.ipynb #7c5a182f
 @dataclass(frozen=True, eq=False, repr=False)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'named_tensors', 'swapped', 'Average', 'EMA', 'SWA', 'LAWA', 'Polyak', 'Last', 'AverageConfig',
-           'make_average', 'Recent', 'burst']
+           'make_average']
 
 # %% ../../nbs/net/05_average.ipynb #66738e67
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -312,57 +312,3 @@ def make_average(
         "none": lambda: Last(source),
     }
     return makers[c.kind]()
-
-# %% ../../nbs/net/05_average.ipynb #fc639830
-class Recent:
-    """The last `keep` batches (tuples of tensors), oldest first; iterable, `len`, `state`, `load`."""
-
-    def __init__(self, keep: int = 100):
-        check_arguments(Recent, locals(), keep="[1, inf)")
-        self.batches: deque[tuple[Tensor, ...]] = deque(maxlen=keep)
-
-    def add(self, batch: tuple[Tensor, ...]) -> None:
-        """Keep `batch` (the tensors themselves, not copies) and drop the oldest beyond `keep`."""
-        self.batches.append(tuple(batch))
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return iter(self.batches)
-
-    def state(self) -> dict[str, Tensor]:
-        """The batches as a flat dictionary: `batch.part` by their numbers."""
-        return {f"{i}.{j}": t for i, batch in enumerate(self.batches) for j, t in enumerate(batch)}
-
-    # %% ../../nbs/net/05_average.ipynb #69f8c221
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Hold the batches that `state` returned, and none besides; `GolfError` for anything else."""
-        found: dict[int, dict[int, Tensor]] = {}
-        for name, tensor in state.items():
-            batch, _, part = name.partition(".")
-            if not (batch.isdecimal() and part.isdecimal()):
-                raise GolfError(f"the stored batches: {name!r} is not of the form 'batch.part'")
-            found.setdefault(int(batch), {})[int(part)] = tensor
-        self.batches.clear()
-        for _, parts in sorted(found.items()):
-            self.add(tuple(tensor for _, tensor in sorted(parts.items())))
-
-# %% ../../nbs/net/05_average.ipynb #6ed35401
-def burst(
-    step: Callable[[Any, float], float],
-    batches: Iterable[Any],
-    *,
-    epochs: int = 2,
-    scale: float = 0.1,
-) -> list[float]:
-    """Replay `batches` in order, `epochs` times, and return the loss of each step (PR #589).
-
-    `step(batch, lr_scale)` makes one whole training step, its average included, and returns the
-    loss before it; `scale` is the part of the full learning rate. Lies outside the training clock.
-    """
-    check_arguments(burst, locals(), epochs="[1, inf)", scale="(0, inf)")
-    held = list(batches)
-    if not held:
-        raise GolfError("burst: batches must be given")
-    return [step(batch, scale) for _ in range(epochs) for batch in held]

@@ -38,17 +38,15 @@ from ..base.files import GolfError, Undigestable, atomic_write, check_room, clos
 from .stats import Interval, document_bootstrap, paired_bootstrap
 
 # %% ../../nbs/predict/03_compare.ipynb #c000000e
-from golf.predict.stream import (
-    Bytes,
-    Predictor,
+from golf.predict.evaluate import (
     Scores,
-    Stream,
     _parts_of,
     check_arm,
     check_is_stream,
     check_predictor,
     evaluate,
 )
+from .stream import Bytes, Predictor, Stream
 
 # %% ../../nbs/predict/03_compare.ipynb #0b8f1123
 @dataclass(eq=False, repr=False)

@@ -18,7 +18,7 @@ from golf.base.files import (
 )
 
 # %% ../../nbs/predict/04_yardsticks.ipynb #c000000e
-from .stream import Scores
+from .evaluate import Scores
 
 # %% ../../nbs/predict/04_yardsticks.ipynb #c0eeba8f
 def compressed_bpb(data: bytes, compressor: str = "xz") -> float:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..net.model import GPT
 from .pr473_scoring import by_length
-from ..store.artifact import SMALL, Plan, Treatment, default_plan
-from ..store.gptq import gptq_plan, gptq_search, hessians, self_generated
+from ..store.calibration import gptq_plan, hessians, self_generated
+from ..store.gptq import gptq_search
+from ..store.plans import SMALL, Plan, Treatment, default_plan
 from golf.store.quant import (
     Quantized,
     largest_code,

@@ -21,7 +21,7 @@ from ..net.sharing import gamma_penalty
 from .pr473 import OPTIMS, TRAINS
 from .pr473_squeezing import exact_steps
 from .recipes import Recipe
-from ..store.artifact import Plan, Treatment
+from ..store.plans import Plan, Treatment
 from ..store.qat import Qat
 from ..store.quant import Quantized, row_maximum
 from ..text.corpus import Corpus

@@ -19,7 +19,7 @@ from .pr473 import MODELS, TRAINS, SmallProjections
 from .pr473_squeezing import MATRIX_FLOOR, matrix_percentile, quantize_table
 from .pr484 import EXACT, OPTIM, CoarsePositions, by_ending
 from .recipes import Recipe
-from ..store.artifact import Plan, Treatment
+from ..store.plans import Plan, Treatment
 from ..store.qat import Qat
 from ..store.quant import prune_smallest
 from ..text.corpus import Corpus

@@ -21,8 +21,9 @@ from . import pr473
 from .pr473 import SmallProjections
 from .pr473_squeezing import MATRIX_SHARES, quantize_table
 from .recipes import Recipe
-from ..store.artifact import SMALL, Plan
-from ..store.gptq import gptq_plan, hessians, round_columns
+from ..store.calibration import gptq_plan, hessians
+from ..store.gptq import round_columns
+from ..store.plans import SMALL, Plan
 from ..store.qat import Qat, crown_q
 from ..store.quant import Quantized, largest_code, prune_smallest, search
 from ..text.corpus import Corpus

@@ -24,7 +24,8 @@ from ..mix.mixtures import Ensemble, Gated, Mix
 from ..mix.rules import Online
 from ..predict.composed import Geometric, Mixture
 from ..predict.dist import Counts, Distribution, Unnormalised, position_slices
-from ..predict.stream import Chunk, Predictor, Scores, Stream, evaluate
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/published/03b_pr953_mixer.ipynb #0727bec9
 BUCKETS = 65_536

@@ -26,7 +26,7 @@ from ..net.model import GPT
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.stream import Bytes, Predictor
-from ..store.artifact import Plan, default_plan
+from ..store.plans import Plan, default_plan
 from ..store.saved import load_model
 from ..text.corpus import Corpus
 from ..train.fit import Squeeze
@@ -159,7 +159,7 @@ def door_name(what: str, function: Callable) -> str:
 
 # %% ../../nbs/published/00_recipes.ipynb #eb2a28ae
 def default_squeeze(model: GPT, corpus: Corpus) -> Plan:
-    """`golf.store.artifact.default_plan` for a model's weights; the corpus is not looked at."""
+    """`golf.store.plans.default_plan` for a model's weights; the corpus is not looked at."""
     return default_plan(model.exported())
 
 

@@ -21,16 +21,8 @@ from ..base.checks import check_arguments
 from ..base.files import GolfError, atomic_write
 from ..net.config import GPTConfig, config_from, preset
 from ..net.model import GPT
-from golf.store.artifact import (
-    Plan,
-    decode,
-    default_plan,
-    encode,
-    extras,
-    load_artifact,
-    read_meta,
-    tensor_shapes,
-)
+from .artifact import decode, encode, extras, load_artifact, read_meta, tensor_shapes
+from .plans import Plan, default_plan
 from ..text.corpus import Corpus, is_prepared, load_corpus
 from ..text.tokenizers import tokenizer_digest
 

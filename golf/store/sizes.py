@@ -16,9 +16,10 @@ import pandas as pd
 from ..base.files import GolfError
 from ..base.tables import markdown_table
 from ..base.task import PARAMETER_GOLF
-from .artifact import _entry_places, _tensor_table, quantized_tensors
+from .artifact import _tensor_table, quantized_tensors
 from .coder import entropy
 from .container import COMPRESSORS, _open, _store
+from .plans import _entry_places
 from .quant import Quantized
 
 # %% ../../nbs/store/03b_sizes.ipynb #60362647

@@ -25,15 +25,8 @@ from ..base.files import GolfError, atomic_write, read_json
 from ..base.task import peak_memory
 from ..net.config import GPTConfig
 from ..net.model import GPT
-from golf.store.artifact import (
-    MATRICES,
-    Plan,
-    Treatment,
-    default_plan,
-    load_artifact,
-    read_meta,
-    save_artifact,
-)
+from ..store.artifact import load_artifact, read_meta, save_artifact
+from ..store.plans import MATRICES, Plan, Treatment, default_plan
 from ..store.saved import export_model
 from ..text.corpus import Corpus
 

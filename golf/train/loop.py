@@ -24,14 +24,17 @@ from tqdm.auto import tqdm
 from ..base.checks import written
 from ..base.digests import code_changes, code_key, digest
 from ..base.files import GolfError, check_room
-from ..net.average import Recent, burst, make_average
+from ..net.average import make_average
+from ..net.burst import Recent, burst
 from ..net.config import GPTConfig
 from ..net.model import GPT
 from ..net.optim import Optimisers, lr_scale, lr_scale_by_clock
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
-from ..predict.stream import Scores, Stream, evaluate
-from ..store.artifact import Plan, decode, encode, load_artifact, read_meta, save_artifact
+from ..predict.evaluate import Scores, evaluate
+from ..predict.stream import Stream
+from ..store.artifact import decode, encode, load_artifact, read_meta, save_artifact
+from ..store.plans import Plan
 from ..store.qat import crown_q, qat_transform
 from ..text.batches import TokenStream
 from ..text.corpus import Corpus
