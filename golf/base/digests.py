@@ -299,24 +299,26 @@ def _is_constant(name: str, value: Any) -> bool:
 def _defined(name: str, value: Any) -> dict[str, str]:
     "The digest of a function, or of each member of a class, by qualified name."
     if isinstance(value, FunctionType):
-        return {name: _attempt(_code_and_defaults(value))}
+        return {name: _function_digest(value)}
     bases = [f"{b.__module__}.{b.__qualname__}" for b in value.__bases__]
     found = {name: digest(bases)}
     for member, inner in _members(value).items():
-        if isinstance(inner, FunctionType):
-            inner = _code_and_defaults(inner)
-        found[f"{name}.{member}"] = _attempt(inner)
+        own = isinstance(inner, FunctionType)
+        found[f"{name}.{member}"] = _function_digest(inner) if own else _attempt(inner)
     return found
 
 
-def _code_and_defaults(value: FunctionType) -> tuple:
-    cells = [_attempt(cell.cell_contents) for cell in value.__closure__ or () if _filled(cell)]
-    return (
-        _does(value.__code__),
-        _attempt(value.__defaults__),
-        _attempt(value.__kwdefaults__),
-        cells,
-    )
+def _function_digest(value: FunctionType) -> str:
+    "The digest of a function's code, defaults and closure."
+    cells = (_attempt(cell.cell_contents) for cell in value.__closure__ or () if _filled(cell))
+    given = _attempt(value.__defaults__), _attempt(value.__kwdefaults__)
+    return _code_digest(value.__code__, *given, tuple(cells))
+
+
+@functools.lru_cache(1 << 14)
+def _code_digest(code: CodeType, defaults: str, by_name: str, cells: tuple[str, ...]) -> str:
+    "The digest of code, which nothing changes once it is made, with what else a function has."
+    return _attempt((_does(code), defaults, by_name, [*cells]))
 
 
 def _filled(cell: Any) -> bool:

@@ -111,6 +111,7 @@ class Trainer:
         self.recent = Recent(c.burst.keep if c.burst else 1)
         self.log, self.places = [], []
         self._origin: dict[str, Any] = {}
+        self._origin_digest = ""
         self.step, self.elapsed, self.saved_at = 0, 0.0, 0
         self._make_passes()
 
@@ -277,7 +278,8 @@ class Trainer:
 
     def name(self) -> str:
         """The name of run and checkpoint: `settings_name`, and a digest of code and libraries."""
-        return f"{self.settings_name()}-{digest(self.origin())}"
+        self._origin_digest = self._origin_digest or digest(self.origin())
+        return f"{self.settings_name()}-{self._origin_digest}"
 
     # %% ../../nbs/train/02_loop.ipynb #fa611ac8
     def origin(self) -> dict[str, Any]:
