@@ -28,7 +28,7 @@ from .definitions import Key, Reach, Unit
 from .dropped import ASIDE, SMALLER, compressors, edited, one_compressor
 from .entry import Place
 from .expressions import Written, readable, setting_name
-from .folded import Known, constants
+from .known import Known, constants
 from .names import global_names, stores
 from ..published.recipes import Recipe
 
