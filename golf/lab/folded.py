@@ -13,8 +13,9 @@ from collections.abc import Callable, Set
 from functools import partial
 from typing import Any
 
-from .definitions import FOREIGN, Key, Reach, Types, Unit
+from .definitions import FOREIGN, Reach, Types
 from .dropped import callee, filled
+from .pieces import Key, Unit
 
 # %% ../../nbs/lab/05d_folded.ipynb #197da812
 def _constant(node: ast.AST) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from .definitions import _UNSEEN, FOREIGN, Key, Reach, Types, Unit, _assignments
+from .definitions import FOREIGN, Reach, Types
 from .dropped import callee
 from .folded import Constants, _constant, _empty, _value, folded
+from .pieces import _UNSEEN, Key, Unit, _assignments
 
 # %% ../../nbs/lab/05d_known.ipynb #5b06e6e9
 _PLAIN = type(None), bool, int, float, str
