@@ -23,7 +23,8 @@ from golf.base.files import GolfError, atomic_path, atomic_write, check_room
 from golf.base.small import SMALL
 from golf.count.ngram import NGram
 from golf.lab.cli import app
-from golf.lab.runs import Run, git_state
+from golf.lab.facts import git_state
+from golf.lab.runs import Run
 from golf.lab.terminal import measure
 from golf.mix.recorded import record_pass
 from golf.net.model import GPTConfig

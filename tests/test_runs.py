@@ -20,6 +20,7 @@ from golf.base.cache import cached
 from golf.base.files import GolfError, project_root
 from golf.base.task import Budget, budget_table
 from golf.lab.charts import plot_arms
+from golf.lab.facts import git_state, portable
 from golf.lab.plots import (
     Picture,
     plot_cumulative,
@@ -39,7 +40,7 @@ from golf.lab.records import (
     read_record,
     records,
 )
-from golf.lab.runs import Run, git_state, portable
+from golf.lab.runs import Run
 
 
 def frame(level: float, arms=("none", "ttt"), chunks: int = 30) -> pd.DataFrame:

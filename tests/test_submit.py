@@ -26,10 +26,11 @@ from golf.lab.definitions import Reach
 from golf.lab.dropped import SMALLER
 from golf.lab.entry import coded
 from golf.lab.expressions import changed_recipe
+from golf.lab.logged import Seed, claim_of, missing_evidence
 from golf.lab.names import global_names, source_of
 from golf.lab.packed import packed
 from golf.lab.script import script
-from golf.lab.submission import Seed, claim_of, missing_evidence, source_from, submit
+from golf.lab.submission import source_from, submit
 from golf.predict.evaluate import evaluate
 from golf.predict.stream import Stream
 from golf.published.recipes import recipe, recipes

@@ -11,7 +11,8 @@ import ast
 import re
 from typing import Any
 
-from .definitions import Key, Reach, Unit
+from .definitions import Reach
+from .pieces import Key, Unit
 
 # %% ../../nbs/lab/05c_dropped.ipynb #b1d8bc35
 _CHECK = re.compile(r"_?check(_\w+)?|agree|warn|_tell")

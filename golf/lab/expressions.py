@@ -18,8 +18,8 @@ import torch
 
 from ..base.digests import digest
 from ..base.files import GolfError, Undigestable, closest
-from .definitions import Key
 from .names import is_own
+from .pieces import Key
 from ..published.recipes import Recipe
 
 # %% ../../nbs/lab/05da_expressions.ipynb #bdb809ec

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import GolfError
-from .definitions import Key, Reach, Unit
+from .definitions import Reach
 from .dropped import ASIDE, SMALLER, compressors, edited, one_compressor
 from .entry import Place
 from .expressions import Written, readable, setting_name
-from .folded import Known, constants
+from .known import Known, constants
 from .names import global_names, stores
+from .pieces import Key, Unit
 from ..published.recipes import Recipe
 
 # %% ../../nbs/lab/05e_script.ipynb #8808264b
