@@ -484,6 +484,24 @@ def test_names_of_scopes_and_of_other_modules(tmp_path, monkeypatch):
     assert {n.id for n in global_names(tree)} >= {"KINDS", "choose", "first_part"}
 
 
+def test_a_method_that_only_a_method_names_goes_along(tmp_path, monkeypatch):
+    "The script would have ended with an AttributeError on a rented machine."
+    text = """
+        class Chain:
+            def b(self): return 3
+            def a(self): return self.b()
+            def unused(self): return 4
+            def go(self): return self.a()
+
+        def start(): return Chain().go()
+    """
+    (tmp_path / "chained.py").write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    reach = Reach().run(("chained", "start"))
+    kept = [unit.member for unit in reach.units["chained", "Chain"] if unit.owner]
+    assert sorted(kept) == ["a", "b", "go"]
+
+
 def test_the_command_writes_a_folder(tmp_path):
     "The command would have left the author with a traceback, or with a folder half written."
     out = tmp_path / "entry"

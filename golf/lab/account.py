@@ -101,14 +101,18 @@ def _scoring(found: Recipe) -> str:
     return f"{told}. {own}".strip()
 
 # %% ../../nbs/lab/05fa_account.ipynb #abc5bd11
-def described(found: Recipe) -> str:
-    """A recipe in words, as a list in Markdown: model, training, storing, scoring."""
+def described(found: Recipe, compressor: str = "") -> str:
+    """A recipe in words, as a list in Markdown: model, training, storing, scoring.
+
+    `compressor`: the one under which its codes are stored, if not as the recipe plans.
+    """
     with torch.device("meta"):
         values = sum(p.numel() for p in found.build(found.model).parameters())
     stored = (
         _first_sentence(found.squeeze)
         or "as `" + getattr(found.squeeze, "__name__", "squeeze") + "` plans it."
     )
+    stored += f" Here all codes are stored by `{compressor}`." if compressor else ""
     parts = {"Model": _model(found.model, values), "Training": _training(found.train)}
     parts |= {"Stored": stored, "Scored": _scoring(found)}
     return "\n".join(f"- **{name}.** {told}" for name, told in parts.items())

@@ -132,7 +132,7 @@ def submit_command(
     target: Annotated[str, typer.Argument(help="A recipe, FILE.py:NAME, FILE.ipynb:NAME, a run, or a folder written before.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     log: Annotated[list[Path], typer.Option(help="A log of the script, one a seed.")] = [],  # noqa: B006
-    change: Annotated[list[str], typer.Option("--set", help="NAME=VALUE, a setting of the script.")] = [],  # noqa: B006
+    change: Annotated[list[str], typer.Option("--set", help="NAME=VALUE, a setting of the script, or COMPRESSOR=coder.")] = [],  # noqa: B006
     name: Annotated[str, typer.Option(help="Title of the entry.")] = "",
     author: Annotated[str, typer.Option(help="Who it is by.")] = "",
     github_id: Annotated[str, typer.Option(help="Their name on GitHub.")] = "",

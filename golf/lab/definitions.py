@@ -260,10 +260,16 @@ class Reach:
 
     # %% ../../nbs/lab/05b_definitions.ipynb #696a6ddd
     def recall(self) -> None:
-        """Take in the methods that something needs by now."""
-        for key, methods in self.pending.items():
-            for unit in [u for u in methods if self.needed(key, u.member)]:
-                methods.remove(unit)
+        """Take in the methods that something needs by now, and those that they need."""
+        needed = lambda: [
+            (key, unit)
+            for key, methods in self.pending.items()
+            for unit in methods
+            if self.needed(key, unit.member)
+        ]
+        while found := needed():
+            for key, unit in found:
+                self.pending[key].remove(unit)
                 self.read(unit)
                 self.units[key].append(unit)
 

@@ -242,7 +242,7 @@ def readme(
     parts = [f"# {title}", f"By {author}." if author else ""]
     if not normalised:
         parts.append("**No score.** Its mixture does not sum to one; the number is for study only.")
-    parts += ["## What it is", described(source.recipe)]
+    parts += ["## What it is", described(source.recipe, source.compressor)]
     parts += ["## Seeds", *seed_table(seeds, against), CURVES if curves else ""]
     parts += ["## What is still missing for a record", gaps] if gaps else []
     parts += ["## Bytes", *budget, "## Settings", _settings_table(written)]
