@@ -22,7 +22,8 @@ base.task: PARAMETER_GOLF Task
 text.shards: read_shard write_shard
 text.tokenizers: ByteTable load_tokenizer train_tokenizer
 text.corpus: Corpus load_corpus
-text.fineweb: check_data fetch_fineweb
+text.fineweb: fetch_fineweb
+text.check: check_data
 predict.dist: Dense Distribution
 predict.stats: paired_bootstrap welch
 predict.stream: Chunk Predictor Stream
@@ -116,9 +117,9 @@ if TYPE_CHECKING:
     from golf.predict.stream import Predictor as Predictor
     from golf.predict.stream import Stream as Stream
     from golf.predict.yardsticks import scoreboard as scoreboard
+    from golf.text.check import check_data as check_data
     from golf.text.corpus import Corpus as Corpus
     from golf.text.corpus import load_corpus as load_corpus
-    from golf.text.fineweb import check_data as check_data
     from golf.text.fineweb import fetch_fineweb as fetch_fineweb
     from golf.text.shards import read_shard as read_shard
     from golf.text.shards import write_shard as write_shard

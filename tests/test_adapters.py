@@ -23,7 +23,8 @@ from golf.auditor.programs import (
     run_command,
 )
 from golf.auditor.report import FAIL, NOT_RUN, PASS, Level
-from golf.auditor.scripts import cpu_command, flash_attention, one_cpu, opened, stand_ins
+from golf.auditor.scripts import cpu_command, one_cpu, opened
+from golf.auditor.stand_ins import flash_attention, stand_ins
 from golf.base.files import GolfError
 from golf.predict.stream import Stream
 from golf.text.shards import read_tokens, write_shard

@@ -84,7 +84,7 @@ def mixes() -> dict:
 
 def published() -> dict:
     "What other people's scripts did, as far as it is legal."
-    from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
+    from golf.published import pr953_adapt, pr953_mixer, pr953_repaired, pr1043, pr1185
 
     prior = distil(TOKENS[::-1].copy(), V, order=2, top=8)
     return {
@@ -94,7 +94,7 @@ def published() -> dict:
         "pr953_mixer.Grams": lambda: pr953_mixer.Grams(V, 2),
         "pr953_adapt.Calibrated": lambda: pr953_adapt.Calibrated(adapted()),
         "pr953_mixer.Honest": lambda: pr953_mixer.Honest(five()),
-        "pr953_mixer.TemperatureBayes": lambda: pr953_mixer.TemperatureBayes(NGram(V, 2)),
+        "pr953_repaired.TemperatureBayes": lambda: pr953_repaired.TemperatureBayes(NGram(V, 2)),
     }
 
 

@@ -26,14 +26,14 @@ from golf.base.cache import cache_dir
 from golf.base.digests import digest
 from golf.base.files import GolfError, project_root
 from golf.lab.cli import app
+from golf.text import check
 from golf.text import corpus as corpora
 from golf.text import documents as readers
-from golf.text import fineweb
 from golf.text import shards as files
 from golf.text.batches import TokenStream
+from golf.text.check import check_data
 from golf.text.corpus import Corpus, load_corpus
 from golf.text.documents import text_documents, text_files, tokenize_documents
-from golf.text.fineweb import check_data
 from golf.text.shards import BOS, Shards, open_tokens, read_shard, read_tokens, write_shard
 from golf.text.tokenizers import (
     ByteTable,
@@ -305,7 +305,7 @@ def test_documents_are_counted_wherever_shards_and_blocks_end(
         cut_to_shards(tmp_path, [t for d in documents for t in (BOS, *d)], cuts, split)
     with pytest.MonkeyPatch.context() as patch:
         blocks = files._blocks
-        patch.setattr(fineweb, "_blocks", lambda path: blocks(path, size))
+        patch.setattr(check, "_blocks", lambda path: blocks(path, size))
         report = check_data(tmp_path, tokenizer.path, progress=False)
     table = ByteTable.from_sentencepiece(tokenizer)
     for split, other in (("train", "val"), ("val", "train")):

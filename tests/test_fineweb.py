@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 from golf.base.files import GolfError
 from golf.lab.cli import app
 from golf.text import fineweb
+from golf.text.check import check_data
 from golf.text.corpus import load_corpus
-from golf.text.fineweb import check_data, fetch_fineweb
+from golf.text.fineweb import fetch_fineweb
 from golf.text.shards import read_shard, write_shard
 from golf.text.tokenizers import train_tokenizer
 

@@ -63,8 +63,8 @@ from golf.store.container import MAGIC, PREAMBLE, VERSION, unpack
 from golf.store.plans import Plan, Treatment
 from golf.store.saved import export_model, load_model
 from golf.store.sizes import size_report
+from golf.text.check import check_data
 from golf.text.documents import text_documents, text_files
-from golf.text.fineweb import check_data
 from golf.text.shards import HEADER_BYTES, Shards, read_shard, write_shard
 from golf.text.tokenizers import ByteTable, is_lossless, load_tokenizer, train_tokenizer
 from golf.text.tokenizers import encode as to_ids

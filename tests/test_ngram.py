@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golf.count.ngram import SMOOTHINGS, NGram
-from golf.count.tables import _View
+from golf.count.views import _View
 from golf.predict.dist import Counts
 from golf.predict.stream import Stream
 

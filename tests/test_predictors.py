@@ -30,7 +30,7 @@ from golf.predict.composed import Mixture
 from golf.predict.dist import FEATURES, Dense, Distribution
 from golf.predict.evaluate import evaluate
 from golf.predict.stream import Predictor, Stream
-from golf.published import pr953_adapt, pr953_mixer, pr1043, pr1185
+from golf.published import pr953_adapt, pr953_mixer, pr953_repaired, pr1043, pr1185
 
 V, CHUNK, CHUNKS = 64, 64, 4
 SHAPE = preset(
@@ -84,7 +84,7 @@ ALL: dict[str, Callable[[], Predictor]] = {
     "Temperatures": lambda: Temperatures(network()),
     "Recorded": lambda: record_pass(trigrams(), STREAM),
     "pr953_mixer.Grams": lambda: pr953_mixer.Grams(V, 2),
-    "pr953_mixer.TemperatureBayes": lambda: pr953_mixer.TemperatureBayes(network()),
+    "pr953_repaired.TemperatureBayes": lambda: pr953_repaired.TemperatureBayes(network()),
     "pr953_adapt.Calibrated": lambda: pr953_adapt.Calibrated(
         TTT(network(), CHUNKS, lr=0.3, epochs=1)
     ),

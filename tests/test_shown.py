@@ -24,8 +24,8 @@ from golf.lab.runs import Run
 from golf.predict.compare import Comparison
 from golf.published.recipes import Differences, Table
 from golf.store.sizes import SizeReport
+from golf.text.check import DataReport, SplitReport
 from golf.text.corpus import Corpus
-from golf.text.fineweb import DataReport, SplitReport
 from golf.text.tokenizers import ByteTable, load_tokenizer
 
 EVIL = (

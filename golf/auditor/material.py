@@ -32,7 +32,7 @@ from ..net.windows import SlidingWindow
 from ..predict.stream import Stream
 from ..store.artifact import load_artifact
 from ..store.saved import load_model
-from ..text.fineweb import check_data
+from ..text.check import check_data
 
 # %% ../../nbs/auditor/09_material.ipynb #ad00001e
 from .report import FAIL, PASS, UNSURE, difference

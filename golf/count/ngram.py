@@ -22,7 +22,8 @@ from ..predict.stream import Chunk, Predictor
 
 # %% ../../nbs/count/02_ngram.ipynb #c0b7c4ee
 from .kernels import DOCUMENTS, _check_name, ngram_orders
-from .tables import CHILD, KINDS, LEFTS, NODE, TOTAL, _rehash, _Tables, _View
+from .tables import CHILD, KINDS, LEFTS, NODE, TOTAL, _rehash, _Tables
+from .views import _View
 
 # %% ../../nbs/count/02_ngram.ipynb #5c59f5f3
 class Uniform(Predictor):

@@ -182,7 +182,7 @@ def data_check(
     """Look for damaged shards, copies within a split, and documents that are in both."""
     from dataclasses import asdict
 
-    from golf.text.fineweb import check_data
+    from golf.text.check import check_data
 
     report = check_data(data_path, tokenizer)
     tell(as_json, asdict(report), str(report))

@@ -23,7 +23,7 @@ from ..net.model import GPT
 from ..predict.dist import Counts
 from ..predict.stream import Chunk, Predictor
 from . import pr473
-from .recipes import Adaptation, Recipe, Wart
+from .recipes import Adaptation, Wart
 from ..store.qat import crown_q
 from ..train.loop import Trainer
 
