@@ -23,6 +23,7 @@ from golf.lab.names import (
     _root,
     global_names,
     source_of,
+    walked,
 )
 from .pieces import _UNSEEN, Key, Unit, _assignments, _taken_apart, _Without, copied
 
@@ -163,10 +164,16 @@ class Reach:
                     yield types.annotated(inner.annotation)
                 if getattr(inner, "name", "") == name:
                     yield types.annotated(getattr(inner, "returns", None))
-                for target, value in _assignments(inner):
-                    if isinstance(target, ast.Attribute) and target.attr == name:
-                        if types.of(target.value) == key:
-                            yield types.of(value)
+                for target, value in self.stored(inner):
+                    if target.attr == name and types.of(target.value) == key:
+                        yield types.of(value)
+
+    def stored(self, inner: ast.stmt) -> list[tuple[ast.Attribute, ast.expr]]:
+        """The attributes that a member of a class gives values to, with these."""
+        if ("stored", id(inner)) not in self.known:
+            pairs = [(t, value) for t, value in _assignments(inner) if isinstance(t, ast.Attribute)]
+            self.known["stored", id(inner)] = pairs
+        return self.known["stored", id(inner)]
 
     # %% ../../nbs/lab/05b_definitions.ipynb #98970ec9
     def needed(self, key: Key, method: str) -> bool:
@@ -186,7 +193,7 @@ class Reach:
     # %% ../../nbs/lab/05b_definitions.ipynb #74f76b72
     def localise(self, unit: Unit) -> None:
         """Treat own names that a function imports itself as if its module imported them."""
-        for node in ast.walk(unit.node):
+        for node in walked(unit.node):
             if not isinstance(node, ast.ImportFrom):
                 continue
             for name, found in self.source(unit.module).origin(node):
@@ -224,7 +231,7 @@ class Reach:
             line = self.source(unit.module).foreign.get(name.id)
             if key is None and line:
                 self.foreign[unit.module, name.id] = line
-        self.touch(unit, [n for node in whole for n in ast.walk(node)])
+        self.touch(unit, [n for node in whole for n in walked(node)])
 
     # %% ../../nbs/lab/05b_definitions.ipynb #2b2a729e
     def touch(self, unit: Unit, nodes: list[ast.AST]) -> None:
@@ -310,7 +317,7 @@ class Types:
 
     def __init__(self, reach: Reach, unit: Unit):
         self.reach, self.unit, self.names = reach, unit, {}
-        inner = [n for n in ast.walk(unit.node) if isinstance(n, _SCOPES[:2])]
+        inner = [n for n in walked(unit.node) if isinstance(n, _SCOPES[:2])]
         for function in inner:
             a = function.args
             every = [*a.posonlyargs, *a.args, *a.kwonlyargs]

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from .definitions import Reach
+from .names import walked
 from .pieces import Key, Unit
 
 # %% ../../nbs/lab/05c_dropped.ipynb #b1d8bc35
@@ -83,7 +84,7 @@ class Dropped(ast.NodeTransformer):
             return node
         if isinstance(node, ast.If) and not node.orelse:
             empty = all(isinstance(s, ast.Pass) for s in node.body)
-            simple = not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test))
+            simple = not any(isinstance(n, ast.NamedExpr) for n in walked(node.test))
             return None if simple and (empty or _only_raises(node.body)) else node
         if isinstance(node, ast.For) and not node.orelse:
             empty = all(isinstance(s, ast.Pass) for s in node.body)
@@ -236,7 +237,7 @@ def compressors(reach: Reach, own: str = "") -> set[str] | None:
     for (module, _), units in reach.units.items():
         if module.startswith("golf.") and not module.startswith("golf.published."):
             continue
-        for node in (n for u in units for n in ast.walk(u.node)):
+        for node in (n for u in units for n in walked(u.node)):
             if isinstance(node, ast.Constant) and node.value in (*EXPANDED, "best"):
                 found.add(node.value)
             if isinstance(node, ast.Call) and _names_none(node):

@@ -15,6 +15,7 @@ from typing import Any
 
 from .definitions import FOREIGN, Reach, Types
 from .dropped import callee, filled
+from .names import walked
 from .pieces import Key, Unit
 
 # %% ../../nbs/lab/05d_folded.ipynb #197da812
@@ -167,11 +168,11 @@ class Folded(ast.NodeTransformer):
     def once(self, name: str) -> ast.expr | None:
         """The only value that a name of this function ever gets, if there is one."""
         whole = self.unit.node
-        named = [n for n in ast.walk(whole) if isinstance(n, ast.Name) and n.id == name]
+        named = [n for n in walked(whole) if isinstance(n, ast.Name) and n.id == name]
         stores = [n for n in named if not isinstance(n.ctx, ast.Load)]
         if not isinstance(whole, ast.FunctionDef) or len(stores) != 1 or name in _parameters(whole):
             return None
-        given = (_given(node, stores[0]) for node in ast.walk(whole))
+        given = (_given(node, stores[0]) for node in walked(whole))
         return next((value for value in given if value is not None), None)
 
     # %% ../../nbs/lab/05d_folded.ipynb #99fec272
@@ -268,7 +269,7 @@ def _given(node: ast.AST, name: ast.Name) -> ast.expr | None:
 # %% ../../nbs/lab/05d_folded.ipynb #abd64b91
 def _parameters(node: ast.AST) -> set[str]:
     "Names of all parameters of a function and of those within it."
-    inner = [n.args for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.Lambda))]
+    inner = [n.args for n in walked(node) if isinstance(n, (ast.FunctionDef, ast.Lambda))]
     return {
         a.arg
         for x in inner
@@ -332,7 +333,7 @@ def _pure_call(node: ast.Call, whole: ast.AST) -> bool:
 def _is_list(node: ast.AST, whole: ast.AST) -> bool:
     "Whether a name is of a list, by its use: one that is used up would not be indexed or grown."
     name = node.id if isinstance(node, ast.Name) else ""
-    for n in ast.walk(whole) if name else ():
+    for n in walked(whole) if name else ():
         holder = n.value if isinstance(n, (ast.Subscript, ast.Attribute)) else None
         grown = isinstance(n, ast.Subscript) or getattr(n, "attr", "") in (
             "append",
@@ -355,7 +356,7 @@ class _Unread(ast.NodeTransformer):
 
     def __init__(self, whole: ast.FunctionDef, attributes: Callable[[ast.AST], bool]):
         self.whole, self.attributes, self.changed = whole, attributes, False
-        nodes = [*ast.walk(whole)]
+        nodes = walked(whole)
         names = [n for n in nodes if isinstance(n, ast.Name)]
         self.read = {n.id for n in names if not isinstance(n.ctx, ast.Store)}
         grown = [n.target for n in nodes if isinstance(n, ast.AugAssign)]
@@ -443,7 +444,7 @@ def _tidy(node: ast.stmt, attributes: Callable[[ast.AST], bool] = _nobody) -> tu
     "Blocks that became empty hold `pass`; what nobody reads is gone; whether anything went."
     step = _Unread(node, attributes) if isinstance(node, ast.FunctionDef) else None
     node = step.visit(node) if step else node
-    for inner in ast.walk(node):
+    for inner in walked(node):
         filled(inner)
     return node, bool(step and step.changed)
 
@@ -458,7 +459,7 @@ def folded(
     """A unit in which `constants` stand for the fields, until nothing more follows from them."""
     for _ in range(8):
         step = Folded(reach, unit, constants, idle)
-        named = [n for n in ast.walk(unit.node) if isinstance(n, ast.Name)]
+        named = [n for n in walked(unit.node) if isinstance(n, ast.Name)]
         stored = Counter(n.id for n in named if not isinstance(n.ctx, ast.Load))
         values = {n: step.once(n) for n in stored if stored[n] == 1} if unit.changed else {}
         step.local = {n: v for n, v in values.items() if isinstance(v, ast.Constant)}

@@ -15,6 +15,7 @@ from typing import Any
 from .definitions import FOREIGN, Reach, Types
 from .dropped import callee
 from .folded import Constants, _constant, _empty, _value, folded
+from .names import walked
 from .pieces import _UNSEEN, Key, Unit, _assignments
 
 # %% ../../nbs/lab/05d_known.ipynb #5b06e6e9
@@ -45,7 +46,7 @@ def _changes(reach: Reach) -> tuple[set[str], dict[Key | None, list[tuple[str, A
     made: dict[Key | None, list[tuple[str, Any]]] = {}
     for unit in [u for units in reach.units.values() for u in units]:
         types = Types(reach, unit)
-        for node in ast.walk(unit.node):
+        for node in walked(unit.node):
             if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
                 kind = types.of(node.value)
                 plain = kind and kind != FOREIGN and not _is_settings(reach, kind)
@@ -130,7 +131,7 @@ def _attribute_stores(reach: Reach, unit: Unit) -> Iterator[tuple[str, Key | Non
         if isinstance(target, ast.Attribute):
             seen.add(id(target))
             yield target.attr, types.of(target.value), value
-    for n in ast.walk(unit.node):
+    for n in walked(unit.node):
         if isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load) and id(n) not in seen:
             yield n.attr, types.of(n.value), None
         elif isinstance(n, ast.Call) and callee(n) in ("setattr", "__setattr__"):
@@ -200,7 +201,7 @@ def idle_methods(reach: Reach) -> set[str]:
 def idle_starts(reach: Reach) -> set[Key]:
     """Classes whose `__post_init__` does nothing, nor that of a class above, and that nobody calls."""
     name, members = "__post_init__", [u for units in reach.units.values() for u in units]
-    nodes = [n for u in members for n in ast.walk(u.node) if isinstance(n, ast.Attribute)]
+    nodes = [n for u in members for n in walked(u.node) if isinstance(n, ast.Attribute)]
     if any(n.attr == name for n in nodes):
         return set()
     idle = {u.owner: _does_nothing(u) for u in members if u.owner and u.member == name}
@@ -211,7 +212,7 @@ def unasked(reach: Reach) -> set[str]:
     """Names of attributes that are stored to and never looked at, by name or in a text."""
     looked, parts = set(reach.strings), set()
     for node in (u.node for units in reach.units.values() for u in units):
-        nodes = [*ast.walk(node)]
+        nodes = walked(node)
         looked |= {
             n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)
         }

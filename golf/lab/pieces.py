@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .names import walked
+
 # %% ../../nbs/lab/05ab_pieces.ipynb #61e5acba
 Key = tuple[str, str]  # module and name
 
@@ -63,11 +65,11 @@ class _Without(ast.NodeTransformer):
 # %% ../../nbs/lab/05ab_pieces.ipynb #94f4ac6a
 def _assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
     "Targets and values, those of tuples pairwise; a value that is not seen is the constant None."
-    for n in [*ast.walk(node)]:
+    for n in walked(node):
         if isinstance(n, (ast.AnnAssign, ast.NamedExpr)) and n.value:
             yield n.target, n.value
         elif isinstance(n, (ast.For, ast.comprehension)):
-            yield from ((t, _UNSEEN) for t in ast.walk(n.target) if isinstance(t, ast.Name))
+            yield from ((t, _UNSEEN) for t in walked(n.target) if isinstance(t, ast.Name))
         elif isinstance(n, ast.withitem) and n.optional_vars:
             yield n.optional_vars, _UNSEEN
         elif isinstance(n, ast.Assign):

@@ -29,7 +29,7 @@ from .dropped import ASIDE, SMALLER, compressors, edited, one_compressor
 from .entry import Place
 from .expressions import Written, readable, setting_name
 from .known import Known, constants
-from .names import global_names, stores
+from .names import global_names, stores, walked
 from .pieces import Key, Unit
 from ..published.recipes import Recipe
 
@@ -84,7 +84,7 @@ def needed_at_once(reach: Reach, module: str) -> set[str]:
     for unit in [u for key, units in reach.units.items() if key[0] == module for u in units]:
         nodes = _at_once(unit.node)
         found |= set(_targets(reach, unit, nodes))
-        called = [n.func for node in nodes for n in ast.walk(node) if isinstance(n, ast.Call)]
+        called = [n.func for node in nodes for n in walked(node) if isinstance(n, ast.Call)]
         found |= _behind(reach, set(_targets(reach, unit, called)))
     return {other for other, _ in found} - {module}
 
@@ -99,7 +99,7 @@ def _at_once(node: ast.stmt) -> list[ast.AST]:
 # %% ../../nbs/lab/05e_script.ipynb #5ec70002
 def _targets(reach: Reach, unit: Unit, nodes: Sequence[ast.AST]) -> Iterator[Key]:
     "The kept definitions that some nodes of a unit name."
-    for node in (n for whole in nodes for n in ast.walk(whole)):
+    for node in (n for whole in nodes for n in walked(whole)):
         if isinstance(node, (ast.Name, ast.Attribute)):
             key = reach.target(node, unit.module, unit.local)
             if key in reach.units:
@@ -168,7 +168,7 @@ def _shadows(reach: Reach) -> dict[Key, set[str]]:
     found: dict[Key, set[str]] = {}
     for unit in [u for units in reach.units.values() for u in units]:
         local = _local(unit)
-        for node in ast.walk(unit.node):
+        for node in walked(unit.node):
             if isinstance(node, (ast.Name, ast.Attribute)):
                 said = node.id if isinstance(node, ast.Name) else ""
                 key = reach.target(node, unit.module, unit.local) or (unit.module, said)
@@ -178,7 +178,7 @@ def _shadows(reach: Reach) -> dict[Key, set[str]]:
 
 def _local(unit: Unit) -> set[str]:
     "Names that a unit stores to, and those of its parameters."
-    nodes = [*ast.walk(unit.node)]
+    nodes = walked(unit.node)
     stored = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     return stored | {n.arg for n in nodes if isinstance(n, ast.arg)}
 
@@ -288,7 +288,7 @@ def _is_lent(line: str | None) -> bool:
 
 def annotations(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """The places of annotations under a node: their holder and the field that holds them."""
-    for n in ast.walk(node):
+    for n in walked(node):
         for name in ("annotation", "returns"):
             if getattr(n, name, None) is not None:
                 yield n, name
@@ -298,7 +298,7 @@ def lend_annotations(reach: Reach) -> None:
     """Let what libraries give be imported where only annotations name it."""
     for unit in [u for units in reach.units.values() for u in units]:
         told = [getattr(*place) for place in annotations(unit.node)]
-        for name in (n.id for node in told for n in ast.walk(node) if isinstance(n, ast.Name)):
+        for name in (n.id for node in told for n in walked(node) if isinstance(n, ast.Name)):
             line = reach.source(unit.module).foreign.get(name)
             if reach.where(unit.module, name) is None and _is_lent(line):
                 reach.foreign[unit.module, name] = line or ""
@@ -312,7 +312,7 @@ def unit_text(reach: Reach, unit: Unit, names: dict[Key, str]) -> str:
     node = Renamed(reach, unit, names).visit(unit.node)
     if not unit.changed and ast.dump(node) == before and not isinstance(node, ast.ClassDef):
         return _own_text(reach.source(unit.module).text, node)
-    for inner in ast.walk(node):
+    for inner in walked(node):
         if isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
             if words := ast.get_docstring(inner):
                 inner.body[0] = ast.Expr(ast.Constant(words.splitlines()[0]))
@@ -322,7 +322,7 @@ def unit_text(reach: Reach, unit: Unit, names: dict[Key, str]) -> str:
 def without_brackets(text: str) -> str:
     """The text without the brackets that nobody writes: of values apart, of a sole generator."""
     lines, spots = [line.encode() for line in text.split("\n")], []
-    for n in ast.walk(ast.parse(text)):
+    for n in walked(ast.parse(text)):
         value = n.value if isinstance(n, (ast.Assign, ast.Return)) else None
         if isinstance(value, ast.Tuple) and len(value.elts) > 1:
             spots.append(value)
