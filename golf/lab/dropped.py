@@ -257,10 +257,11 @@ def one_compressor(names: set[str]) -> dict[Key, str]:
     plain = "lambda data, back=False: bytes(data)"
     layouts = f"{{'plain': {plain}, 'planes2': lambda data, back=False: _planes(data, 2, back)}}"
     assert {"plain", "planes2"} <= LAYOUTS.keys()
+    of_grids = {"coder": "encode_grid(data, rows=grid[0], columns=grid[1])"}
+    of_grids["xz"] = "_xz(data, 1 << 16, lc=0, pb=0)"
     stored = "COMPRESSORS[compressor](data)"
-    if "coder" in used:
-        by_rows = 'compressor == "coder" and grid'
-        stored = f"encode_grid(data, rows=grid[0], columns=grid[1]) if {by_rows} else {stored}"
+    for each in sorted(of_grids.keys() & names):
+        stored = f"{of_grids[each]} if compressor == {each!r} and grid else {stored}"
     return {
         ("golf.store.container", "COMPRESSORS"): f"COMPRESSORS = {table(ways)}",
         ("golf.store.container", "EXPANDERS"): f"EXPANDERS = {table(EXPANDED)}",

@@ -28,11 +28,11 @@ from ..base.files import GolfError, closest
 from .coder import decode_grid, encode_grid
 
 # %% ../../nbs/store/02_container.ipynb #ff5b7bb1
-def _xz(data: bytes) -> bytes:
-    "The xz stream of `data` at preset 9e, with a dictionary no larger than the data."
-    size = min(1 << 26, max(1 << 12, 1 << max(len(data) - 1, 1).bit_length()))
-    preset = 9 | lzma.PRESET_EXTREME
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": size}]
+def _xz(data: bytes, longest: int = 1 << 26, **options: int) -> bytes:
+    "The xz stream of `data` at preset 9e, with a dictionary of its size, at most the `longest`."
+    size = min(longest, max(1 << 12, 1 << max(len(data) - 1, 1).bit_length()))
+    ways = dict(preset=9 | lzma.PRESET_EXTREME, dict_size=size) | options
+    filters = [{"id": lzma.FILTER_LZMA2} | ways]
     return lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters)
 
 
@@ -52,6 +52,8 @@ def _store(data: bytes, name: str, grid: tuple[int, int] | None) -> bytes:
     "The stream of one compressor."
     if name == "coder" and grid:
         return encode_grid(data, rows=grid[0], columns=grid[1])
+    if name == "xz" and grid:
+        return _xz(data, 1 << 16, lc=0, pb=0)
     return COMPRESSORS[name](data)
 
 # %% ../../nbs/store/02_container.ipynb #a75f9386
