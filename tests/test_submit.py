@@ -34,6 +34,7 @@ from golf.lab.submission import source_from, submit
 from golf.predict.evaluate import evaluate
 from golf.predict.stream import Stream
 from golf.published.recipes import recipe, recipes
+from golf.store.container import _open
 from golf.store.saved import export_model
 from golf.text.corpus import load_corpus
 from golf.text.shards import write_shard
@@ -312,15 +313,22 @@ def test_other_recipes_give_the_same_bits(tmp_path, text, name, slow):
     assert ran(tmp_path, text, "script", "train_gpt.py", **more) == first
 
 
+def squeeze_coded(model, corpus):
+    """#549's integers under the coder."""
+    return coded(recipe("pr549").squeeze(model, corpus), "coder")
+
+
 def test_the_coder_goes_along_and_gives_the_bits_of_golf(tmp_path, text, slow):
     "What was saved on the model would have been an artifact that the script cannot read."
     written = script(recipe("pr549"), place={"compressor": "coder"})
     assert "zstandard" not in written.text and "COMPRESSOR" not in written.settings
-    plan = lambda model, corpus: coded(recipe("pr549").squeeze(model, corpus), "coder")
-    found = replace(recipe("pr549"), squeeze=plan)
-    first = proof(tmp_path, text, found, written, packed(written.text))
-    plain = in_golf(changed_recipe(recipe("pr549"), small_changes(written)), text)
+    wide = {"MODEL_DIM": "160", "MLP_DIM": "320"}  # of narrower banks nothing becomes a code
+    found = replace(recipe("pr549"), squeeze=squeeze_coded)
+    first = proof(tmp_path, text, found, written, packed(written.text), **wide)
+    plain = proof(tmp_path, text, recipe("pr549"), of("pr549"), **wide)  # under LZMA
     assert first["nll"] == plain["nll"] and len(first["artifact"]) < len(plain["artifact"])
+    used = {record["compressor"] for record, _ in _open(first["artifact"], "the artifact")[1]}
+    assert "coder" in used
 
 
 def test_two_ranks_give_the_bits_of_golf_on_two_ranks(tmp_path, text, slow):
