@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TOP', 'SECTIONS', 'IMAGE', 'TAKEN', 'ENTRY', 'PLACES', 'MAIN', 'STANDARD', 'section_of', 'needed_at_once',
            'module_order', 'unique_names', 'Renamed', 'Told', 'annotations', 'lend_annotations', 'unit_text',
-           'without_brackets', 'definition_text', 'merged', 'reach_of', 'is_read', 'Settings', 'Script', 'assemble',
-           'formatted', 'script']
+           'without_brackets', 'definition_text', 'merged', 'reach_of', 'is_read', 'Settings', 'Script', 'formatted',
+           'assemble', 'script']
 
 # %% ../../nbs/lab/05e_script.ipynb #1e09ca63
 import ast
@@ -77,25 +77,6 @@ def section_of(module: str) -> str:
     usual = "Helpers" if module.startswith("golf.base.") else "This entry"
     return max(homes, default=(0, usual))[1]
 
-# %% ../../nbs/lab/05e_script.ipynb #5ec70001
-def needed_at_once(reach: Reach, module: str) -> set[str]:
-    """The modules that must stand above a module: what its statements use as they are run."""
-    found: set[Key] = set()
-    for unit in [u for key, units in reach.units.items() if key[0] == module for u in units]:
-        nodes = _at_once(unit.node)
-        found |= set(_targets(reach, unit, nodes))
-        called = [n.func for node in nodes for n in walked(node) if isinstance(n, ast.Call)]
-        found |= _behind(reach, set(_targets(reach, unit, called)))
-    return {other for other, _ in found} - {module}
-
-
-def _at_once(node: ast.stmt) -> list[ast.AST]:
-    "Parts of a statement that are run where it stands; of a function its decorators and defaults."
-    if not isinstance(node, ast.FunctionDef):
-        return [node]
-    defaults = [*node.args.defaults, *node.args.kw_defaults]
-    return [*node.decorator_list, *(d for d in defaults if d is not None)]
-
 # %% ../../nbs/lab/05e_script.ipynb #5ec70002
 def _targets(reach: Reach, unit: Unit, nodes: Sequence[ast.AST]) -> Iterator[Key]:
     "The kept definitions that some nodes of a unit name."
@@ -114,6 +95,25 @@ def _behind(reach: Reach, keys: set[Key]) -> set[Key]:
         units = [u for key in keys for u in reach.units[key]]
         keys = {key for u in units for key in _targets(reach, u, [u.node])} - found
     return found
+
+# %% ../../nbs/lab/05e_script.ipynb #5ec70001
+def needed_at_once(reach: Reach, module: str) -> set[str]:
+    """The modules that must stand above a module: what its statements use as they are run."""
+    found: set[Key] = set()
+    for unit in [u for key, units in reach.units.items() if key[0] == module for u in units]:
+        nodes = _at_once(unit.node)
+        found |= set(_targets(reach, unit, nodes))
+        called = [n.func for node in nodes for n in walked(node) if isinstance(n, ast.Call)]
+        found |= _behind(reach, set(_targets(reach, unit, called)))
+    return {other for other, _ in found} - {module}
+
+
+def _at_once(node: ast.stmt) -> list[ast.AST]:
+    "Parts of a statement that are run where it stands; of a function its decorators and defaults."
+    if not isinstance(node, ast.FunctionDef):
+        return [node]
+    defaults = [*node.args.defaults, *node.args.kw_defaults]
+    return [*node.decorator_list, *(d for d in defaults if d is not None)]
 
 # %% ../../nbs/lab/05e_script.ipynb #5ec70003
 def module_order(reach: Reach) -> list[str]:
@@ -489,6 +489,29 @@ if __name__ == "__main__":
     run_entry(RECIPE, PLACE)
 """
 
+# %% ../../nbs/lab/05e_script.ipynb #913e10e8
+def _module_text(reach: Reach, module: str, names: dict[Key, str]) -> list[str]:
+    "The definitions of a module that are kept, in its own order, below a line with its name."
+    found: dict[int, str] = {}
+    for key in [k for k in reach.units if k[0] == module]:
+        found |= dict(definition_text(reach, key, names))
+    title = module.removeprefix("golf.")
+    return [f"# --- {title} {'-' * (90 - len(title))}", *(found[n] for n in sorted(found))]
+
+# %% ../../nbs/lab/05e_script.ipynb #d407df9a
+def formatted(text: str) -> str:
+    """The text as `ruff format` leaves it, where ruff is installed."""
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if ruff is None:
+        return text
+    done = subprocess.run(
+        [ruff, "format", "--isolated", "--line-length", "100", "-"],
+        input=text, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise GolfError(f"the script does not parse: {done.stderr.strip()[:200]}")
+    return done.stdout
+
 # %% ../../nbs/lab/05e_script.ipynb #ed768ab0
 STANDARD = (
     "import os", "import torch", "from dataclasses import dataclass",
@@ -518,29 +541,6 @@ def assemble(
     renamed = {f"{m}.{n}": new for (m, n), new in names.items() if n != new}
     text = formatted("\n\n".join(parts))
     return Script(text, renamed, tuple(sorted(reach.strings)), tuple(reach.units))
-
-# %% ../../nbs/lab/05e_script.ipynb #913e10e8
-def _module_text(reach: Reach, module: str, names: dict[Key, str]) -> list[str]:
-    "The definitions of a module that are kept, in its own order, below a line with its name."
-    found: dict[int, str] = {}
-    for key in [k for k in reach.units if k[0] == module]:
-        found |= dict(definition_text(reach, key, names))
-    title = module.removeprefix("golf.")
-    return [f"# --- {title} {'-' * (90 - len(title))}", *(found[n] for n in sorted(found))]
-
-# %% ../../nbs/lab/05e_script.ipynb #d407df9a
-def formatted(text: str) -> str:
-    """The text as `ruff format` leaves it, where ruff is installed."""
-    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if ruff is None:
-        return text
-    done = subprocess.run(
-        [ruff, "format", "--isolated", "--line-length", "100", "-"],
-        input=text, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise GolfError(f"the script does not parse: {done.stderr.strip()[:200]}")
-    return done.stdout
 
 # %% ../../nbs/lab/05e_script.ipynb #0a11dc8f
 def script(
