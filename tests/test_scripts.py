@@ -685,7 +685,8 @@ def test_a_script_that_prints_no_loss_is_judged(tmp_path, monkeypatch, request, 
 @confines
 def test_a_script_that_cannot_end_is_unsure_with_its_line(tmp_path):
     path = tmp_path / "train_gpt.py"
-    path.write_text("import os\nloss_sum = 0.0\nraise ValueError('no data')\n")
+    wait = "sum(range(20_000_000))"  # longer than a few looks of the watch
+    path.write_text(f"import os\nloss_sum = 0.0 * {wait}\nraise ValueError('no data')\n")
     said, ticks, begun = [], [], time.monotonic()
     say = lambda text: said.append((text, time.monotonic() - begun))
     report = audit_script(path, "brief", run=True, say=say, tick=ticks.append)

@@ -35,7 +35,8 @@ from .found import ATTEMPTS, Attempt, unpacked
 from .marks import LOSS
 from .questions import read_code
 from .report import FAIL, NOT_RUN, PASS, UNSURE
-from .sandbox import Limits
+from .sandbox import Limits, Start
+from .warm import RUN_NEEDS, Warm
 from golf.auditor.whole import (
     WEIGHTS,
     Group,
@@ -68,11 +69,12 @@ class Way:
     seed: int
     say: Callable[[str], None]
     tick: Callable[[float], None] | None = None
+    start: Start | None = None
 
     @property
     def confined(self) -> dict[str, Any]:
-        "How each of its runs is watched."
-        return {"unconfined": self.unconfined, "tick": self.tick}
+        "How each of its runs begins and is watched."
+        return {"unconfined": self.unconfined, "tick": self.tick, "start": self.start}
 
     @property
     def sizes(self) -> tuple[int, int, float]:
@@ -108,8 +110,8 @@ def audit_script(
     report.sha256 = hashlib.sha256(text.encode()).hexdigest()
     if run:
         options: dict[str, Any] = dict(prefix="golf-script-", ignore_cleanup_errors=True)
-        with tempfile.TemporaryDirectory(**options) as scratch:
-            way = Way(level, unconfined, texts, seed, say, tick)
+        with tempfile.TemporaryDirectory(**options) as scratch, Warm(RUN_NEEDS) as warm:
+            way = Way(level, unconfined, texts, seed, say, tick, warm.start)
             _audit_run(report, path, Path(scratch), way)
     report.seconds = time.monotonic() - begun
     return report

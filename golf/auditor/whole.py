@@ -30,7 +30,7 @@ from .found import Attempt, Setting, parsed, settings_of, sizes, unpacked
 from .ledger import Tracker
 from .marks import marked
 from .pages import GIVEN
-from .sandbox import ConfinedRun, Limits, confine, shown
+from .sandbox import ConfinedRun, Limits, Start, confine, shown
 from .scripts import one_cpu
 from .tracks import Text, Tracks
 from ..base.cache import cached
@@ -469,8 +469,8 @@ def _group(
 # %% ../../nbs/auditor/19_whole.ipynb #c399709f
 def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = None,
         name: str = "run", unconfined: bool = False, tick: Any = None, wide: bool = False,
-        python: str = sys.executable) -> ScriptRun:  # fmt: skip
-    """Run a prepared script in its sandbox and read what was seen.
+        python: str = sys.executable, start: Start | None = None) -> ScriptRun:  # fmt: skip
+    """Run a prepared script in its sandbox and read what was seen; `start` as in `confine`.
 
     Raises `GolfError` where it cannot be confined, or left nothing that can be read.
     """
@@ -481,6 +481,7 @@ def ran(ready: Prepared, text: Path, limits: Limits, *, wanted: Wanted | None = 
     job |= {"also": [*ready.also], "wide": wide}
     job["wanted"] = asdict(wanted) if wanted else None
     options: dict[str, Any] = dict(limits=limits, unconfined=unconfined, tick=tick, python=python)
+    options["start"] = start
     outcome = confine("golf.auditor.whole:run", job, ready.scratch, **options)
     told, groups, learnt = {}, [], np.zeros(0)
     try:
