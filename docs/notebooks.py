@@ -7,6 +7,7 @@ MyST, and writes `_proc/site/` with a table of contents made from the files' nam
 
 import ast
 import functools
+import gc
 import importlib
 import inspect
 import json
@@ -565,6 +566,7 @@ def main() -> None:
     """Process all notebooks with nbdev and stage the site's pages."""
     made = stage(process(), ROOT / "_proc" / "site")
     print(f"{len(made)} pages in _proc/site")
+    gc.freeze()  # else each notebook's shell, on its end, looks at every object there is: a minute
 
 
 if __name__ == "__main__":

@@ -152,17 +152,24 @@ class Experiment:
 
 
 class Exporters:
-    """Two exports of one tree at once."""
+    """Two exports of one tree at once; of `parts` of the package, or of all."""
+
+    parts: tuple[str, ...] = ("base", "count", "mix", "predict")
 
     def __init__(self, folder: Path):
         self.folder = folder / "tree"
         for name in ("nbs", "golf", "tools"):
-            shutil.copytree(
-                ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / name, self.folder / name, ignore=self.others)
         for name in ("settings.ini", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
         self.before = self.files()
+
+    def others(self, folder: str, names: list[str]) -> set[str]:
+        """What is not copied: compiled files, and parts that are not wanted."""
+        top = Path(folder) in (ROOT / "nbs", ROOT / "golf")
+        parts = {n for n in names if top and self.parts and (Path(folder) / n).is_dir()}
+        alone = {n for n in names if top and self.parts and n.endswith((".ipynb", "__main__.py"))}
+        return {"__pycache__"} | (parts - set(self.parts)) | alone
 
     def go(self, after: float | None = None, *, fresh: bool = False) -> str:
         """The digest of the package after two exporters, one or both killed."""
@@ -217,6 +224,7 @@ if __name__ == "__main__":
     count, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     shares = {Comparison: count - count // 5 - 2 * count // 5, Experiment: count // 5}
     shares[Exporters] = 2 * count // 5
+    Exporters.parts = ()
     for kind, kills in shares.items():
         with tempfile.TemporaryDirectory() as scratch:
             begun = time.monotonic()

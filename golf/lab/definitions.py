@@ -45,7 +45,9 @@ class Reach:
         self.replaced, self.edit = replaced or {}, edit or (lambda reach, unit: unit)
         self.sources: dict[str, ModuleSource] = like.sources if like else {}
         self.units: dict[Key, list[Unit]] = {}  # of every definition that is kept
-        self.pending: dict[Key, list[Unit]] = {}  # methods of kept classes that nobody needs yet
+        self.pending: dict[
+            Key, list[ast.stmt]
+        ] = {}  # methods of kept classes that nobody needs yet
         self.mentions: set[tuple[Key | None, str]] = set()
         self.foreign: dict[Key, str] = {}  # names that libraries give: (module, name) to line
         self.waiting: list[Key] = []
@@ -262,23 +264,24 @@ class Reach:
         self.units[key].append(unit)
         self.read(unit)
         if isinstance(statement, ast.ClassDef):
-            edited = [self.edit(self, Unit(*key, copied(m), owner=key)) for m in methods]
-            self.pending[key] = [u for u in edited if u is not None]
+            self.pending[key] = methods
 
     # %% ../../nbs/lab/05b_definitions.ipynb #696a6ddd
     def recall(self) -> None:
         """Take in the methods that something needs by now, and those that they need."""
         needed = lambda: [
-            (key, unit)
+            (key, method)
             for key, methods in self.pending.items()
-            for unit in methods
-            if self.needed(key, unit.member)
+            for method in methods
+            if self.needed(key, getattr(method, "name", ""))
         ]
         while found := needed():
-            for key, unit in found:
-                self.pending[key].remove(unit)
-                self.read(unit)
-                self.units[key].append(unit)
+            for key, method in found:
+                self.pending[key].remove(method)
+                unit = self.edit(self, Unit(*key, copied(method), owner=key))
+                if unit is not None:
+                    self.read(unit)
+                    self.units[key].append(unit)
 
     # %% ../../nbs/lab/05b_definitions.ipynb #ee407c05
     def run(self, *keys: Key) -> "Reach":

@@ -149,10 +149,10 @@ def _class_stores(reach: Reach, unit: Unit) -> Iterator[tuple[str, Key | None, a
             yield ast.unparse(s.target), key, None
 
 
-def steady(reach: Reach) -> Constants:
+def steady(reach: Reach, stores: dict[str, list[_Store]] | None = None) -> Constants:
     """The attributes, no settings, to which all of `reach` stores one and the same constant."""
     held: Constants = {}
-    stores = _stores(reach)
+    stores = _stores(reach) if stores is None else stores
     for name, found in stores.items() if "*" not in stores else ():
         kinds = {kind for kind, _ in found if kind and kind != FOREIGN}
         seen = all(kind for kind, _ in found)
@@ -208,7 +208,7 @@ def idle_starts(reach: Reach) -> set[Key]:
     return {k for k in idle if all(idle.get(above, True) for above in reach.ancestors(k))}
 
 # %% ../../nbs/lab/05d_known.ipynb #57ead009
-def unasked(reach: Reach) -> set[str]:
+def unasked(reach: Reach, stores: dict[str, list[_Store]] | None = None) -> set[str]:
     """Names of attributes that are stored to and never looked at, by name or in a text."""
     looked, parts = set(reach.strings), set()
     for node in (u.node for units in reach.units.values() for u in units):
@@ -225,7 +225,8 @@ def unasked(reach: Reach) -> set[str]:
                   if isinstance(p, ast.Constant)}  # fmt: skip
     pieces = (*(p for p in parts if p.isidentifier()),)
     named = lambda name: name in looked or name.startswith(pieces) or name.endswith(pieces)
-    return set() if looked & {"vars", "__dict__"} else {n for n in _stores(reach) if not named(n)}
+    stored = _stores(reach) if stores is None else stores
+    return set() if looked & {"vars", "__dict__"} else {n for n in stored if not named(n)}
 
 # %% ../../nbs/lab/05d_known.ipynb #57ead007
 @dataclass(frozen=True)
@@ -240,7 +241,9 @@ class Known:
     def more(self, reach: Reach) -> "Known":
         """The same, and what can be told now that `reach` is found."""
         sets = self.idle | idle_methods(reach), self.starts | idle_starts(reach)
-        return Known(steady(reach) | self.constants, *sets, self.unasked | unasked(reach))
+        stores = _stores(reach)
+        held = steady(reach, stores) | self.constants
+        return Known(held, *sets, self.unasked | unasked(reach, stores))
 
     def edit(self, reach: Reach, unit: Unit) -> Unit | None:
         """A unit without what follows from all this; None for what Python calls for nothing."""
