@@ -7,6 +7,7 @@ tests.
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,41 +23,42 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DAYS = 2 * 24 * 3600
 
-COMPARE = """
-import json, sys
-import numpy as np, torch
-from golf.adapt.ttt import TTT
-from golf.auditor.audit import audit_arms
-from golf.base.small import SMALL
-from golf.count.ngram import NGram
-from golf.net.model import GPT, GPTConfig
-from golf.net.windows import SlidingWindow
-from golf.predict.compare import compare
-from golf.predict.stream import Stream
 
-torch.set_num_threads(1)
-tokens = np.random.default_rng(0).integers(2, 32, 1281)
-shape = GPTConfig(**SMALL)
-window = lambda: SlidingWindow(GPT(shape, seed=1))
-arms = {
-    "none": window,
-    "ttt": lambda: TTT(window(), 10, lr=0.01, epochs=1),
-    "reset": lambda: TTT(window(), 10, lr=0.01, epochs=1, reset_every=3),
-    **{f"{n}-gram": lambda n=n: NGram(32, n) for n in (2, 3)},
-}
-found = compare(arms, Stream(tokens, 128), baseline="none")
-audits = audit_arms({"2-gram": lambda: NGram(32, 2)}, Stream(tokens[:257], 64))
-print(json.dumps([{k: found[k].nll.tolist() for k in arms}, {k: v.headline() for k, v in audits.items()}]))
-"""
+def compared(cache: str, out: str) -> None:
+    """Learners and counts beside each other and an audit, with this cache; what came out, written to a file."""
+    os.environ["XDG_CACHE_HOME"] = cache
+    import numpy as np
+    import torch
+
+    from golf.adapt.ttt import TTT
+    from golf.auditor.audit import audit_arms
+    from golf.base.small import SMALL
+    from golf.count.ngram import NGram
+    from golf.net.model import GPT, GPTConfig
+    from golf.net.windows import SlidingWindow
+    from golf.predict.compare import compare
+    from golf.predict.stream import Stream
+
+    torch.set_num_threads(1)
+    tokens = np.random.default_rng(0).integers(2, 32, 1281)
+    shape = GPTConfig(**SMALL)
+    window = lambda: SlidingWindow(GPT(shape, seed=1))
+    arms = {
+        "none": window,
+        "ttt": lambda: TTT(window(), 10, lr=0.01, epochs=1),
+        "reset": lambda: TTT(window(), 10, lr=0.01, epochs=1, reset_every=3),
+        **{f"{n}-gram": lambda n=n: NGram(32, n) for n in (2, 3)},
+    }
+    found = compare(arms, Stream(tokens, 128), baseline="none")
+    audits = audit_arms({"2-gram": lambda: NGram(32, 2)}, Stream(tokens[:257], 64))
+    told = {k: v.headline() for k, v in audits.items()}
+    Path(out).write_text(json.dumps([{k: found[k].nll.tolist() for k in arms}, told]))
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(pid: int) -> None:
     """End a process and all that it started, without asking."""
     try:
-        family = [
-            psutil.Process(process.pid),
-            *psutil.Process(process.pid).children(recursive=True),
-        ]
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
     for member in family:
@@ -64,7 +66,6 @@ def kill(process: subprocess.Popen) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             pass
-    process.wait()
 
 
 def run(command: list, folder: Path, cache: Path, *, after: float | None = None) -> str:
@@ -82,7 +83,8 @@ def run(command: list, folder: Path, cache: Path, *, after: float | None = None)
     try:
         output, error = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
-        kill(process)
+        kill(process.pid)
+        process.wait()
         return ""
     assert process.returncode == 0, error[-2000:]
     return output
@@ -97,15 +99,25 @@ def left_over(*folders: Path) -> list[Path]:
 
 
 class Comparison:
-    """`compare` with learners, and an audit."""
+    """`compare` with learners, and an audit, in a process that has imported all before it is forked."""
 
     def __init__(self, folder: Path):
         self.folder, self.kept = folder, folder / "cache"
 
     def go(self, after: float | None = None, *, fresh: bool = False) -> str:
         """Run in the cache that was left, or in a fresh one."""
-        cache = self.folder / "fresh" if fresh else self.kept
-        return run([sys.executable, "-c", COMPARE], self.folder, cache, after=after)
+        cache, out = self.folder / "fresh" if fresh else self.kept, self.folder / "found.json"
+        out.unlink(missing_ok=True)
+        forks = multiprocessing.get_context("forkserver")
+        process = forks.Process(target=compared, args=(str(cache), str(out)))
+        process.start()
+        process.join(after)
+        if process.is_alive():
+            kill(process.pid)
+            process.join()
+            return ""
+        assert process.exitcode == 0
+        return out.read_text()
 
     def leftovers(self) -> list[Path]:
         """Files that nobody will use again."""
@@ -181,7 +193,8 @@ class Exporters:
         ]
         if after is not None:
             time.sleep(after)
-            kill(pair[0])
+            kill(pair[0].pid)
+            pair[0].wait()
         assert pair[-1].wait() == 0
         files = sorted(
             p for p in (self.folder / "golf").rglob("*") if p.suffix in (".py", ".typed")
