@@ -4,10 +4,10 @@ import multiprocessing
 
 import pytest
 
-# Processes of the tests are forked from one server that has imported the package once, and what
+# Processes of the tests are forked from one server that has imported the package once, loaded its compiled loops, and read what
 # torch imports at the first step of an optimiser (2.7 s).
 multiprocessing.set_forkserver_preload(
-    ["pytest", "torch._dynamo", "golf.train.job", "golf.adapt.lora", "golf.mix.rules"]
+    ["pytest", "torch._dynamo", "golf.train.job", "golf.adapt.lora", "warmed"]
 )
 
 

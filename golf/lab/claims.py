@@ -19,7 +19,7 @@ from typing import Any
 
 from ..base.files import GolfError, closest, project_root
 from ..base.tables import Markup, code, escape, markdown_table
-from .arms import Words, difference, told, word
+from .arms import Words, difference, differences, told, word
 from .evidence import CHECKS
 from .knobs import notebook_parameters
 from .publish import published_list, published_records, quoted
@@ -383,14 +383,12 @@ def _differences(chunks: Any) -> Iterator[tuple[str, str, Interval]]:
     "Each arm against the baseline: on what, its label, the difference; trainings over their seeds."
     if seeds := seeds_of(chunks):
         base = baseline_of(chunks)
-        for arm in dict.fromkeys(a for a in chunks.arm if a != base):
+        for arm in (a for a in chunks.arm.unique() if a != base):
             yield f"{len(seeds)} seeds", arm, over_seeds(chunks, arm, base)
         return
     for stream in chunks.stream.unique():
-        part = chunks[chunks.stream == stream]
-        base = baseline_of(part)
-        for arm in dict.fromkeys(a for a in part.arm if a != base):
-            yield stream, arm, difference(chunks, arm, base, stream=stream)
+        for arm, found in differences(chunks[chunks.stream == stream]).items():
+            yield stream, arm, found
 
 # %% ../../nbs/lab/07_claims.ipynb #d4acd45c
 def _negative(record: Record, stream: str, arm: str, found: Interval) -> dict[str, str]:

@@ -161,7 +161,7 @@ def _select(
 ) -> pd.DataFrame:
     "The chunks of one stream (the first, if not given), in order."
     chunks = source.chunks if isinstance(source, Record) else source
-    names = list(dict.fromkeys(chunks["stream"]))
+    names = chunks["stream"].unique().tolist()
     if not names or (stream is not None and stream not in names):
         raise GolfError(f"no stream is called {stream!r} (there are {', '.join(names) or 'none'})")
     found = _finite(chunks[chunks.stream == (stream or names[0])], baseline)
@@ -216,7 +216,7 @@ def cumulative(chunks: pd.DataFrame) -> pd.DataFrame:
     """Bits per byte up to and including each chunk: one row a chunk, one column an arm."""
     wide = chunks.pivot(index="chunk", columns="arm", values=["nll", "bytes"]).cumsum()
     found = wide["nll"] / (math.log(2) * wide["bytes"])
-    return found[list(dict.fromkeys(chunks["arm"]))]
+    return found[chunks["arm"].unique().tolist()]
 
 
 def _draw_cumulative(axes: Axes, chunks: pd.DataFrame, colors: dict) -> None:
@@ -401,7 +401,7 @@ def chunk_bpb(chunks: pd.DataFrame, window: int) -> pd.DataFrame:
     wide = chunks.pivot(index="chunk", columns="arm", values=["nll", "bytes"])
     sums = wide.rolling(window, center=True, min_periods=1).sum()
     found = sums["nll"] / (math.log(2) * sums["bytes"])
-    return found[list(dict.fromkeys(chunks["arm"]))]
+    return found[chunks["arm"].unique().tolist()]
 
 
 def _draw_chunks(axes: Axes, chunks: pd.DataFrame, colors: dict, window: int) -> None:

@@ -138,6 +138,9 @@ def _frame_in(data: bytes, kind: str, path: Path) -> pd.DataFrame:
         raise GolfError(f"{path}: not a table of {kind} ({error})") from None
 
 
+_LATELY: dict[str, pd.DataFrame] = {}  # tables that were read last, by the digest of their file
+
+
 def _read_table(record: Record, kind: str) -> pd.DataFrame:
     "One of the record's tables; raises `GolfError` unless it is the one the record was saved with."
     path = record.folder / f"{kind}.parquet"
@@ -150,7 +153,10 @@ def _read_table(record: Record, kind: str) -> pd.DataFrame:
         except GolfError:
             continue
         if digest(data) == name:
-            return _frame_in(data, kind, path)
+            if name not in _LATELY:
+                _LATELY[name] = _frame_in(data, kind, path)
+                _LATELY.pop(next(iter(_LATELY)) if len(_LATELY) > 16 else "", None)
+            return _LATELY[name].copy()
         wrong = "not the table that its record was saved with"
     raise GolfError(f"{path}: {wrong}")
 
@@ -251,7 +257,7 @@ def find_record(
 # %% ../../nbs/lab/01a_records.ipynb #0458ae77
 def baseline_of(chunks: pd.DataFrame, baseline: str | None = None) -> str:
     """The baseline's name: the one given, else the arm whose rows come first."""
-    names = list(dict.fromkeys(chunks["arm"]))
+    names = chunks["arm"].unique().tolist()
     if not names:
         raise GolfError("chunks: the frame is empty; this run kept no scores per chunk")
     if baseline is not None and baseline not in names:
@@ -374,7 +380,7 @@ SEED = r"seed \d+"  # the streams of a record of trainings, one a seed
 
 def _only_stream(chunks: pd.DataFrame, stream: str | None) -> str:
     "The stream asked for, else the first; of a record of trainings none is the one to take."
-    names = list(dict.fromkeys(chunks["stream"]))
+    names = chunks["stream"].unique().tolist()
     if stream is None and len(names) > 1 and re.fullmatch(SEED, str(names[0])):
         how = "golf.lab.seeds has differences over them"
         raise GolfError(
@@ -416,7 +422,7 @@ def drift_table(
     """
     chunks, rows = _chunks(source), []
     base = baseline_of(chunks, baseline)
-    for stream, arm in dict.fromkeys(zip(chunks.stream, chunks.arm)):
+    for stream, arm in chunks[["stream", "arm"]].drop_duplicates().itertuples(index=False):
         if arm == base:
             continue
         row = {"stream": stream, "arm": arm}

@@ -45,7 +45,7 @@ def seeds_interval(differences: Sequence[float], level: float = 0.95) -> Interva
 def seeds_of(source: Record | pd.DataFrame) -> list[str]:
     """The streams of a record that are seeds, in order: "seed 0", "seed 1", …"""
     chunks = source.chunks if isinstance(source, Record) else source
-    return [s for s in dict.fromkeys(chunks.stream) if re.fullmatch(SEED, str(s))]
+    return [s for s in chunks.stream.unique() if re.fullmatch(SEED, str(s))]
 
 
 def seeds_table(source: Record | pd.DataFrame, against: str | None = None) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def seeds_table(source: Record | pd.DataFrame, against: str | None = None) -> pd
     totals = chunks.groupby(["arm", "stream"], sort=False)[["nll", "bytes"]].sum()
     bpb = (totals.nll / math.log(2) / totals.bytes).unstack()
     rows: dict[str, dict[str, Any]] = {}
-    for arm in [base, *(a for a in dict.fromkeys(chunks.arm) if a != base)]:
+    for arm in [base, *(a for a in chunks.arm.unique() if a != base)]:
         differences = paired.loc[arm]
         if differences.isna().any():
             raise GolfError(f"{arm}: has no score of {differences.index[differences.isna()][0]}")
