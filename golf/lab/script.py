@@ -6,7 +6,7 @@
 __all__ = ['TOP', 'SECTIONS', 'IMAGE', 'TAKEN', 'ENTRY', 'PLACES', 'MAIN', 'STANDARD', 'section_of', 'needed_at_once',
            'module_order', 'unique_names', 'Renamed', 'Told', 'annotations', 'lend_annotations', 'unit_text',
            'without_brackets', 'definition_text', 'merged', 'reach_of', 'is_read', 'Settings', 'Script', 'formatted',
-           'assemble', 'script']
+           'assemble', 'settled', 'script']
 
 # %% ../../nbs/lab/05e_script.ipynb #1e09ca63
 import ast
@@ -543,6 +543,16 @@ def assemble(
     return Script(text, renamed, tuple(sorted(reach.strings)), tuple(reach.units))
 
 # %% ../../nbs/lab/05e_script.ipynb #0a11dc8f
+def settled(recipe: Recipe, place: dict[str, Any] | None = None) -> tuple[Settings, Written]:
+    """The settings that a recipe's script may read, and its parts written with them: the quick half of `script`."""
+    settings = Settings()
+    written = Written(settings)
+    written.of(recipe, "")
+    places = vars(replace(Place(), **place or {}))
+    settings.held |= {path: value for path, value in places.items() if path in PLACES}
+    return settings, written
+
+
 def script(
     recipe: Recipe, *, name: str = "a recipe", place: dict[str, Any] | None = None
 ) -> Script:
@@ -551,14 +561,11 @@ def script(
     Raises `GolfError` for a function or an object of the recipe that cannot be written out, and for
     a library that the challenge's image lacks.
     """
-    settings = Settings()
-    written = Written(settings)
-    written.of(recipe, "")
-    places = vars(replace(Place(), **place or {}))
-    settings.held |= {path: value for path, value in places.items() if path in PLACES}
-    reach = reach_of(recipe, written.roots, places["compressor"])
+    settings, written = settled(recipe, place)
+    compressor = replace(Place(), **place or {}).compressor
+    reach = reach_of(recipe, written.roots, compressor)
     settings.drop_unread(reach)
-    own = settings.held, name, places["compressor"]
+    own = settings.held, name, compressor
     found = assemble(reach, written.of(recipe, ""), *own)
     taken = {c.upper(): path for c, path in settings.taken.items() if path not in settings.unread}
     return replace(found, settings=taken, values=settings.held)

@@ -40,7 +40,7 @@ from golf.lab.logged import (
 from .packed import packed
 from .publish import run_folder
 from .records import read_record
-from .script import Script, script
+from .script import Script, script, settled
 from .verdict import _module, blaming
 from ..published.recipes import HOMES, Recipe, recipe
 from ..store.container import COMPRESSORS
@@ -290,13 +290,19 @@ def _blurb(source: Source) -> str:
     return f"{source.name} of the golf laboratory" + (f" with {changed}" if changed else "")
 
 # %% ../../nbs/lab/05g_submission.ipynb #535416cd
+def _empty(out: str | Path) -> Path:
+    "A folder to write to; raises `GolfError` where something lies in it."
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GolfError(f"{out}: expected an empty folder or none")
+    return out
+
+
 def write_folder(
     out: Path, files: dict[str, str], logs: Sequence[str | Path], picture: bytes = b""
 ) -> Path:
     """Write files, logs and the picture of these, audit the folder, and add the report; its path."""
-    if out.exists() and any(out.iterdir()):
-        raise GolfError(f"{out}: expected an empty folder or none")
-    check_room(out / "train_gpt.py", 1 << 20)
+    check_room(_empty(out) / "train_gpt.py", 1 << 20)
     for file, content in files.items():
         atomic_write(out / file, content)
     for k, path in enumerate(logs):
@@ -345,14 +351,14 @@ def submit(
     mixture is not normalised (unless `unnormalised`), for an audit of another script, and for a run
     whose tree was not clean (unless `unclean`).
     """
-    out, source = Path(out), source_from(target, changes, unclean=unclean)
-    normal = _checked_rows(target, source, unnormalised)
+    out, source = _empty(out), source_from(target, changes, unclean=unclean)
+    normal, seeds = _checked_rows(target, source, unnormalised), [seed_of(path) for path in logs]
     title = name or source.name
     place = {"unnormalised": not normal, "compressor": source.compressor}
+    check_logs(seeds, settled(source.recipe, place)[0].held)  # before the script is worked out
     written = script(source.recipe, name=f"{title}: written by golf submit", place=place)
     small = packed(written.text)
-    text, seeds = small if pack else written.text, [seed_of(path) for path in logs]
-    check_logs(seeds, written.values)
+    text = small if pack else written.text
     seen = Watched() if watched is None else watched_in(watched, text)
     sizes = [len(form.encode()) for form in (written.text, small, text)]
     budget = budget_lines(sizes[0], sizes[1], seeds, sizes[2])
