@@ -1,10 +1,13 @@
 """The three clean chains on twelve tokens, every number of the published hand calculation."""
 
+import importlib
+import sys
 import time
 
 import pytest
 import torch
 
+from golf.count import kernels
 from golf.count.ngram import SMOOTHINGS, NGram
 from golf.count.views import _View
 from golf.predict.dist import Counts
@@ -92,3 +95,26 @@ def test_a_chunk_looked_up_in_pieces_is_the_chunk(documents):
             view.look(pieces)
             assert (view.found == whole).all()
         chain.observe(chunk)
+
+
+def test_an_edited_kernel_is_compiled_again_where_another_file_calls_it(tmp_path, monkeypatch):
+    "After an update the old code of one file would have counted with the new tables of another."
+    home = tmp_path / "loops"
+    home.mkdir()
+    (home / "__init__.py").write_text("")
+    jit = "from golf.count.kernels import _jit\n"
+    (home / "inner.py").write_text(jit + "@_jit\ndef one(x):\n    return x + 1\n")
+    outer = "from .inner import one\n@_jit\ndef two(x):\n    return 2 * one(x)\n"
+    (home / "outer.py").write_text(jit + outer)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found() -> int:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "loops"]:
+            del sys.modules[name]
+        kernels._place.cache_clear()  # as in another process
+        return importlib.import_module("loops.outer").two(3)
+
+    assert found() == 8
+    assert len([*tmp_path.rglob("outer.two*.nbi")]) == 1  # kept on disk
+    (home / "inner.py").write_text(jit + "@_jit\ndef one(x):\n    return x + 5\n")
+    assert found() == 16

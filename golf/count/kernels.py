@@ -6,14 +6,18 @@
 __all__ = ['DOCUMENTS', 'past_sums', 'gram_ids', 'ngram_orders', 'ngram_counts']
 
 # %% ../../nbs/count/00_kernels.ipynb #74fda54d
+import hashlib
+import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
+from numba import config, njit
 from torch import Tensor
 
 from ..base.checks import check_arguments, check_present
@@ -155,12 +159,39 @@ def _spread(tokens, level: _Level, weights: Tensor | None, kinds: Tensor) -> tup
     return tuple(x.scatter_(0, at, v.int()) for x, at, v in zip(empty, places, values))
 
 # %% ../../nbs/count/00_kernels.ipynb #5b9ee98c
-def _jit(function):
-    "Compiled, without the interpreter's lock; kept on disk if this is a module and a place is found."
+@lru_cache(1000)
+def _place(folder: Path, base: str) -> str:
+    'Where compiled code of a folder is kept: under a name that every edit of its files changes; "" for nowhere.'
+    files = sorted(folder.glob("*.py"))
+    name = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    home = Path(base) if base else folder / "__pycache__"
+    place = home / f"golf-{folder.name}-{name}"
     try:
-        return njit(nogil=True, cache=__name__ != "__main__")(function)
-    except RuntimeError:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return ""
+    for old in home.glob(f"golf-{folder.name}-*"):
+        if time.time() - old.stat().st_mtime > 7 * 86_400 and old != place:
+            shutil.rmtree(old, ignore_errors=True)
+    return str(place)
+
+
+def _jit(function):
+    """Compiled, without the interpreter's lock; kept on disk until a file beside its own is edited.
+
+    numba looks at a function's own file only, and would go on with what was compiled from another.
+    """
+    path, options = Path(function.__code__.co_filename), config.__dict__
+    if path.suffix != ".py" or not path.is_file():
         return njit(nogil=True)(function)
+    usual = options["CACHE_DIR"]
+    options["CACHE_DIR"] = _place(path.parent, usual) or usual
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no place is found
+        return njit(nogil=True)(function)
+    finally:
+        options["CACHE_DIR"] = usual
 
 
 _MEMO = np.dtype([(name, "i4") for name in ("seen", "place", "weight", "told", "chunk")])

@@ -20,7 +20,7 @@ _NUMBER = 2**32 - 1  # the lower half of a slot is a node's number, the upper ha
 
 @_jit
 def _mix(key):
-    "A hash of a key, int64: the lower bits tell the place, the upper half is kept in the slot."
+    "A hash of a key, int64: its upper half tells the place and is kept in the slot."
     mixed = key * -7046029254386353131
     return mixed ^ (mixed >> 29)
 
@@ -29,7 +29,7 @@ def _mix(key):
 def _find(slots, nodes, key):
     "The place in `slots` where the node with `key` is, or would be, and its number, or 0."
     mask, mixed = slots.size - 1, _mix(key)
-    place = mixed & mask
+    place = (mixed >> 32) & mask
     while slots[place]:
         if (slots[place] ^ mixed) >> 32 == 0 and nodes[slots[place] & _NUMBER].key == key:
             return place, slots[place] & _NUMBER
@@ -55,10 +55,22 @@ def _rehash(slots, nodes, used):
     mask = slots.size - 1
     for node in range(1, used[0]):
         mixed = _mix(nodes[node].key)
-        place = mixed & mask
+        place = (mixed >> 32) & mask
         while slots[place]:
             place = (place + 1) & mask
         slots[place] = (mixed & ~_NUMBER) | node
+
+
+@_jit
+def _spread(old, slots):
+    "Enter what the slots `old` hold into more of them, empty ones: in the order of both, so no node is read."
+    mask = slots.size - 1
+    for i in range(old.size):
+        if old[i]:
+            place = (old[i] >> 32) & mask
+            while slots[place]:
+                place = (place + 1) & mask
+            slots[place] = old[i]
 
 # %% ../../nbs/count/01_tables.ipynb #554e948a
 @_jit
@@ -125,7 +137,7 @@ def _touch(slots, nodes, context, tokens, t, vocab_size, children, i):
         if child > 0:
             sum_ += nodes[child].count
         elif context[k] >= 0:
-            sum_ += slots[_mix(context[k] * vocab_size + tokens[t]) & mask]
+            sum_ += slots[(_mix(context[k] * vocab_size + tokens[t]) >> 32) & mask]
     return sum_
 
 
@@ -181,8 +193,8 @@ class _Tables:
                 grown[: self.used[0]] = old[: self.used[0]]
                 setattr(self, name, grown)
         if 3 * need > 2 * len(self.slots):
-            self.slots = np.zeros(1 << (3 * need // 2).bit_length(), np.int64)
-            _rehash(self.slots, self.nodes, self.used)
+            old, self.slots = self.slots, np.zeros(1 << (3 * need // 2).bit_length(), np.int64)
+            _spread(old, self.slots)
 
     # %% ../../nbs/count/01_tables.ipynb #9346a94e
     def learn(
