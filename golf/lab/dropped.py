@@ -152,6 +152,14 @@ def _token_count(path):
         raise SystemExit(f"{path}: no shard of the challenge, or only a part of one ({size} bytes)")
     return head[2]
 '''
+SMALLER[("golf.count.kernels", "_jit")] = """
+def _jit(function):
+    "Compiled, without the interpreter's lock; kept on disk where a place is found."
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+"""
 SMALLER[("golf.text.shards", "shard_paths")] = '''
 def shard_paths(folder, split):
     """The shards of `split` ("train" or "val") in `folder`, sorted by name."""
