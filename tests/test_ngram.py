@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from numba.core.dispatcher import Dispatcher
 
 from golf.count import kernels
 from golf.count.ngram import SMOOTHINGS, NGram
@@ -118,3 +119,14 @@ def test_an_edited_kernel_is_compiled_again_where_another_file_calls_it(tmp_path
     assert len([*tmp_path.rglob("outer.two*.nbi")]) == 1  # kept on disk
     (home / "inner.py").write_text(jit + "@_jit\ndef one(x):\n    return x + 5\n")
     assert found() == 16
+
+
+@pytest.mark.parametrize("module", ["count.kernels", "count.tables", "count.views", "store.coder"])
+def test_what_a_loop_calls_counts_no_holders(module):
+    """Counting who holds an array costs more than a look into it: a text took twice as long, on two threads too."""
+    names = vars(importlib.import_module(f"golf.{module}"))
+    loops = {name: loop for name, loop in names.items() if isinstance(loop, Dispatcher)}
+    called = {name for loop in loops.values() for name in loop.py_func.__code__.co_names}
+    inner = [loop for name, loop in loops.items() if name in called]
+    assert inner
+    assert [loop.py_func.__name__ for loop in inner if loop.targetoptions.get("_nrt", True)] == []

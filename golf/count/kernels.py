@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numba import config, njit
+from numba.core.options import DefaultOptions
 from torch import Tensor
 
 from ..base.checks import check_arguments, check_present
@@ -176,28 +177,34 @@ def _place(folder: Path, base: str) -> str:
     return str(place)
 
 
-def _jit(function):
+def _jit(function, **rules):
     """Compiled, without the interpreter's lock; kept on disk until a file beside its own is edited.
 
     numba looks at a function's own file only, and would go on with what was compiled from another.
     """
+    rules["nogil"] = True
     path, options = Path(function.__code__.co_filename), config.__dict__
     if path.suffix != ".py" or not path.is_file():
-        return njit(nogil=True)(function)
+        return njit(**rules)(function)
     usual = options["CACHE_DIR"]
     options["CACHE_DIR"] = _place(path.parent, usual) or usual
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(cache=True, **rules)(function)
     except RuntimeError:  # no place is found
-        return njit(nogil=True)(function)
+        return njit(**rules)(function)
     finally:
         options["CACHE_DIR"] = usual
+
+
+def _bare(function):
+    "As `_jit`, for what makes no arrays and is called millions of times: nobody counts who holds them."
+    return _jit(function, **({"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}))
 
 
 _MEMO = np.dtype([(name, "i4") for name in ("seen", "place", "weight", "told", "chunk")])
 
 # %% ../../nbs/count/00_kernels.ipynb #2e2bb491
-@_jit
+@_bare
 def _past(tokens, k, group, chunk_tokens, lengths, memo, kinds, c, n, t):
     "Write what came before each event of a group, in time order; how many `kinds` it has."
     found, total, told, known, chunk = 0, 0, 0, 0, -1
@@ -222,7 +229,7 @@ def _past(tokens, k, group, chunk_tokens, lengths, memo, kinds, c, n, t):
     return found
 
 # %% ../../nbs/count/00_kernels.ipynb #8d1a0e0e
-@_jit
+@_bare
 def _repeats(tokens, k, group, memo, kinds, lengths):
     "Write `k` for each start whose `k` tokens occurred before; how many `kinds` follow the group."
     found = 0
@@ -238,7 +245,7 @@ def _repeats(tokens, k, group, memo, kinds, lengths):
     return found
 
 # %% ../../nbs/count/00_kernels.ipynb #a7b34b48
-@_jit
+@_bare
 def _split(tokens, k, group, found, bos, memo, kinds, out, fill):
     "Write the starts of a group, by token, to `out` from `fill` on; where the next may be written."
     last, stop = group[-1] if group.size > 1 else ~group[0], group.size
@@ -259,10 +266,15 @@ def _split(tokens, k, group, found, bos, memo, kinds, out, fill):
     return fill
 
 # %% ../../nbs/count/00_kernels.ipynb #8e1db441
-@_jit
-def _groups(tokens, k, groups, out, last, bos, chunk_tokens, lengths, size, c, n, t, begin, stop):
+def _room_for(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    "Where a walk notes the kinds of a group, and what it knows of each."
+    return np.empty(vocab_size, np.int32), np.zeros(vocab_size, _MEMO)
+
+
+@_bare
+def _groups(tokens, k, groups, out, last, bos, chunk_tokens, lengths, room, c, n, t, begin, stop):
     "Count the groups from `begin` to `stop` and, unless this order is the `last`, split them."
-    fill, kinds, memo = begin, np.empty(size, np.int32), np.zeros(size, _MEMO)
+    fill, (kinds, memo) = begin, room
     while begin < stop:
         end = begin + 1
         while end < stop and groups[end] >= 0:
@@ -292,14 +304,19 @@ def _cut(groups: np.ndarray, size: int, pieces: int) -> list[tuple[int, int]]:
 def _walk_orders(tokens, max_order, documents, chunk_tokens, lengths, tell: bool) -> Iterator:
     "Yield c, n, t [position] of each order; if not to `tell`, empty ones, and `lengths` is filled."
     size, cuts, threads = len(tokens), [(0, len(tokens))], torch.get_num_threads()
+    vocab_size = int(tokens.max()) + 1
     groups, out = np.arange(size, dtype=np.int32), np.empty(size, np.int32)
     groups[0] = ~0
     for k in range(1, max_order + 1):
         counts = [np.zeros(size if tell else 0, np.int32) for _ in range(3)]
         bos = -1 if documents == "joined" or (documents == "split" and k == 1) else _BOS
         weights = lengths[:0] if tell and k == max_order else lengths
-        rules = k == max_order, bos, chunk_tokens or 0, weights, int(tokens.max()) + 1
-        work = partial(_groups, tokens, k, groups, out, *rules, *counts)
+        rules = k == max_order, bos, chunk_tokens or 0, weights
+        order = partial(_groups, tokens, k, groups, out, *rules)
+
+        def work(begin: int, end: int, order=order, counts=counts) -> int:
+            return order(_room_for(vocab_size), *counts, begin, end)
+
         with ThreadPoolExecutor(threads) as pool:
             ends = list(pool.map(work, *zip(*cuts)))
         yield tuple(map(torch.from_numpy, counts))

@@ -9,7 +9,7 @@ __all__ = ['NODE', 'REF', 'COUNT', 'TOTAL', 'KINDS', 'LEFT', 'LEFTS', 'CHILD']
 import numpy as np
 
 # %% ../../nbs/count/01_tables.ipynb #c000000e
-from .kernels import _BOS, _jit
+from .kernels import _BOS, _bare
 
 # %% ../../nbs/count/01_tables.ipynb #15dad373
 NODE = np.dtype(
@@ -18,14 +18,14 @@ NODE = np.dtype(
 _NUMBER = 2**32 - 1  # the lower half of a slot is a node's number, the upper half is of its hash
 
 
-@_jit
+@_bare
 def _mix(key):
     "A hash of a key, int64: its upper half tells the place and is kept in the slot."
     mixed = key * -7046029254386353131
     return mixed ^ (mixed >> 29)
 
 
-@_jit
+@_bare
 def _find(slots, nodes, key):
     "The place in `slots` where the node with `key` is, or would be, and its number, or 0."
     mask, mixed = slots.size - 1, _mix(key)
@@ -37,7 +37,7 @@ def _find(slots, nodes, key):
     return place, 0
 
 # %% ../../nbs/count/01_tables.ipynb #42c8811c
-@_jit
+@_bare
 def _add(slots, nodes, used, key):
     "The number of the node with `key`, made if it is not there."
     place, node = _find(slots, nodes, key)
@@ -49,7 +49,7 @@ def _add(slots, nodes, used, key):
     return node
 
 
-@_jit
+@_bare
 def _rehash(slots, nodes, used):
     "Enter all nodes but the root, which is number 0, into empty `slots`."
     mask = slots.size - 1
@@ -61,7 +61,7 @@ def _rehash(slots, nodes, used):
         slots[place] = (mixed & ~_NUMBER) | node
 
 
-@_jit
+@_bare
 def _spread(old, slots):
     "Enter what the slots `old` hold into more of them, empty ones: in the order of both, so no node is read."
     mask = slots.size - 1
@@ -73,7 +73,7 @@ def _spread(old, slots):
             slots[place] = old[i]
 
 # %% ../../nbs/count/01_tables.ipynb #554e948a
-@_jit
+@_bare
 def _child(slots, nodes, links, used, node, token, vocab_size):
     "The child of `node` by `token`; a new one is linked with the others."
     size = used[0]
@@ -84,7 +84,7 @@ def _child(slots, nodes, links, used, node, token, vocab_size):
     return child
 
 # %% ../../nbs/count/01_tables.ipynb #37f660be
-@_jit
+@_bare
 def _visit(slots, nodes, links, used, node, child, tokens, t, vocab_size, fresh):
     "Count token `t` after the context `node`; the `child` of both, 0 if not known, -1 if not needed."
     if nodes[node].total == 0:
@@ -108,7 +108,7 @@ def _visit(slots, nodes, links, used, node, child, tokens, t, vocab_size, fresh)
     return np.int64(child)
 
 # %% ../../nbs/count/01_tables.ipynb #dbf8014f
-@_jit
+@_bare
 def _space(tokens, t, order, bos, keep):
     "How many of `order` tokens the longest context at `t` may have."
     for room in range(min(order, t)):
@@ -117,7 +117,7 @@ def _space(tokens, t, order, bos, keep):
     return min(order, t)
 
 
-@_jit
+@_bare
 def _contexts(slots, nodes, tokens, t, vocab_size, context):
     "Fill `context` with the nodes of the 0, 1, 2, … tokens before `t`, -1 where there is none."
     for k in range(context.size):
@@ -128,7 +128,7 @@ def _contexts(slots, nodes, tokens, t, vocab_size, context):
                 context[k] = node if node else -1
 
 # %% ../../nbs/count/01_tables.ipynb #bc11418f
-@_jit
+@_bare
 def _touch(slots, nodes, context, tokens, t, vocab_size, children, i):
     "Read what token `t` will need of every order, all at once: memory answers nine as fast as one."
     mask, sum_ = slots.size - 1, 0
@@ -141,7 +141,7 @@ def _touch(slots, nodes, context, tokens, t, vocab_size, children, i):
     return sum_
 
 
-@_jit
+@_bare
 def _learn(
     slots, nodes, links, used, tokens, start, stop, vocab_size, bos, keep, context, children
 ):
@@ -210,7 +210,7 @@ class _Tables:
             _learn(self.slots, self.nodes, self.links, self.used, tokens, start, end, *rules, known)
 
 # %% ../../nbs/count/01_tables.ipynb #7bb55db9
-@_jit
+@_bare
 def _step(slots, nodes, ref, tokens, token, known, vocab_size):
     "Where `token` leads from context `ref`, and its count, total, kinds, left and lefts there."
     if ref >= 0 and nodes[ref].total > 1:
@@ -233,7 +233,7 @@ def _step(slots, nodes, ref, tokens, token, known, vocab_size):
 REF, COUNT, TOTAL, KINDS, LEFT, LEFTS, CHILD = range(7)
 
 
-@_jit
+@_bare
 def _look(slots, nodes, tokens, start, vocab_size, bos, keep, context, out, begin, stop):
     "For tokens `begin` to `stop` after `start`: context, counts and node `out` [7, order, n]."
     order, first = context.size, max(begin - context.size, 0)

@@ -16,11 +16,11 @@ from ..base.files import GolfError
 from ..predict.stream import Chunk
 
 # %% ../../nbs/count/01b_views.ipynb #91b37e9a
-from .kernels import _MEMO, _jit, _split
+from .kernels import _MEMO, _bare, _jit, _split
 from .tables import COUNT, KINDS, LEFT, LEFTS, REF, TOTAL, _look, _step, _Tables
 
 # %% ../../nbs/count/01b_views.ipynb #91490d90
-@_jit
+@_bare
 def _past_within(tokens, k, group, first, left, memo, kinds, out, previous):
     "Add to `out` what a group's events from `first` on had before them; how many `kinds` it has."
     found, total, new, latest = 0, 0, 0, -1
@@ -69,13 +69,13 @@ def _within(tokens, first, vocab_size, bos, keep, left, out, previous):
         groups, parts, stop = parts, groups, fill
 
 # %% ../../nbs/count/01b_views.ipynb #d4303bef
-@_jit
+@_bare
 def _weight(found, left, k, event):
     "What an event of the chunk adds to the count of its gram."
     return 1 if not left or k + 1 == found.shape[1] else int(found[COUNT, k + 1, event] == 0)
 
 
-@_jit
+@_bare
 def _begin(at, tally):
     "Forget what is tallied if it goes beyond the first place of `at`, ascending."
     upto, own, _, head, entries = tally
@@ -84,7 +84,7 @@ def _begin(at, tally):
         upto[0], entries[0, 0] = 0, 0
 
 # %% ../../nbs/count/01b_views.ipynb #d4313bf6
-@_jit
+@_bare
 def _enter(tokens, known, found, left, previous, k, event, tally):
     "Enter an event of the chunk in the list of its context of order `k`."
     _, _, first, head, entries = tally
@@ -103,7 +103,7 @@ def _enter(tokens, known, found, left, previous, k, event, tally):
         entries[entry, 1] += weight
 
 
-@_jit
+@_bare
 def _advance(tokens, known, found, left, previous, at, tally):
     "Let the tally weigh the chunk's events before place `at`."
     for event in range(tally[0][0], at if previous.size else 0):
@@ -113,14 +113,14 @@ def _advance(tokens, known, found, left, previous, at, tally):
     tally[0][0] = at
 
 # %% ../../nbs/count/01b_views.ipynb #d4323bfd
-@_jit
+@_bare
 def _list(previous, k, at, tally):
     "The first entry of what followed the context of order `k` at place `at`, 0 if nothing did."
     before = previous[k, at] if previous.size else -1
     return tally[3][k, tally[2][k, before]] if before >= 0 else 0
 
 # %% ../../nbs/count/01b_views.ipynb #55ae4f66
-@_jit
+@_bare
 def _ask(slots, nodes, tokens, known, vocab_size, found, previous, at, ids, left, tally, out):
     "Counts `out` [order, q] of `ids` [q] at places `at` [q], ascending, from all before them."
     _begin(at, tally)
@@ -141,7 +141,7 @@ def _ask(slots, nodes, tokens, known, vocab_size, found, previous, at, ids, left
                 entry = entries[entry, 2]
 
 # %% ../../nbs/count/01b_views.ipynb #ca56d4fc
-@_jit
+@_bare
 def _followers(nodes, links, tokens, known, vocab_size, ref, left, seen, ids):
     "Enter in `seen` [V] the counts of all `ids` that followed the context `ref`; how many."
     number = 0
@@ -161,7 +161,7 @@ def _followers(nodes, links, tokens, known, vocab_size, ref, left, seen, ids):
     return int(place < known)
 
 # %% ../../nbs/count/01b_views.ipynb #dfae5b95
-@_jit
+@_bare
 def _own_followers(previous, k, at, tally, seen, ids, number):
     "Add to `seen` what followed the context of order `k` in the chunk before place `at`."
     if k == 0:

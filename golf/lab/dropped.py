@@ -153,12 +153,12 @@ def _token_count(path):
     return head[2]
 '''
 SMALLER[("golf.count.kernels", "_jit")] = """
-def _jit(function):
+def _jit(function, **rules):
     "Compiled, without the interpreter's lock; kept on disk where a place is found."
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True, **rules)(function)
     except RuntimeError:
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **rules)(function)
 """
 SMALLER[("golf.text.shards", "shard_paths")] = '''
 def shard_paths(folder, split):

@@ -11,6 +11,7 @@ import struct
 
 import numpy as np
 from numba import njit
+from numba.core.options import DefaultOptions
 
 from ..base.files import GolfError
 
@@ -28,24 +29,29 @@ def entropy(codes: np.ndarray, given: np.ndarray | None = None) -> float:
     return float(each[0] - each[1]) if pairs.size else 0.0
 
 # %% ../../nbs/store/01_coder.ipynb #3d90ea4b
-def _jit(function):
+def _jit(function, **rules):
     "Compiled, without the interpreter's lock; kept on disk if this is a module and a place is found."
     try:
-        return njit(nogil=True, cache=__name__ != "__main__")(function)
+        return njit(nogil=True, cache=__name__ != "__main__", **rules)(function)
     except RuntimeError:
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **rules)(function)
+
+
+def _bare(function):
+    "As `_jit`, for what makes no arrays and is called for every bit: nobody counts who holds them."
+    return _jit(function, **({"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}))
 
 
 MASK = (1 << 32) - 1
 LOW, HIGH, VALUE, PLACE = range(4)  # the state: both ends, the number read, bytes done
 
 
-@_jit
+@_bare
 def _following(tape, place):
     return np.int64(tape[place]) if place < tape.size else 0
 
 # %% ../../nbs/store/01_coder.ipynb #bd12a68d
-@_jit
+@_bare
 def _narrow(tape, state, share, bit, reading):
     "Write `bit`, or read it, where yes has `share` of 65,536; the bit."
     low, high = state[LOW], state[HIGH]
@@ -84,7 +90,7 @@ def _finish(tape: np.ndarray, state: np.ndarray) -> bytes:
 NODES = 264  # 0-7: longer than 0-7 bits? 8: negative? from 10: the lower bits of each length
 
 
-@_jit
+@_bare
 def _lower_node(length, prefix):
     "The node of the bit below `prefix`, the leading bits of a magnitude of this length."
     return 7 + (1 << (length - 1)) + prefix
@@ -95,7 +101,7 @@ LIMIT = 1023
 SPEED = np.array([(1 << 17) // (2 * n + 3) for n in range(LIMIT + 1)])  # of 65,536
 
 
-@_jit
+@_bare
 def _learn(chances, counts, place, bit):
     "Move one counter towards the answer."
     chances[place] += ((ONE - 1) * bit - chances[place]) * SPEED[counts[place]] + (1 << 15) >> 16
@@ -106,7 +112,7 @@ BUCKETS = 32
 CONTEXTS = BUCKETS + BUCKETS**2 + 4 * 256
 
 
-@_jit
+@_bare
 def _bucket(size):
     "The bucket of a mean magnitude."
     octave = 0
@@ -117,13 +123,13 @@ def _bucket(size):
     return min(octave * 3 + ((size - 32) * 3 >> 5), BUCKETS - 1)
 
 # %% ../../nbs/store/01_coder.ipynb #88858348
-@_jit
+@_bare
 def _toward(mean, size, count):
     "A running mean of `count` sizes after one more."
     return mean + (size - mean) // (min(count, 160) + 5)
 
 
-@_jit
+@_bare
 def _places(places, row, column, overall, above, off):
     "Where the counters of the three contexts begin."
     expected = row * column // max(overall, 1)
@@ -145,7 +151,7 @@ SQUASH, STRETCH = SQUASH.clip(16, 65520), STRETCH.clip(-2047, 2047)
 TRUST = np.array([256 * n // (n + 8) for n in range(LIMIT + 1)])
 
 # %% ../../nbs/store/01_coder.ipynb #5639c16a
-@_jit
+@_bare
 def _ask(bit, node, places, model, tape, state, reading):
     "Predict one answer, write or read it, then learn from it; the answer."
     chances, counts, weights, inputs = model
@@ -170,7 +176,7 @@ def _model() -> tuple[np.ndarray, ...]:
     return chances, np.zeros(CONTEXTS * NODES, np.int16), weights, np.zeros(3, np.int64)
 
 # %% ../../nbs/store/01_coder.ipynb #305ca4d8
-@_jit
+@_bare
 def _code(code, places, model, tape, state, reading):
     "Write one code, or read it; the code."
     size, length = abs(code), 0
