@@ -58,6 +58,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    gc.set_threshold(100_000, 50, 100)  # what a chapter leaves is looked for when it ends
     unknown = set(config.getoption("--flags").split()) - known_flags()
     if unknown:
         raise pytest.UsageError(f"--flags: {' '.join(unknown)} is none of {known_flags()}")

@@ -8,6 +8,7 @@ __all__ = ['UsageError', 'app', 'AsJson', 'data', 'VocabSize', 'TokenizerPath', 
            'data_fineweb', 'data_check', 'artifact', 'ship', 'measure']
 
 # %% ../../nbs/lab/08c_terminal.ipynb #5dbafea3
+import gc
 import json
 import shlex
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ class Commands(TyperGroup):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx):
+        gc.set_threshold(
+            100_000, 50, 100
+        )  # looking for what nobody holds took a sixth of a command
         with errors_in_one_line():
             return super().invoke(ctx)
 
