@@ -108,10 +108,16 @@ def _filters_off(root: Path) -> dict[str, str]:
     return {f"{driver}.{key}": value for driver in drivers for key, value in off.items()}
 
 
-def git_state(root: Path) -> dict[str, Any]:
-    """Commit of the repository at `root`, and whether its tree was clean; None where unknown."""
+def git_state(root: Path, *written: Path) -> dict[str, Any]:
+    """Commit of the repository at `root`, and whether its tree was clean; None where unknown.
+
+    The files that a run has `written` itself are no changes that it was made from.
+    """
     commit = _git(root, "rev-parse", "--verify", "HEAD")
+    own = [os.path.relpath(path.resolve(), root.resolve()) for path in written]
+    apart = [f":(exclude,literal){path}" for path in own if not path.startswith(os.pardir)]
     what = ["status", "--porcelain", "--ignore-submodules=dirty", "--", ".", ":!runs", ":!figures"]
+    what += apart
     changes = _git(root, *what, settings=_filters_off(root))
     return {"commit": commit, "clean": None if commit is None or changes is None else not changes}
 

@@ -58,6 +58,7 @@ class Run:
         self.device = device or parameters.get("device")
         self.stages: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.written: list[Path] = []  # files of the tree that it makes anew, no changes of others
         self.charged: dict[tuple[str, str], float] = {}  # seconds by stream and arm, see `run_arms`
         self.knobs: list[Parameter] = []  # of the notebook, where `here` read them
         self.path: Path | None = None  # of the notebook, where `here` knows it
@@ -109,7 +110,11 @@ class Run:
         chosen = self.device if self.device not in (None, "", "auto") else "cpu"
         found = {name: getattr(self, name) for name in ("notebook", "key", "seed", "stages")}
         found |= {"parameters": _parameters(self.parameters), "configuration": self.configuration}
-        found |= {"git": git_state(self.root), "code": code_digest(), "versions": versions()}
+        found |= {
+            "git": git_state(self.root, *self.written),
+            "code": code_digest(),
+            "versions": versions(),
+        }
         found |= {"device": device_state(chosen), "data": self.corpus, "artifacts": self.artifacts}
         found |= {"budget": self.budget.record(), "peak_memory": peak_memory(chosen)}
         now = datetime.datetime.now(datetime.UTC)

@@ -261,6 +261,7 @@ def ship(
         reuse=reuse,
     )
     path = atomic_write(out, made.read_bytes())
+    run.written.append(path)
     run.artifact("model", path, code=code_size(load_artifact, load_model, SlidingWindow))
     measure(run, made, corpus)
     run.save()
