@@ -353,9 +353,14 @@ def test_git_state(tmp_path):
     (tmp_path / "a.py").write_text("2")
     assert git_state(tmp_path) == {"commit": commit, "clean": False}
     own, foreign = tmp_path / "a.py", tmp_path.parent / "b.py"
-    assert git_state(tmp_path, own, foreign)["clean"]  # a shipped model, made again by `golf artifact`
+    assert git_state(tmp_path, own, foreign)[
+        "clean"
+    ]  # a shipped model, made again by `golf artifact`
     (tmp_path / "*.py").write_text("3")
-    assert not git_state(tmp_path, own)["clean"] and not git_state(tmp_path, tmp_path / "*.py")["clean"]
+    assert (
+        not git_state(tmp_path, own)["clean"]
+        and not git_state(tmp_path, tmp_path / "*.py")["clean"]
+    )
 
 
 def text_of(folder: Path, text: str) -> Path:
