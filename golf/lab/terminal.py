@@ -50,9 +50,8 @@ class Commands(TyperGroup):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx):
-        gc.set_threshold(
-            100_000, 50, 100
-        )  # looking for what nobody holds took a sixth of a command
+        # looking for what nobody holds took a sixth of a command
+        gc.set_threshold(100_000, 50, 100)
         with errors_in_one_line():
             return super().invoke(ctx)
 
