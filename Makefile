@@ -7,7 +7,10 @@ TABLE := from golf.lab.arms import show_arms; from golf.lab.records import newes
 	record = newest_record("ttt_reset"); \
 	print(show_arms(record), record.folder, sep="\n\n")
 
-export OMP_WAIT_POLICY ?= passive  # of torch's threads; see nbs/lab/10_surface.ipynb
+ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT),)  # of torch's threads; see nbs/lab/10_surface.ipynb
+export OMP_WAIT_POLICY = passive
+export GOMP_SPINCOUNT = 1000
+endif
 
 .PHONY: run bench export test docs lab readme venv clean
 

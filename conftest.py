@@ -18,9 +18,8 @@ from contextlib import chdir
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # as `import golf` does, which comes too late here
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # as `import golf` does, too late
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 os.environ["IN_TEST"] = "1"  # the last cell of a notebook then exports nothing
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores

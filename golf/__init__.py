@@ -12,7 +12,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # %% ../nbs/lab/10_surface.ipynb #a6735769
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is loaded
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # read once, when torch is loaded
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # where GNU's library of threads is not the one
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # %% ../nbs/lab/10_surface.ipynb #fb000006
 _ROOMS = """

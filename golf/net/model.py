@@ -228,11 +228,13 @@ class GPT(nn.Module):
 
     def layer(self, i: int, x: Tensor, run: "Forward") -> Tensor:
         """Output [B, T, d] of layer `i` for the stream `x` [B, T, d]."""
-        block, quiet = self.blocks[i], (i + 1) ** -0.5 if self.config.layer_norm_scale else 1.0
+        block = self.blocks[i]
         mix = block.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * run.first
         for part, scale in (("attention", block.attn_scale), ("mlp", block.mlp_scale)):
-            h = rms_norm(x) * quiet
+            h = rms_norm(x)
+            if self.config.layer_norm_scale:
+                h = h * (i + 1) ** -0.5
             y = getattr(self, part)(i, h, run)
             if part == "attention":  # which answers from there on
                 x, h = x[:, run.since :], h[:, run.since :]
