@@ -145,7 +145,7 @@ def test_the_strongest_model_decides_and_the_weaker_stand_beside_it(project):
 def test_built_in_text_answers_only_where_there_is_no_real_text(project):
     root, add = project
     add(1.4, 0.05, corpus="stdlib")
-    assert answer(a_claim(), root).verdict == "confirmed"
+    assert answer(a_claim(), root).verdict.startswith("confirmed")
     assert room.text_of(answer(a_claim(), root)) == "built-in text"
     add(1.9, -0.05)
     found = answer(a_claim(), root)
@@ -198,6 +198,16 @@ def test_a_verdict_is_never_given_where_zero_and_the_published_effect_are_both_p
             assert found.startswith(room.OPEN) is possible
             turned = room.verdict_of(interval(-high, -low), "loses", effect=effect)
             assert turned == found
+
+
+def test_a_tenth_of_the_published_effect_is_not_simply_confirmed():
+    found = interval(0.0000003, 0.0001)  # as freezing two blocks costs, published at 0.0004
+    assert room.verdict_of(found, "loses", effect=0.0004) == "confirmed, smaller"
+    assert room.verdict_of(found, "loses") == "confirmed"  # no size was published
+    assert room.verdict_of(interval(0.0003, 0.0005), "loses", effect=0.0004) == "confirmed"
+    assert room.verdict_of(interval(-0.2, -0.1), "gains", effect=-0.01) == "confirmed, larger"
+    lost = Interval(math.inf, math.nan, math.nan, 20)
+    assert room.verdict_of(lost, "loses", effect=0.01) == "confirmed"
 
 
 def test_an_infinite_loss_refutes_a_gain():

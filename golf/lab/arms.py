@@ -42,17 +42,19 @@ from ..mix.recorded import Recorded, record_pass
 from ..predict.compare import Comparison, check_arms, compare
 from ..predict.dist import Dense
 from ..predict.evaluate import Scores
-from ..predict.stats import Interval
+from ..predict.stats import Interval, signed
 from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/lab/03b_arms.ipynb #077e93bc
 def told(value: float | Interval) -> str:
     """A difference in bits per byte as text, "−0.0048 [−0.0061, −0.0036]"; without its interval if it has none."""
     if isinstance(value, Interval) and not math.isnan(value.low):
-        return f"{told(value.mean)} [{told(value.low)}, {told(value.high)}]"
-    number = value.mean if isinstance(value, Interval) else value
-    text = f"{round(number, 4) + 0.0:+.4f}"  # no −0.0000
-    return "no number" if math.isnan(number) else text.replace("-", "−").replace("inf", "∞")
+        three = (value.mean, value.low, value.high)
+        mean, low, high = (signed(x, 4, shown=value.clear) for x in three)
+        text = f"{mean} [{low}, {high}]"
+    else:
+        text = signed(value.mean if isinstance(value, Interval) else value, 4)
+    return text.replace("-", "−").replace("inf", "∞") if text != "+nan" else "no number"
 
 
 def word(found: Interval, better: str = "gains", worse: str = "loses",

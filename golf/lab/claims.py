@@ -112,6 +112,12 @@ CONFIRMED, REFUTED, OPEN, UNMEASURED = (
 )
 
 
+def _beside(found: Interval, size: float) -> str:
+    "How a clear effect lies beside the published `size`, if its interval leaves that out."
+    least, most = sorted((abs(found.low), abs(found.high)))
+    return ", smaller" if most < size else ", larger" if size < least else ""
+
+
 def _open(found: Interval, size: float, unit: str = "tokens") -> str:
     "That a verdict is not possible, and how much text, or how many seeds, would make it so."
     if not size > 0 or not math.isfinite(found.detectable):
@@ -125,17 +131,17 @@ def verdict_of(found: Interval, expects: str, *,
     """The verdict on a claim from a difference in bits per byte with its interval.
 
     `expects`: "gains", "loses", or "nothing" beyond `margin`; `effect`: the published difference;
-    `unit`: of what there would have to be more where it cannot be told.
+    `unit`: of what there would have to be more where it cannot be told. A confirmed effect may be
+    "confirmed, smaller" or "confirmed, larger" than the published one, beyond its interval.
     """
     if expects == "nothing":
         if -margin <= found.low and found.high <= margin:
             return CONFIRMED
         apart = found.low > margin or found.high < -margin
         return REFUTED if apart else _open(found, margin, unit)
-    seen = word(found, "gains", "loses", "")
+    seen, size = word(found, "gains", "loses", ""), abs(effect)
     if seen:
-        return CONFIRMED if seen == expects else REFUTED
-    size = abs(effect)
+        return CONFIRMED + _beside(found, size) if seen == expects else REFUTED
     most = found.high if expects == "loses" else -found.low
     return REFUTED if most < size else _open(found, size, unit)
 
