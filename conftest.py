@@ -2,7 +2,8 @@
 
 A cell is named by the heading above it and by its id, which stays when cells are inserted:
 `nbs/net/01_model.ipynb::Rotary positions[d0eb5b91]`; without `[...]`, all cells of that heading.
-The raw cell tagged `quick` of an experiment holds the parameters that it is tested with.
+The raw cell tagged `quick` of an experiment holds the parameters that it is tested with. What a cell
+with `#| echo: false` answers from committed records must be what its page has saved.
 """
 
 import ast
@@ -31,6 +32,7 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
+from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 ROOT = Path(__file__).parent
@@ -152,7 +154,8 @@ class Notebook(pytest.File):
             elif cell.cell_type == "code" and cell.source.strip():
                 name = f"{heading}[{cell.id}]"
                 settings = "parameters" in cell.metadata.get("tags", [])
-                yield Cell.from_parent(self, name=name, source=cell.source, settings=settings)
+                known = dict(source=cell.source, settings=settings, saved=cell.outputs)
+                yield Cell.from_parent(self, name=name, **known)
 
     def quick(self) -> dict:
         """The parameters that this notebook is tested with, from its raw cell tagged `quick`."""
@@ -173,7 +176,9 @@ class Notebook(pytest.File):
             shutil.copytree(ROOT / "runs", self.scratch / "runs")
             self.home = self.scratch / "nbs"
             self.home.mkdir()
-            shutil.copy(self.path, self.home)  # `Run.here` reads its parameters
+            for page in ROOT.glob("nbs/*.ipynb"):  # `Run.here` reads the parameters of its own
+                shutil.copy(page, self.home)
+            shutil.copytree(ROOT / "nbs/params", self.home / "params")
             if self.quick().get("artifact") == TOY:
                 write_toy(self.home / TOY)
 
@@ -198,11 +203,14 @@ class Notebook(pytest.File):
             quick = self.quick() if cell.settings else {}
             if unknown := quick.keys() - assignments(cell.source if quick else ""):
                 raise ValueError(f"quick settings of no parameter: {' '.join(sorted(unknown))}")
-            result = self.shell.run_cell(cell.source)
+            with capture_output(stdout=False, stderr=False) as shown:
+                result = self.shell.run_cell(cell.source)
             self.shell.user_ns.update(quick)
             error = result.error_before_exec or result.error_in_exec
             if error is None:
                 draw_figures()
+                last, _ = self.shell.display_formatter.format(result.result)
+                cell.compare([*(output.data for output in shown.outputs), last])
         if error is None or isinstance(error, pytest.skip.Exception):
             self.failed = None
         if error is not None:
@@ -223,21 +231,36 @@ def draw_figures():
 class Cell(pytest.Item):
     """One code cell."""
 
-    def __init__(self, *, source, settings=False, **kwargs):
+    def __init__(self, *, source, settings=False, saved=(), **kwargs):
         super().__init__(**kwargs)
-        self.source, self.settings = source, settings
+        self.source, self.settings, self.saved = source, settings, saved
 
-    def reason_to_skip(self) -> str:
-        """Why this cell is no test: a flag, or `eval: false`."""
+    def directives(self) -> dict[str, str]:
+        """What the comments `#| name: value` at its top say."""
         found = {}
         for line in self.source.splitlines():
             if not (match := DIRECTIVE.match(line.strip())):
                 break
             found[match[1]] = match[2].strip().lower()
+        return found
+
+    def reason_to_skip(self) -> str:
+        """Why this cell is no test: a flag, or `eval: false`."""
+        found = self.directives()
         if found.get("eval") == "false":
             return "eval: false"
         flags = known_flags() - set(self.config.getoption("--flags").split())
         return " ".join(sorted(flags & found.keys()))
+
+    def compare(self, shown: list[dict]) -> None:
+        """An answer, which a cell without echo reads from committed records, must be what the page has saved."""
+        if self.directives().get("echo") != "false":
+            return
+        now, saved = (
+            [data["text/markdown"] for data in outputs if "text/markdown" in data]
+            for outputs in (shown, [output.get("data", {}) for output in self.saved])
+        )
+        assert now == saved, f"{self.name} has saved another answer: run it and save the page"
 
     def runtest(self):
         notebook = self.parent
