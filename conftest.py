@@ -178,7 +178,8 @@ class Notebook(pytest.File):
             self.home.mkdir()
             for page in ROOT.glob("nbs/*.ipynb"):  # `Run.here` reads the parameters of its own
                 shutil.copy(page, self.home)
-            shutil.copytree(ROOT / "nbs/params", self.home / "params")
+            if (params := ROOT / "nbs/params").is_dir():
+                shutil.copytree(params, self.home / "params")
             if self.quick().get("artifact") == TOY:
                 write_toy(self.home / TOY)
 

@@ -485,6 +485,27 @@ def test_an_experiment_is_tested_with_its_own_quick_settings(tmp_path):
     assert "quick settings of no parameter: step" in bad and "1 failed, 1 skipped" in bad
 
 
+def test_an_answer_that_is_not_what_a_page_has_saved_fails(tmp_path):
+    answer = (
+        '#| echo: false\nfrom IPython.display import Markdown, display\ndisplay(Markdown("A"))\n'
+    )
+    cells = [("text", "# Title"), ("told", f'{answer}Markdown("gains")'), ("free", answer[15:])]
+    small_project(tmp_path, cells)
+    page = tmp_path / "nbs/10_small.ipynb"
+    notebook = nbformat.read(page, as_version=4)
+    for name, words in [("good", "gains"), ("stale", "loses")]:
+        notebook.cells[1].outputs = [
+            nbformat.v4.new_output("display_data", {"text/markdown": text}) for text in ("A", words)
+        ]
+        nbformat.write(notebook, page.with_stem(name))
+    good, stale, none, _ = collected(
+        tmp_path, *([f"nbs/{n}.ipynb"] for n in ("good", "stale", "10_small"))
+    )
+    assert "2 passed" in good
+    assert "[told] has saved another answer" in stale and "1 failed, 1 skipped" in stale
+    assert "1 failed, 1 skipped" in none  # nothing is saved at all
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_quick_settings_stand_below_the_parameters_and_papermill_passes_them_by(
     path, tmp_path, monkeypatch
