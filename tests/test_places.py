@@ -314,6 +314,14 @@ def test_two_streams_of_other_lengths_share_no_score(tmp_path, monkeypatch):
     assert (scores[0].nll == scores[2].nll).all()
 
 
+def test_a_pace_measured_when_threads_waited_otherwise_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = iter(range(9))
+    for spins, expected in [("0", 0), ("1000", 1), ("0", 0)]:
+        monkeypatch.setenv("GOMP_SPINCOUNT", spins)
+        assert pace._remembered("demo", 1, lambda: next(found)) == expected
+
+
 @pytest.mark.parametrize("kind", ["pace", "tokenizer", "scales"])
 def test_a_damaged_file_of_the_cache_is_made_again(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

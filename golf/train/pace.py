@@ -134,11 +134,12 @@ def _measurable(config: TrainConfig, shape: GPTConfig, alone: bool) -> bool:
 
 
 def _processor() -> tuple[str, ...]:
-    "What the speed of a kind hangs on: processor, its vector units, torch."
+    "What the speed of a kind hangs on: processor, its vector units, torch, how its threads wait."
     info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     lines = info.read_text().splitlines() if info.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), name)
-    return name, torch.backends.cpu.get_cpu_capability(), torch.__version__
+    waits = (os.environ.get(k, "") for k in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+    return name, torch.backends.cpu.get_cpu_capability(), torch.__version__, *waits
 
 
 def _remembered(what: str, key: Any, measure: Callable[[], Any]) -> Any:
