@@ -2,7 +2,6 @@
 PYTHON ?= python3
 PIP_ARGS ?=  # such as --extra-index-url URL, for a build of torch without CUDA (pytorch.org names it)
 BIN := .venv/bin
-AT_ONCE ?= $(shell $(BIN)/python -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')  # files tested
 INSTALLED := .venv/.installed
 TABLE := from golf.lab.arms import show_arms; from golf.lab.records import newest_record; \
 	record = newest_record("ttt_reset"); \
@@ -27,7 +26,7 @@ export: venv  ## golf/ from the notebooks, as plain classes
 	$(BIN)/python tools/export.py
 
 test: venv  ## the notebooks' cells and the tests, one file more at a time than there are cores
-	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: venv  ## the site, in _docs/
 	$(BIN)/python docs/notebooks.py

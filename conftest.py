@@ -41,6 +41,9 @@ tests/test_ranks.py
 tests/test_train.py
 nbs/quantisers.ipynb
 """  # these files begin first, so that the workers end together; `--durations=40` tells which
+MEMORY = (
+    2_500_000_000  # bytes that the tests of a file may need, with the processes that they start
+)
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 
 
@@ -56,6 +59,17 @@ def pytest_addoption(parser):
     parser.addoption("--flags", default="", metavar="WORDS", help=text)
     text = "off: torch rounds as on a machine without oneDNN"
     parser.addoption("--onednn", choices=["on", "off"], default="on", help=text)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """For `-n auto`: a file more than there are cores, since some wait, as long as there is memory for each."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it itself
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(8, cores + 1, memory // MEMORY))
 
 
 def pytest_configure(config):
