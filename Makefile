@@ -25,7 +25,7 @@ bench: venv  ## the benchmarks, then what got slower since the published record
 export: venv  ## golf/ from the notebooks, as plain classes
 	$(BIN)/python tools/export.py
 
-test: venv  ## the notebooks' cells and the tests, one file more at a time than there are cores
+test: venv  ## the notebooks' cells and the tests, as many files at a time as there are cores
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: venv  ## the site, in _docs/

@@ -63,13 +63,13 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """For `-n auto`: a file more than there are cores, since some wait, as long as there is memory for each."""
+    """For `-n auto`: a file at a time for each core, up to eight, as long as there is memory for each."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(8, cores + 1, memory // MEMORY))
+    return max(1, min(8, cores, memory // MEMORY))
 
 
 def pytest_configure(config):
