@@ -41,9 +41,8 @@ tests/test_ranks.py
 tests/test_train.py
 nbs/quantisers.ipynb
 """  # these files begin first, so that the workers end together; `--durations=40` tells which
-MEMORY = (
-    2_500_000_000  # bytes that the tests of a file may need, with the processes that they start
-)
+# bytes that the tests of a file may need, with the processes that they start
+MEMORY = 2_500_000_000
 DIRECTIVE = re.compile(r"#\s*\|\s*(\w+):?\s*(.*)")
 
 

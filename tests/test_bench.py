@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,10 @@ def row(speed, low, high):
     return {"speed": speed, "low": low, "high": high}
 
 
+def record(stages, **parameters) -> Any:
+    return SimpleNamespace(stages=stages, parameters=parameters)
+
+
 OLD = {"step: eager": row(1.0, 1.0, 1.0), "muon: banks": row(1.2, 1.1, 1.3), "gone": row(1, 1, 1)}
 
 
@@ -36,8 +41,8 @@ OLD = {"step: eager": row(1.0, 1.0, 1.0), "muon: banks": row(1.2, 1.1, 1.3), "go
 )
 def test_a_run_is_refused_or_slower_or_neither(bench, monkeypatch, capsys, now, code, words):
     stages = {"step: eager": row(1.0, 1.0, 1.0), "muon: banks": now, "count: text": {"tokens": 5}}
-    monkeypatch.setattr(bench, "newest_record", lambda notebook: SimpleNamespace(stages=stages))
-    monkeypatch.setattr(bench, "published", lambda page: SimpleNamespace(stages=OLD))
+    monkeypatch.setattr(bench, "newest_record", lambda notebook: record(stages))
+    monkeypatch.setattr(bench, "published", lambda page: record(OLD))
     assert bench.main() == code
     assert words in capsys.readouterr().out
 
@@ -45,6 +50,17 @@ def test_a_run_is_refused_or_slower_or_neither(bench, monkeypatch, capsys, now, 
 def test_a_noisy_row_of_the_published_record_accuses_nobody(bench, monkeypatch, capsys):
     stages = {"muon: banks": row(0.5, 0.5, 0.5)}
     old = {"muon: banks": row(1.2, 0.8, 4.0)}
-    monkeypatch.setattr(bench, "newest_record", lambda notebook: SimpleNamespace(stages=stages))
-    monkeypatch.setattr(bench, "published", lambda page: SimpleNamespace(stages=old))
+    monkeypatch.setattr(bench, "newest_record", lambda notebook: record(stages))
+    monkeypatch.setattr(bench, "published", lambda page: record(old))
     assert bench.main() == 0 and "nothing" in capsys.readouterr().out
+
+
+def test_a_run_on_fewer_threads_is_not_called_slower_without_a_word(bench, monkeypatch, capsys):
+    stages = {"muon: banks": row(0.5, 0.5, 0.5)}
+    monkeypatch.setattr(bench, "newest_record", lambda notebook: record(stages, threads=1, seed=0))
+    for threads, words in [(2, "threads 1 (there 2)"), (1, "")]:
+        there = record(OLD, threads=threads, seed=0)
+        monkeypatch.setattr(bench, "published", lambda page, there=there: there)
+        assert bench.main() == 2
+        shown = capsys.readouterr().out
+        assert (words or "slower") in shown and ("other parameters" in shown) is bool(words)

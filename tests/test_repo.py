@@ -485,6 +485,22 @@ def test_an_experiment_is_tested_with_its_own_quick_settings(tmp_path):
     assert "quick settings of no parameter: step" in bad and "1 failed, 1 skipped" in bad
 
 
+@pytest.mark.parametrize(
+    "cores, gigabytes, named, files",
+    [(2, 24, "", 2), (64, 512, "", 8), (8, 8, "", 3), (2, 1, "", 1), (8, 64, "5", 5)],
+)
+def test_no_more_files_are_tested_at_once_than_cores_and_memory_allow(
+    cores, gigabytes, named, files, monkeypatch, pytestconfig
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    pages = gigabytes * 10**9 // 4096
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}.get)
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    if named:
+        monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", named)
+    assert pytestconfig.hook.pytest_xdist_auto_num_workers(config=pytestconfig) == files
+
+
 def test_an_answer_that_is_not_what_a_page_has_saved_fails(tmp_path):
     answer = (
         '#| echo: false\nfrom IPython.display import Markdown, display\ndisplay(Markdown("A"))\n'

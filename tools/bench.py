@@ -33,6 +33,12 @@ def compared(new: Mapping[str, dict], old: Mapping[str, dict]) -> pd.DataFrame:
     return table.assign(slower=(table.change < SLOWER) & table.beyond)
 
 
+def apart(new: Mapping, old: Mapping) -> str:
+    """The parameters in which a run is not the record's, with both values; "" where there are none."""
+    names = [name for name in new if name in old and new[name] != old[name]]
+    return ", ".join(f"{name} {new[name]} (there {old[name]})" for name in names)
+
+
 def main() -> int:
     """0, 1 for a run that is refused, 2 for one that got slower."""
     run, best = newest_record("benchmarks"), published("benchmarks")
@@ -45,6 +51,8 @@ def main() -> int:
     quiet = {name: s for name, s in best.stages.items() if name not in _names(noisy(best.stages))}
     table = compared(run.stages, quiet)
     print(table[["before", "now", "change"]].round(2).to_string())
+    if words := apart(run.parameters, best.parameters):
+        print(f"made with other parameters than the record, which may be why: {words}")
     slower = list(table.index[table.slower])
     print(f"slower than the published record: {', '.join(slower) or 'nothing'}")
     return 2 if slower else 0

@@ -47,7 +47,10 @@ from ..predict.stream import Chunk, Predictor, Stream
 
 # %% ../../nbs/lab/03b_arms.ipynb #077e93bc
 def told(value: float | Interval) -> str:
-    """A difference in bits per byte as text, "−0.0048 [−0.0061, −0.0036]"; without its interval if it has none."""
+    """A difference in bits per byte as text, "−0.0048 [−0.0061, −0.0036]"; without its interval if it has none.
+
+    Four decimals, and more for a number of a clear interval that these would show as zero.
+    """
     if isinstance(value, Interval) and not math.isnan(value.low):
         three = (value.mean, value.low, value.high)
         mean, low, high = (signed(x, 4, shown=value.clear) for x in three)
