@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..net.products import product_library
+
 # %% ../../nbs/lab/00c_facts.ipynb #d157ecf5
 _PATH = re.compile(r"(?<![\w./\\-])(?:file://)?(?:~|[A-Za-z]:)?[\\/](?![\\/\s])[^\s'\"<>|,;:()]*")
 
@@ -137,12 +139,12 @@ def versions() -> dict[str, str | None]:
 
 
 def device_state(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Type and name of a device, threads, and the number of processes that share the work."""
+    """Type and name of a device, threads, whose products a CPU takes, and how many processes share the work."""
     kind = torch.device(device).type
     name = platform.processor() or platform.machine()
     if kind == "cuda":
         name = torch.cuda.get_device_name(device)
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     world_size = torch.distributed.get_world_size() if together else 1
-    threads = torch.get_num_threads()
-    return {"type": kind, "name": name, "threads": threads, "world_size": world_size}
+    found = {"type": kind, "name": name, "threads": torch.get_num_threads()}
+    return found | {"products": product_library(), "world_size": world_size}

@@ -29,6 +29,7 @@ from golf.net.parts import (
     softcap,
     table_of,
 )
+from .products import linear
 from golf.net.switches import (
     ACTIVATIONS,
     GATED,
@@ -189,7 +190,7 @@ class GPT(nn.Module):
         if self.config.deviation == "weights":
             a, b, gate = self.factors(role, i, run.transform)
             weight = weight + gate * (a @ b)
-        return F.linear(x, weight.to(x.dtype))
+        return linear(x, weight.to(x.dtype))
 
     # %% ../../nbs/net/01_model.ipynb #79f08104
     def attention(self, i: int, h: Tensor, run: "Forward") -> Tensor:
@@ -325,7 +326,7 @@ class GPT(nn.Module):
         tied = self.config.tied
         name, weight = ("embedding", self.embedding) if tied else ("output", self.output)
         weight = once(transform)(f"{name}.weight", weight.weight)
-        return softcap(F.linear(hidden, weight.to(hidden.dtype)).float(), self.config.softcap)
+        return softcap(linear(hidden, weight.to(hidden.dtype)).float(), self.config.softcap)
 
     def forward(
         self, ids: Tensor, *, transform: Transform | None = None, watch: Watch | None = None

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .products import linear
+
 # %% ../../nbs/net/00b_parts.ipynb #d3b0201d
 EPSILON = 1.1920929e-07  # one unit in the last place of float32 at 1
 
@@ -106,7 +108,7 @@ class NarrowEmbedding(nn.Module):
         first, *more = [F.embedding(each, table) for each in rows]
         x = sum(more, start=first)
         if self.proj is not None:
-            x = F.linear(x.to(dtype), weight("proj.weight", self.proj.weight).to(dtype))
+            x = linear(x.to(dtype), weight("proj.weight", self.proj.weight).to(dtype))
         return x.to(dtype) * self.scale.to(dtype)
 
 # %% ../../nbs/net/00b_parts.ipynb #63245f8e

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .parts import leaky_relu2, relu2, softcap
+from .products import linear
 
 # %% ../../nbs/net/00c_switches.ipynb #affaac04
 def star_relu(z: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def loss_ahead(k: int, h: Tensor, targets: Tensor, weight: Tensor, cap: float) -
     `weight` [V, d] is the head's matrix, `cap` bounds its logits; `targets` [B, T] are the tokens
     right behind each state.
     """
-    z = softcap(F.linear(h[:, : -1 - k], weight.to(h.dtype)).float(), cap)
+    z = softcap(linear(h[:, : -1 - k], weight.to(h.dtype)).float(), cap)
     return F.cross_entropy(z.flatten(0, 1), targets[:, 1 + k :].flatten())
 
 # %% ../../nbs/net/00c_switches.ipynb #f25a12fc

@@ -29,6 +29,7 @@ from ..net.burst import Recent, burst
 from ..net.config import GPTConfig
 from ..net.model import GPT
 from ..net.optim import Optimisers, lr_scale, lr_scale_by_clock
+from ..net.products import product_library
 from ..net.ranks import Ranks
 from ..net.windows import SlidingWindow
 from ..predict.evaluate import Scores, evaluate
@@ -296,7 +297,7 @@ class Trainer:
         here = {"run": self.name(), "processor": torch.backends.cpu.get_cpu_capability()}
         given = self.config.threads
         threads = "measured" if given is None else given or torch.get_num_threads()
-        here |= {"threads": threads, "ranks": self.ranks.world_size}
+        here |= {"threads": threads, "ranks": self.ranks.world_size, "products": product_library()}
         return self.places if self.places[-1:] == [here] else [*self.places, here]
 
     # %% ../../nbs/train/02_loop.ipynb #f444f72e

@@ -26,6 +26,7 @@ from ..base.cache import cached
 from ..base.files import GolfError
 from ..net.config import GPTConfig
 from ..net.model import GPT
+from ..net.products import product_library
 
 # %% ../../nbs/train/01_pace.ipynb #4171201f
 from .settings import TrainConfig
@@ -134,12 +135,18 @@ def _measurable(config: TrainConfig, shape: GPTConfig, alone: bool) -> bool:
 
 
 def _processor() -> tuple[str, ...]:
-    "What the speed of a kind hangs on: processor, its vector units, torch, how its threads wait."
+    "What the speed of a kind hangs on: processor, vector units, torch, whose products, how threads wait."
     info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     lines = info.read_text().splitlines() if info.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), name)
     waits = (os.environ.get(k, "") for k in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-    return name, torch.backends.cpu.get_cpu_capability(), torch.__version__, *waits
+    return (
+        name,
+        torch.backends.cpu.get_cpu_capability(),
+        torch.__version__,
+        product_library(),
+        *waits,
+    )
 
 
 def _remembered(what: str, key: Any, measure: Callable[[], Any]) -> Any:
