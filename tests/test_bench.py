@@ -23,8 +23,9 @@ def row(speed, low, high):
     return {"speed": speed, "low": low, "high": high}
 
 
-def record(stages, **parameters) -> Any:
-    return SimpleNamespace(stages=stages, parameters=parameters)
+def record(stages, products=None, **parameters) -> Any:
+    device = {"products": products} if products else {}  # older records do not say
+    return SimpleNamespace(stages=stages, parameters=parameters, device=device)
 
 
 OLD = {"step: eager": row(1.0, 1.0, 1.0), "muon: banks": row(1.2, 1.1, 1.3), "gone": row(1, 1, 1)}
@@ -64,3 +65,16 @@ def test_a_run_on_fewer_threads_is_not_called_slower_without_a_word(bench, monke
         assert bench.main() == 2
         shown = capsys.readouterr().out
         assert (words or "slower") in shown and ("other parameters" in shown) is bool(words)
+
+
+def test_a_run_with_the_slower_library_is_not_called_slower_without_a_word(
+    bench, monkeypatch, capsys
+):
+    stages = {"muon: banks": row(0.5, 0.5, 0.5)}
+    monkeypatch.setattr(bench, "newest_record", lambda notebook: record(stages, "torch"))
+    for library, words in [("oneDNN", "products torch (there oneDNN)"), (None, "")]:
+        there = record(OLD, library)
+        monkeypatch.setattr(bench, "published", lambda page, there=there: there)
+        assert bench.main() == 2
+        shown = capsys.readouterr().out
+        assert words in shown and ("other parameters" in shown) is bool(words)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from golf.lab.publish import published
-from golf.lab.records import newest_record
+from golf.lab.records import Record, newest_record
 
 WIDE, SLOWER = 1.5, 0.9  # upper over lower quartile that is too much; share of the old ratio
 
@@ -39,6 +39,11 @@ def apart(new: Mapping, old: Mapping) -> str:
     return ", ".join(f"{name} {new[name]} (there {old[name]})" for name in names)
 
 
+def settings(record: Record) -> dict:
+    """The parameters of a record, and whose products it was made with."""
+    return {**record.parameters, "products": record.device.get("products", "torch")}
+
+
 def main() -> int:
     """0, 1 for a run that is refused, 2 for one that got slower."""
     run, best = newest_record("benchmarks"), published("benchmarks")
@@ -51,7 +56,7 @@ def main() -> int:
     quiet = {name: s for name, s in best.stages.items() if name not in _names(noisy(best.stages))}
     table = compared(run.stages, quiet)
     print(table[["before", "now", "change"]].round(2).to_string())
-    if words := apart(run.parameters, best.parameters):
+    if words := apart(settings(run), settings(best)):
         print(f"made with other parameters than the record, which may be why: {words}")
     slower = list(table.index[table.slower])
     print(f"slower than the published record: {', '.join(slower) or 'nothing'}")

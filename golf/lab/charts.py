@@ -220,21 +220,21 @@ def _name_points(
     "Write (x, y, name, colour) beside the points, no name over another; how many found no place."
     figure.draw_without_rendering()  # the layout decides where the axes begin
     taken, drawn, left = [text.get_window_extent() for text in axes.texts], _drawn(axes), 0
-    least, most = axes.bbox.x0, figure.bbox.x1
+    least, most, low, high = axes.bbox.x0, figure.bbox.x1, axes.bbox.y0, axes.bbox.y1
     for x, y, name, color in sorted(points, key=lambda point: (-point[0], point[1])):
         label = axes.annotate(
             name, (x, y), (0, 0), color=color, textcoords="offset points", fontsize="small"
         )
         free = []
-        for dx, dy in PLACES:
+        for far, (dx, dy) in enumerate(PLACES):
             label.set(position=(dx, dy), ha="left" if dx > 0 else "right")
             box = label.get_window_extent()
-            fits = least <= box.x0 and box.x1 <= most
+            fits = least <= box.x0 and box.x1 <= most and low <= box.y0 and box.y1 <= high
             if fits and not any(box.overlaps(other) for other in taken):
                 crossed = sum(path.intersects_bbox(box, filled=False) for path in drawn)
-                free.append((crossed, len(free), (dx, dy), box))
+                free.append((crossed + far / 6, (dx, dy), box))
         if free:
-            _, _, (dx, dy), box = min(free, key=lambda place: place[:2])
+            _, (dx, dy), box = min(free, key=lambda place: place[0])
             label.set(position=(dx, dy), ha="left" if dx > 0 else "right")
             taken.append(box)
         else:

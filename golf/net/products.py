@@ -6,6 +6,7 @@
 __all__ = ['LARGE', 'shortest', 'product_library', 'linear']
 
 # %% ../../nbs/net/00a_products.ipynb #86964ab2
+import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 # %% ../../nbs/net/00a_products.ipynb #36190310
 def _by_onednn(x: Tensor, weight: Tensor) -> Tensor:
@@ -37,6 +39,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     )
 
 # %% ../../nbs/net/00a_products.ipynb #f1845ccd
+def _operations(x: torch.Size, weight: torch.Size, **rest: Any) -> int:
+    "Floating-point operations of a product, for torch's own counter of them."
+    return 2 * math.prod(x) * weight[0]
+
+
 def _define() -> bool:
     "Define `golf::product` where torch has oneDNN; whether it is there."
     if not hasattr(torch.ops.golf, "product") and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -46,6 +53,7 @@ def _define() -> bool:
         library.register_fake(name, lambda x, w: x.new_empty(*x.shape[:-1], w.size(0)))
         keep = lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
         library.register_autograd(name, _backward, setup_context=keep)
+        register_flop_formula(torch.ops.golf.product)(_operations)
     return hasattr(torch.ops.golf, "product")
 
 
@@ -67,7 +75,7 @@ def shortest(calls: dict[str, Callable[[], Any]], rounds: int = 9) -> dict[str, 
 def _onednn_pays() -> bool:
     "Whether oneDNN takes at most three quarters of the time of torch's own product here."
     with torch.inference_mode():
-        x = torch.ones(512, 512, device="cpu")
+        x = torch.ones(512, 512, dtype=torch.float32, device="cpu")
         both = {"torch": lambda: F.linear(x, x), "oneDNN": lambda: _by_onednn(x, x)}
         seconds = shortest(both)
     return seconds["oneDNN"] <= 0.75 * seconds["torch"]

@@ -19,6 +19,7 @@ from ..base.checks import check_arguments
 from ..base.files import GolfError, closest
 from ..base.task import PARAMETER_GOLF
 from ..net.model import GPT, Memory
+from ..net.products import linear
 from .artifact import encode
 from .gptq import gptq
 from .plans import SMALL, TABLES, Plan, Treatment, default_plan
@@ -50,7 +51,7 @@ class _Gram:
     def __call__(self, name: str, index: int, x: Tensor) -> None:
         if self.last[0] is not x:
             flat = x.detach().flatten(0, -2).float()  # [B T, c]
-            self.last = x, flat.T @ flat
+            self.last = x, linear(flat.T, flat.T)
         if name not in self.sums:
             slices, c = self.shapes[name][:-2].numel(), x.shape[-1]
             self.sums[name] = torch.zeros(slices, c, c, device=x.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..base.checks import check_arguments
 from ..base.files import GolfError
+from ..net.products import linear
 from golf.store.quant import (
     SHARES,
     Clip,
@@ -76,7 +77,7 @@ def round_columns(w: Tensor, scale: Tensor, factor: Tensor, bits: int, block: in
             errors[i] = (column - rounded[i] * step) / own[i, i]
             columns[i + 1 :] -= own[i, i + 1 :, None] * errors[i]
         codes[:, begin:end] = rounded.T
-        w[:, end:] -= errors.T @ factor[begin:end, end:]
+        w[:, end:] -= linear(errors.T, factor[begin:end, end:].T)
     return codes
 
 # %% ../../nbs/store/04_gptq.ipynb #271f4f33
