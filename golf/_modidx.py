@@ -2594,6 +2594,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'golf.net.products._define': ('net/products.html#_define', 'golf/net/products.py'),
                                    'golf.net.products._onednn_pays': ('net/products.html#_onednn_pays', 'golf/net/products.py'),
                                    'golf.net.products._operations': ('net/products.html#_operations', 'golf/net/products.py'),
+                                   'golf.net.products._raced': ('net/products.html#_raced', 'golf/net/products.py'),
                                    'golf.net.products.linear': ('net/products.html#linear', 'golf/net/products.py'),
                                    'golf.net.products.product_library': ('net/products.html#product_library', 'golf/net/products.py'),
                                    'golf.net.products.shortest': ('net/products.html#shortest', 'golf/net/products.py')},

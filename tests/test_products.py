@@ -93,6 +93,17 @@ def test_operations_are_counted_with_either(model, whose):
     assert counts[0] == counts[1] > 0
 
 
+def test_the_choice_is_not_counted_among_the_operations_of_a_model():
+    products._onednn_pays.cache_clear()
+    threads, x = torch.get_num_threads(), torch.ones(512, 512)
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+        with torch.device("meta"):
+            assert products.product_library() in ("torch", "oneDNN")
+        products.linear(x, x)
+    assert counter.get_total_flops() == 2 * 512**3
+    assert torch.get_num_threads() == threads
+
+
 def test_a_row_is_the_same_alone_and_in_a_batch(whose):
     whose("oneDNN")
     x, weight = torch.randn(8, 64, 128), torch.randn(512, 128)
