@@ -111,6 +111,21 @@ def test_a_row_is_the_same_alone_and_in_a_batch(whose):
     assert torch.allclose(together[3], products.linear(x[3], weight), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("answer", [511.0, RuntimeError("could not create a primitive")])
+def test_a_library_that_fails_or_is_wrong_is_not_chosen(monkeypatch, answer):
+    def product(x, weight):
+        if isinstance(answer, Exception):
+            raise answer
+        return torch.full((512, 512), answer)  # in no time
+
+    monkeypatch.setattr(products, "_by_onednn", product)
+    products._onednn_pays.cache_clear()
+    try:
+        assert products.product_library() == "torch"
+    finally:
+        products._onednn_pays.cache_clear()
+
+
 def test_a_torch_without_the_other_library_scores_as_well():
     said = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert said.stdout.split() == ["torch", "512.0"], said.stderr
