@@ -3482,6 +3482,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'golf.store.container.pack': ('store/container.html#pack', 'golf/store/container.py'),
                                       'golf.store.container.unpack': ('store/container.html#unpack', 'golf/store/container.py')},
             'golf.store.gptq': { 'golf.store.gptq._check_pair': ('store/gptq.html#_check_pair', 'golf/store/gptq.py'),
+                                 'golf.store.gptq._inverted': ('store/gptq.html#_inverted', 'golf/store/gptq.py'),
                                  'golf.store.gptq._solve': ('store/gptq.html#_solve', 'golf/store/gptq.py'),
                                  'golf.store.gptq.gptq': ('store/gptq.html#gptq', 'golf/store/gptq.py'),
                                  'golf.store.gptq.gptq_search': ('store/gptq.html#gptq_search', 'golf/store/gptq.py'),

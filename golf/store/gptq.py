@@ -35,6 +35,19 @@ def weighted_errors(w: Tensor, quantized: Quantized, hessian: Tensor) -> Tensor:
     return ((error @ hessian.to(error)) * error).sum(-1)
 
 # %% ../../nbs/store/04_gptq.ipynb #c0b66165
+def _inverted(lower: Tensor) -> Tensor:
+    "Inverse of a lower triangle [c, c], in halves: a solver does not know that half of the result is zero."
+    half = len(lower) // 2
+    if half < 128:
+        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return torch.linalg.solve_triangular(lower, eye, upper=False)
+    found = torch.zeros_like(lower)
+    found[:half, :half] = first = _inverted(lower[:half, :half])
+    found[half:, half:] = last = _inverted(lower[half:, half:])
+    found[half:, :half] = last @ lower[half:, :half] @ -first
+    return found
+
+
 def inverse_factor(
     hessian: Tensor, damping: float = 0.01, *, order: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -50,12 +63,11 @@ def inverse_factor(
     columns = torch.arange(len(h), device=h.device)
     if order:
         columns = diagonal.argsort(descending=True, stable=True)
-    h = h[columns][:, columns]
-    lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
+    back = columns.flip(0)  # from the last one on, U is the inverse of a lower triangle
+    lower, failed = torch.linalg.cholesky_ex(h.index_select(0, back).index_select(1, back))
     if failed or not bool(torch.isfinite(lower).all()):
         raise GolfError(f"the Hessian is not positive definite with damping = {damping}; raise it")
-    eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
-    return columns, torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+    return columns, _inverted(lower).flip(0, 1)
 
 # %% ../../nbs/store/04_gptq.ipynb #41935afe
 def round_columns(w: Tensor, scale: Tensor, factor: Tensor, bits: int, block: int) -> Tensor:
