@@ -2591,6 +2591,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'golf.net.parts.table_of': ('net/parts.html#table_of', 'golf/net/parts.py')},
             'golf.net.products': { 'golf.net.products._backward': ('net/products.html#_backward', 'golf/net/products.py'),
                                    'golf.net.products._by_onednn': ('net/products.html#_by_onednn', 'golf/net/products.py'),
+                                   'golf.net.products._by_the_other': ('net/products.html#_by_the_other', 'golf/net/products.py'),
                                    'golf.net.products._define': ('net/products.html#_define', 'golf/net/products.py'),
                                    'golf.net.products._onednn_pays': ('net/products.html#_onednn_pays', 'golf/net/products.py'),
                                    'golf.net.products._operations': ('net/products.html#_operations', 'golf/net/products.py'),

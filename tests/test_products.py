@@ -104,6 +104,16 @@ def test_the_choice_is_not_counted_among_the_operations_of_a_model():
     assert torch.get_num_threads() == threads
 
 
+def test_gradients_of_single_rows_by_torch_func_still_come(whose):
+    whose("oneDNN")
+    x, weight = torch.randn(3, 128, 256), torch.randn(256, 256)
+    loss = lambda w, row: products.linear(row, w).square().sum()
+    rows = torch.func.vmap(torch.func.grad(loss), (None, 0))(weight, x)
+    weight.requires_grad_()
+    whole = torch.autograd.grad(loss(weight, x), weight)[0]
+    assert torch.allclose(rows.sum(0), whole, rtol=1e-3, atol=1e-1)
+
+
 def test_a_row_is_the_same_alone_and_in_a_batch(whose):
     whose("oneDNN")
     x, weight = torch.randn(8, 64, 128), torch.randn(512, 128)

@@ -100,7 +100,12 @@ def product_library() -> str:
     return "oneDNN" if there and _onednn_pays() else "torch"
 
 
-product_library._dynamo_marked_constant = True  # as of `attention_dtype` in the parts
+def _by_the_other() -> bool:
+    "Whether large products are oneDNN's now: not within `torch.func`, which has no rule for an operator's derivative."
+    return not torch._C._are_functorch_transforms_active() and product_library() == "oneDNN"
+
+
+_by_the_other._dynamo_marked_constant = True  # as of `attention_dtype` in the parts
 
 # %% ../../nbs/net/00a_products.ipynb #fd937aea
 LARGE = 1 << 22  # multiplications from which on a product has a choice
@@ -116,7 +121,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.size(0) >= LARGE
         and not torch.is_autocast_enabled("cpu")
-        and product_library() == "oneDNN"
+        and _by_the_other()
     ):
         return torch.ops.golf.product(x, weight)
     return F.linear(x, weight)
