@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import golf
@@ -112,6 +113,14 @@ def test_gradients_of_single_rows_by_torch_func_still_come(whose):
     weight.requires_grad_()
     whole = torch.autograd.grad(loss(weight, x), weight)[0]
     assert torch.allclose(rows.sum(0), whole, rtol=1e-3, atol=1e-1)
+
+
+def test_derivatives_forwards_still_come(whose):
+    whose("oneDNN")
+    x, weight, along = torch.randn(128, 256), torch.randn(256, 256), torch.randn(128, 256)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(products.linear(forward_ad.make_dual(x, along), weight))
+    assert torch.allclose(found.tangent, along @ weight.T, rtol=1e-3, atol=1e-2)
 
 
 def test_a_row_is_the_same_alone_and_in_a_batch(whose):

@@ -92,8 +92,12 @@ def product_library() -> str:
 
 
 def _by_the_other() -> bool:
-    "Whether large products are oneDNN's now: not within `torch.func`, which has no rule for an operator's derivative."
-    return not torch._C._are_functorch_transforms_active() and product_library() == "oneDNN"
+    "Whether large products are oneDNN's now: not where torch asks for derivatives that an operator has no rule for."
+    ahead = (
+        getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+    )  # forward-mode derivatives
+    within = torch._C._are_functorch_transforms_active()  # of `torch.func`
+    return not (ahead or within) and product_library() == "oneDNN"
 
 
 _by_the_other._dynamo_marked_constant = True  # as of `attention_dtype` in the parts
