@@ -93,9 +93,8 @@ def product_library() -> str:
 
 def _by_the_other() -> bool:
     "Whether large products are oneDNN's now: not where torch asks for derivatives that an operator has no rule for."
-    ahead = (
-        getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
-    )  # forward-mode derivatives
+    forward_ad = torch.autograd.forward_ad
+    ahead = getattr(forward_ad, "_current_level", -1) >= 0
     within = torch._C._are_functorch_transforms_active()  # of `torch.func`
     return not (ahead or within) and product_library() == "oneDNN"
 
